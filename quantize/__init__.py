@@ -1,0 +1,33 @@
+"""xnorkit: turn any PyTorch network into a 1-bit network, train it, inspect it and ship it."""
+
+from . import schemes
+from .layers import (
+    BinaryConv1d,
+    BinaryConv2d,
+    BinaryConv3d,
+    BinaryConvTranspose1d,
+    BinaryConvTranspose2d,
+    BinaryConvTranspose3d,
+    BinaryLayer,
+    BinaryLinear,
+)
+from .scheme import QuantizedWeight, Scheme, get_scheme, list_schemes, register_scheme
+from .version import __version__
+
+__all__ = [
+    "BinaryConv1d",
+    "BinaryConv2d",
+    "BinaryConv3d",
+    "BinaryConvTranspose1d",
+    "BinaryConvTranspose2d",
+    "BinaryConvTranspose3d",
+    "BinaryLayer",
+    "BinaryLinear",
+    "QuantizedWeight",
+    "Scheme",
+    "__version__",
+    "get_scheme",
+    "list_schemes",
+    "register_scheme",
+    "schemes",
+]

@@ -1,0 +1,253 @@
+"""Binary layers: ``nn.Conv*d``, ``nn.ConvTranspose*d`` and ``nn.Linear`` with a scheme inside.
+
+A binary layer *is* its float layer with a scheme and, where its inputs are signs, a threshold: the
+same ``weight`` and ``bias`` keys, options and hooks. :func:`binarize` and :func:`unbinarize` change
+the class of a layer in place, so that shared modules stay shared and parameters keep their identity.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .scheme import QuantizedWeight, Scheme, get_scheme
+
+
+class BinaryLayer(nn.Module):
+    """What all binary layers share. Subclasses say how a weight is applied and laid out.
+
+    Attributes:
+        scheme: how weights and inputs become bits.
+        threshold: None (the input is compared with 0), or a learned parameter, one a channel.
+        threshold_pending: the first training batch decides where the threshold starts.
+        float_class: the class that :func:`unbinarize` gives back.
+    """
+
+    scheme: Scheme
+    threshold: nn.Parameter | None
+    threshold_pending: bool
+    float_class: type[nn.Module]
+
+    def __init__(self, *args, scheme: str | Scheme = "xnor", threshold: bool = False, **kwargs):
+        """As the float layer's, and: ``threshold=True`` learns one threshold a channel, from 0."""
+        super().__init__(*args, **kwargs)
+        self.float_class = FLOAT_CLASSES[type(self)]
+        self._attach(get_scheme(scheme))
+        if threshold:
+            self.start_threshold(torch.zeros(self.input_channels))
+
+    def _attach(self, scheme: Scheme) -> None:
+        self.scheme = scheme
+        self.threshold_pending = False
+        self.register_parameter("threshold", None)
+
+    def start_threshold(self, values: Tensor, pending: bool = False) -> None:
+        """Own a learned threshold that starts at ``values``, shape (input_channels,)."""
+        self.threshold = nn.Parameter(values.to(self.weight.device, self.weight.dtype, copy=True))
+        self.threshold_pending = pending
+
+    # How a float layer of this kind works.
+
+    channel_dim: int
+
+    @property
+    def input_channels(self) -> int:
+        raise NotImplementedError
+
+    def apply_weight(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The float layer's operation, with another weight and bias."""
+        raise NotImplementedError
+
+    def to_filters(self, weight: Tensor) -> Tensor:
+        """``weight`` as filters (out_channels, in_channels / groups, *kernel)."""
+        return weight
+
+    def from_filters(self, filters: Tensor) -> Tensor:
+        """The inverse of :meth:`to_filters`."""
+        return filters
+
+    def window_mean(self, magnitude: Tensor) -> Tensor:
+        """K of XNOR-Net: the mean over a group's channels and the kernel window, output-shaped."""
+        raise NotImplementedError
+
+    def per_channel(self, values: Tensor) -> Tensor:
+        """View one value a channel (or one in all) so that it broadcasts over an activation."""
+        return values.reshape((-1,) + (1,) * (-1 - self.channel_dim))
+
+    # What a scheme makes of it.
+
+    def quantized_weight(self) -> QuantizedWeight:
+        """Low-bit values of the latent weight and their scale, both in filter layout."""
+        return self.scheme.weight(self.to_filters(self.weight), self)
+
+    def forward(self, x: Tensor, *args) -> Tensor:
+        """Shapes and extra arguments (``output_size``) are the float layer's."""
+        if self.threshold is not None:
+            x = self._subtract_threshold(x)
+        magnitude = self.scheme.input_magnitude(x, self)
+        values, scale = self.quantized_weight()
+        x = self.scheme.input(x, self)
+        if scale is not None and self.training and magnitude is None:
+            # The scale goes into the weight: no second activation is kept for the backward pass.
+            values, scale = values * scale, None
+        if scale is None and magnitude is None:
+            return self.apply_weight(x, self.from_filters(values), self.bias, *args)
+        # Sums of +-1 are integers, exact in float32 up to 2^24, and scaled afterwards: the packed
+        # layer and the ONNX file give the same numbers, and a sum of zero stays zero.
+        y = self.apply_weight(x, self.from_filters(values), None, *args)
+        if scale is not None:
+            y = y * self.per_channel(scale)
+        if magnitude is not None:
+            y = y * self.window_mean(magnitude, *args)
+        return y if self.bias is None else y + self.per_channel(self.bias)
+
+    def _subtract_threshold(self, x: Tensor) -> Tensor:
+        if self.threshold_pending and self.training:
+            self._settle_threshold(x)
+        return x - self.per_channel(self.threshold).to(x.dtype)
+
+    @torch.compiler.disable
+    @torch.no_grad()
+    def _settle_threshold(self, x: Tensor) -> None:
+        """First training batch: start at the channel means where no input of any rank is negative."""
+        rows = x.movedim(self.channel_dim, -1).reshape(-1, self.input_channels).float()
+        totals = torch.cat([rows.sum(0), (rows < 0).sum().view(1), rows.new_tensor([len(rows)])])
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(totals)
+        sums, negative, count = totals[:-2], totals[-2], totals[-1]
+        if negative == 0:
+            self.threshold.copy_(sums / count)
+        self.threshold_pending = False
+
+    # State: the threshold is optional in both directions.
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors):
+        saved = state_dict.get(prefix + "threshold")
+        if saved is not None:
+            if self.threshold is None and self.scheme.signed_input:
+                self.start_threshold(saved)
+            self.threshold_pending = False
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
+        if saved is None and prefix + "threshold" in missing:
+            missing.remove(prefix + "threshold")  # a float checkpoint has none
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.threshold_pending:
+            del destination[prefix + "threshold"]  # it holds no information yet
+
+    def extra_repr(self) -> str:
+        threshold = "" if self.threshold is None else ", threshold=" + ("pending" if self.threshold_pending else "True")
+        return f"{super().extra_repr()}, scheme={str(self.scheme)!r}{threshold}"
+
+
+class _BinaryConvNd(BinaryLayer):
+    @property
+    def channel_dim(self) -> int:
+        return -1 - len(self.kernel_size)
+
+    @property
+    def input_channels(self) -> int:
+        return self.in_channels
+
+    def apply_weight(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return self._conv_forward(x, weight, bias)  # knows all padding modes; padding with signs keeps signs
+
+    def window_mean(self, magnitude: Tensor, *args) -> Tensor:
+        means = magnitude.unflatten(self.channel_dim, (self.groups, -1)).mean(self.channel_dim)
+        box = magnitude.new_ones((self.groups, 1, *self.kernel_size))
+        window = self.apply_weight(means, box / box[0].numel(), None, *args)
+        return window.repeat_interleave(self.out_channels // self.groups, self.channel_dim)
+
+
+class _BinaryConvTransposeNd(_BinaryConvNd):
+    def to_filters(self, weight: Tensor) -> Tensor:
+        # (in, out/groups, *k) -> groups x (out/groups, in/groups, *k)
+        return weight.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1)
+
+    def from_filters(self, filters: Tensor) -> Tensor:
+        return filters.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1)
+
+    def apply_weight(self, x: Tensor, weight: Tensor, bias: Tensor | None, output_size=None) -> Tensor:
+        dims = len(self.kernel_size)
+        output_padding = self._output_padding(
+            x, output_size, self.stride, self.padding, self.kernel_size, dims, self.dilation
+        )
+        operation = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[dims - 1]
+        return operation(x, weight, bias, self.stride, self.padding, output_padding, self.groups, self.dilation)
+
+
+class BinaryConv1d(_BinaryConvNd, nn.Conv1d):
+    """``nn.Conv1d`` with a scheme: (N, C, L) -> (N, C', L')."""
+
+
+class BinaryConv2d(_BinaryConvNd, nn.Conv2d):
+    """``nn.Conv2d`` with a scheme: (N, C, H, W) -> (N, C', H', W')."""
+
+
+class BinaryConv3d(_BinaryConvNd, nn.Conv3d):
+    """``nn.Conv3d`` with a scheme: (N, C, D, H, W) -> (N, C', D', H', W')."""
+
+
+class BinaryConvTranspose1d(_BinaryConvTransposeNd, nn.ConvTranspose1d):
+    """``nn.ConvTranspose1d`` with a scheme."""
+
+
+class BinaryConvTranspose2d(_BinaryConvTransposeNd, nn.ConvTranspose2d):
+    """``nn.ConvTranspose2d`` with a scheme."""
+
+
+class BinaryConvTranspose3d(_BinaryConvTransposeNd, nn.ConvTranspose3d):
+    """``nn.ConvTranspose3d`` with a scheme."""
+
+
+class BinaryLinear(BinaryLayer, nn.Linear):
+    """``nn.Linear`` with a scheme: (*, in_features) -> (*, out_features)."""
+
+    channel_dim = -1
+
+    @property
+    def input_channels(self) -> int:
+        return self.in_features
+
+    def apply_weight(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x, weight, bias)
+
+    def window_mean(self, magnitude: Tensor) -> Tensor:
+        return magnitude.mean(-1, keepdim=True)
+
+
+FLOAT_CLASSES: dict[type[BinaryLayer], type[nn.Module]] = {
+    BinaryConv1d: nn.Conv1d,
+    BinaryConv2d: nn.Conv2d,
+    BinaryConv3d: nn.Conv3d,
+    BinaryConvTranspose1d: nn.ConvTranspose1d,
+    BinaryConvTranspose2d: nn.ConvTranspose2d,
+    BinaryConvTranspose3d: nn.ConvTranspose3d,
+    BinaryLinear: nn.Linear,
+}
+
+
+def binary_class(layer: nn.Module) -> type[BinaryLayer] | None:
+    """The binary counterpart of a float layer's class, or None where there is none."""
+    for binary, floating in FLOAT_CLASSES.items():
+        if isinstance(layer, floating):
+            return binary
+    return None
+
+
+def binarize(layer: nn.Module, scheme: Scheme) -> BinaryLayer:
+    """Turn a float layer into its binary counterpart, in place; returns the same object."""
+    float_class = type(layer)
+    layer.__class__ = binary_class(layer)
+    layer.float_class = float_class
+    layer._attach(scheme)
+    return layer
+
+
+def unbinarize(layer: BinaryLayer) -> nn.Module:
+    """Undo :func:`binarize`, in place: the float layer with the current latent weights."""
+    layer.__class__ = layer.float_class
+    for name in ("scheme", "threshold", "threshold_pending", "float_class"):
+        delattr(layer, name)
+    return layer

@@ -1,0 +1,147 @@
+"""What happens inside one binary layer, and the registry that makes a scheme known by name.
+
+A scheme is a frozen dataclass: its fields are its options, its methods map a filter bank and an
+input to their low-bit forms. It holds no tensors, so one instance serves every layer.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Iterable
+from typing import ClassVar, NamedTuple
+
+from torch import Tensor, nn
+
+
+class QuantizedWeight(NamedTuple):
+    """A low-bit filter bank: the layer computes with ``values * scale``.
+
+    Attributes:
+        values: same shape as the filters; +-1 for 1-bit schemes, {-1, 0, 1} for ternary, the
+            dequantized levels for more bits.
+        scale: broadcastable to the filters, constant inside a filter, or None for 1.
+    """
+
+    values: Tensor
+    scale: Tensor | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Scheme:
+    """Base class of all schemes. Subclass it, decorate it with :func:`register_scheme`.
+
+    Class attributes:
+        name: the key in the registry, set by the decorator.
+        signed_input: the input becomes ``sign(input - threshold)``: the layer may own a threshold.
+        weight_bits: bits a stored weight needs, without its scale; an instance may override it.
+    """
+
+    name: ClassVar[str] = ""
+    signed_input: ClassVar[bool] = False
+
+    @property
+    def weight_bits(self) -> int:
+        return 1
+
+    def weight(self, filters: Tensor, layer: nn.Module) -> QuantizedWeight:
+        """Quantize ``filters``, shape (out_channels, in_channels / groups, *kernel).
+
+        A linear layer's filters are (out_features, in_features). ``layer`` is the module that owns
+        them; only its ``training`` flag and its own parameters may be read.
+        """
+        raise NotImplementedError
+
+    def input(self, x: Tensor, layer: nn.Module) -> Tensor:
+        """Quantize the layer's input, same shape; the default keeps it in float."""
+        return x
+
+    def input_magnitude(self, x: Tensor, layer: nn.Module) -> Tensor | None:
+        """``|x|`` where the output is scaled by its local mean (K of XNOR-Net), else None."""
+        return None
+
+    def __str__(self) -> str:
+        """The command-line form, ``name:option=value,...`` with the options off their defaults."""
+        changed = [
+            f"{f.name}={getattr(self, f.name)}"
+            for f in dataclasses.fields(self)
+            if getattr(self, f.name) != f.default
+        ]
+        return self.name + (":" + ",".join(changed) if changed else "")
+
+
+_REGISTRY: dict[str, type[Scheme]] = {}
+
+
+def register_scheme(name: str) -> Callable[[type[Scheme]], type[Scheme]]:
+    """Class decorator: make a :class:`Scheme` dataclass known as ``name``.
+
+    Raises ValueError when the name is taken by another class, or is not an identifier in lower case.
+    """
+    if not name.isidentifier() or name != name.lower():
+        raise ValueError(f"scheme name {name!r} is not a lower-case identifier such as 'my_scheme'")
+
+    def register(cls: type[Scheme]) -> type[Scheme]:
+        taken = _REGISTRY.get(name)
+        # A module that is reloaded (notebooks) registers the same class again.
+        if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise ValueError(f"scheme name {name!r} is taken by {taken.__module__}.{taken.__qualname__}; choose another")
+        cls.name = name
+        _REGISTRY[name] = cls
+        return cls
+
+    return register
+
+
+def list_schemes() -> list[str]:
+    """The registered scheme names, sorted."""
+    return sorted(_REGISTRY)
+
+
+def did_you_mean(word: str, valid: Iterable[str]) -> str:
+    """The tail of an error message: close names where there are any, then the valid ones."""
+    valid = sorted(valid)
+    close = difflib.get_close_matches(word, valid, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(repr(c) for c in close)}? " if close else ""
+    shown = ", ".join(valid[:12]) + (f", ... ({len(valid)} in all)" if len(valid) > 12 else "")
+    return f"{hint}valid: {shown or 'none'}"
+
+
+def get_scheme(scheme: str | Scheme) -> Scheme:
+    """A configured scheme from an instance, a name, or ``"name:option=value,..."``.
+
+    Raises ValueError for an unknown name, option or value, TypeError for another type.
+    """
+    if isinstance(scheme, Scheme):
+        return scheme
+    if isinstance(scheme, type) and issubclass(scheme, Scheme):
+        return scheme()
+    if not isinstance(scheme, str):
+        raise TypeError(f"scheme must be a name or a Scheme instance, got {type(scheme).__name__}: {scheme!r}")
+    name, _, options = scheme.partition(":")
+    if name not in _REGISTRY:
+        raise ValueError(f"unknown scheme {name!r}: {did_you_mean(name, _REGISTRY)}")
+    cls = _REGISTRY[name]
+    return cls(**_parse_options(cls, options))
+
+
+def _parse_options(cls: type[Scheme], text: str) -> dict[str, object]:
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    parsed: dict[str, object] = {}
+    for item in filter(None, text.split(",")):
+        key, equals, value = (part.strip() for part in item.partition("="))
+        if key not in fields:
+            raise ValueError(f"scheme {cls.name!r} has no option {key!r}: {did_you_mean(key, fields)}")
+        if not equals:
+            raise ValueError(f"option {key!r} of scheme {cls.name!r} has no value; write {key}=VALUE")
+        parsed[key] = _parse_value(cls, key, type(fields[key].default), value)
+    return parsed
+
+
+_BOOLS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+def _parse_value(cls: type[Scheme], key: str, kind: type, value: str) -> object:
+    try:
+        return _BOOLS[value.lower()] if kind is bool else kind(value)
+    except (KeyError, ValueError):
+        expected = "true or false" if kind is bool else f"of type {kind.__name__}"
+        raise ValueError(f"option {key!r} of scheme {cls.name!r} is {value!r}; it must be {expected}") from None

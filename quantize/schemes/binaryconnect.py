@@ -1,0 +1,50 @@
+"""BinaryConnect: weights are signs, deterministic or drawn at random, inputs stay float.
+
+Courbariaux et al., *BinaryConnect: Training Deep Neural Networks with binary weights during
+propagations*, 2015.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..scheme import QuantizedWeight, Scheme, register_scheme
+from ..ste import inside_closed, ste_sign
+
+
+class _StochasticSign(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, w: Tensor) -> Tensor:
+        ctx.save_for_backward(w)
+        probability = ((w + 1) / 2).clamp(0, 1)
+        return torch.where(torch.rand_like(w) < probability, 1.0, -1.0).to(w.dtype)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        (w,) = ctx.saved_tensors
+        return grad * inside_closed(w)
+
+
+def stochastic_sign(w: Tensor) -> Tensor:
+    """+1 with probability ``clamp((w + 1) / 2, 0, 1)``, else -1; gradient passed where ``|w| <= 1``."""
+    return _StochasticSign.apply(w)
+
+
+@register_scheme("binaryconnect")
+@dataclass(frozen=True)
+class BinaryConnect(Scheme):
+    """``W -> sign(W)``; gradient passed where ``|W| <= 1``.
+
+    Args:
+        stochastic: draw the sign in training (eq. 2 of the paper). Evaluation always uses
+            ``sign(W)``, the 1-bit network that ships; the paper evaluates this variant with the
+            float weights instead.
+    """
+
+    stochastic: bool = False
+
+    def weight(self, filters: Tensor, layer: nn.Module) -> QuantizedWeight:
+        if self.stochastic and layer.training:
+            return QuantizedWeight(stochastic_sign(filters))
+        return QuantizedWeight(ste_sign(filters, inside_closed))

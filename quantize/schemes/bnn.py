@@ -1,0 +1,26 @@
+"""BinaryNet: weights and inputs are signs, no scale.
+
+Courbariaux et al., *Binarized Neural Networks: Training Deep Neural Networks with Weights and
+Activations Constrained to +1 or -1*, 2016.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from ..scheme import QuantizedWeight, Scheme, register_scheme
+from ..ste import inside_closed, ste_sign
+
+
+@register_scheme("bnn")
+@dataclass(frozen=True)
+class BNN(Scheme):
+    """``y = sign(x) * sign(W)``; gradient of both signs: hard tanh, 1 where ``|.| <= 1``."""
+
+    signed_input = True
+
+    def weight(self, filters: Tensor, layer: nn.Module) -> QuantizedWeight:
+        return QuantizedWeight(ste_sign(filters, inside_closed))
+
+    def input(self, x: Tensor, layer: nn.Module) -> Tensor:
+        return ste_sign(x, inside_closed)

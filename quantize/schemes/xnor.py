@@ -1,0 +1,60 @@
+"""XNOR-Net: binary weights with one scale a filter, binary inputs.
+
+Rastegari et al., *XNOR-Net: ImageNet Classification Using Binary Convolutional Neural Networks*, 2016.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from ..scheme import QuantizedWeight, Scheme, register_scheme
+from ..ste import inside_closed, magnitude, ste_sign
+
+
+def center_filters(filters: Tensor) -> Tensor:
+    """``clamp(W - mean of W over the input channels, -1, 1)``.
+
+    The mean is not subtracted where a filter has one input channel: it would zero the filter.
+    """
+    if filters.shape[1] > 1:
+        filters = filters - filters.mean(dim=1, keepdim=True)
+    return filters.clamp(-1, 1)
+
+
+def scaled_sign(filters: Tensor) -> QuantizedWeight:
+    """``alpha * sign(W)`` with ``alpha = mean |W|`` a filter of n weights.
+
+    Gradient, G the gradient of ``alpha * sign(W)``, by the product rule with the straight-through
+    estimator in place of the derivative of sign::
+
+        dL/dW_i = (1/n) sign(W_i) sum_j G_j sign(W_j) + alpha G_i 1[|W_i| <= 1]
+    """
+    alpha = magnitude(filters).mean(dim=tuple(range(1, filters.dim())), keepdim=True)
+    return QuantizedWeight(ste_sign(filters, inside_closed), alpha)
+
+
+@register_scheme("xnor")
+@dataclass(frozen=True)
+class XNOR(Scheme):
+    """``y = (sign(x) * sign(C)) alpha [K]``, ``C`` the centred filters, ``alpha = mean |C|`` a filter.
+
+    Gradient: :func:`scaled_sign`'s on C, carried through the centring; on the input, ``|x| < 1``.
+
+    Args:
+        input_scale: multiply by K, the mean of ``|x|`` over the channels, box-filtered over the
+            kernel window (of the sample, for a linear layer). The paper's own code leaves it out.
+        center: subtract the mean over the input channels and clamp to [-1, 1] first.
+    """
+
+    input_scale: bool = False
+    center: bool = True
+    signed_input = True
+
+    def weight(self, filters: Tensor, layer: nn.Module) -> QuantizedWeight:
+        return scaled_sign(center_filters(filters) if self.center else filters)
+
+    def input(self, x: Tensor, layer: nn.Module) -> Tensor:
+        return ste_sign(x)
+
+    def input_magnitude(self, x: Tensor, layer: nn.Module) -> Tensor | None:
+        return magnitude(x) if self.input_scale else None

@@ -1,0 +1,91 @@
+"""sign() and the straight-through estimators: the only place where a gradient is invented.
+
+Everything binary in xnorkit goes through :func:`sign`, so that one convention holds in training,
+evaluation, ONNX and every kernel: ``sign(x) = +1 where x >= 0, else -1``, never 0, and NaN gives -1.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def sign(x: Tensor) -> Tensor:
+    """+1 where ``x >= 0``, else -1 (NaN: -1), in the dtype and shape of ``x``. No gradient."""
+    return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
+
+
+def inside_open(x: Tensor) -> Tensor:
+    """Surrogate derivative of sign on activations: 1 where ``|x| < 1`` (XNOR-Net)."""
+    return x.abs() < 1
+
+
+def inside_closed(x: Tensor) -> Tensor:
+    """Surrogate derivative of sign on weights: 1 where ``|x| <= 1`` (BinaryNet, hard tanh)."""
+    return x.abs() <= 1
+
+
+class _SurrogateSign(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, derivative: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.derivative = derivative
+        return sign(x)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        (x,) = ctx.saved_tensors
+        return grad * ctx.derivative(x), None
+
+
+def ste_sign(x: Tensor, derivative: Callable[[Tensor], Tensor] = inside_open) -> Tensor:
+    """Sign with a surrogate gradient.
+
+    Forward: ``sign(x)``. Backward: ``grad * derivative(x)``. ``derivative`` is an elementwise
+    function of ``x``; the default passes the gradient where ``|x| < 1``.
+
+    Source: Courbariaux et al., *Binarized Neural Networks*, 2016, eq. 4.
+    """
+    return _SurrogateSign.apply(x, derivative)
+
+
+class _Round(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return torch.round(x)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        return grad
+
+
+def ste_round(x: Tensor) -> Tensor:
+    """Forward: ``round(x)``, ties to even. Backward: the gradient unchanged."""
+    return _Round.apply(x)
+
+
+def magnitude(x: Tensor) -> Tensor:
+    """``|x|`` whose derivative is ``sign(x)``, so +1 at 0 where ``torch.abs`` has 0."""
+    return x * sign(x.detach())
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, w: Tensor, values: Tensor, scale: Tensor) -> Tensor:
+        ctx.save_for_backward(scale)
+        return values.clone()
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        (scale,) = ctx.saved_tensors
+        # The caller multiplies by scale, so autograd hands us scale * G; 0 / tiny keeps G = 0 at scale 0.
+        return grad / scale.clamp_min(torch.finfo(scale.dtype).tiny), None, None
+
+
+def straight_through(w: Tensor, values: Tensor, scale: Tensor) -> Tensor:
+    """``values``, with the gradient that makes ``d(values * scale)/dw`` the identity.
+
+    For schemes whose paper hands the gradient of the quantized weight to the latent one unchanged
+    (DoReFa-Net at 1 bit, TWN). ``scale`` must not require a gradient; it is >= 0 and broadcastable.
+    """
+    return _StraightThrough.apply(w, values, scale)
