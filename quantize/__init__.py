@@ -11,6 +11,8 @@ from .layers import (
     BinaryLayer,
     BinaryLinear,
 )
+from .plan import LayerPlan, Plan, plan
+from .prepare import apply_plan, prepare, restore
 from .scheme import QuantizedWeight, Scheme, get_scheme, list_schemes, register_scheme
 from .version import __version__
 
@@ -23,11 +25,17 @@ __all__ = [
     "BinaryConvTranspose3d",
     "BinaryLayer",
     "BinaryLinear",
+    "LayerPlan",
+    "Plan",
     "QuantizedWeight",
     "Scheme",
     "__version__",
+    "apply_plan",
     "get_scheme",
     "list_schemes",
+    "plan",
+    "prepare",
     "register_scheme",
+    "restore",
     "schemes",
 ]

@@ -48,7 +48,9 @@ class BinaryLayer(nn.Module):
 
     # How a float layer of this kind works.
 
-    channel_dim: int
+    @property
+    def channel_dim(self) -> int:
+        return channel_dim(self)
 
     @property
     def input_channels(self) -> int:
@@ -143,10 +145,6 @@ class BinaryLayer(nn.Module):
 
 class _BinaryConvNd(BinaryLayer):
     @property
-    def channel_dim(self) -> int:
-        return -1 - len(self.kernel_size)
-
-    @property
     def input_channels(self) -> int:
         return self.in_channels
 
@@ -204,8 +202,6 @@ class BinaryConvTranspose3d(_BinaryConvTransposeNd, nn.ConvTranspose3d):
 class BinaryLinear(BinaryLayer, nn.Linear):
     """``nn.Linear`` with a scheme: (*, in_features) -> (*, out_features)."""
 
-    channel_dim = -1
-
     @property
     def input_channels(self) -> int:
         return self.in_features
@@ -234,6 +230,11 @@ def binary_class(layer: nn.Module) -> type[BinaryLayer] | None:
         if isinstance(layer, floating):
             return binary
     return None
+
+
+def channel_dim(layer: nn.Module) -> int:
+    """The channel dimension of a float or binary layer's input, counted from the end."""
+    return -1 - len(getattr(layer, "kernel_size", ()))
 
 
 def binarize(layer: nn.Module, scheme: Scheme) -> BinaryLayer:

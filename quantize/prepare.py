@@ -1,0 +1,85 @@
+"""The conversion: float layers to binary ones and back."""
+
+import copy
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from .layers import BinaryLayer, binarize, binary_class, unbinarize
+from .plan import LEARNED, PENDING, LayerPlan, Plan, plan
+from .scheme import Scheme, get_scheme
+
+
+def prepare(
+    model: nn.Module,
+    scheme: str | Scheme | None = "xnor",
+    example_input: Any = None,
+    keep_float: Iterable[str | type[nn.Module]] = ("first", "last"),
+    overrides: Mapping[str | type[nn.Module], str | Scheme | None] | None = None,
+    inplace: bool = False,
+) -> nn.Module:
+    """A copy of ``model`` whose convolution and linear layers are binary; train it like any module.
+
+    Args:
+        model: any module. Keys and shapes of its state_dict stay, a learned ``threshold`` may come on top.
+        scheme: a name (:func:`list_schemes`), ``"name:option=value,..."``, a Scheme, or None for none but the overrides.
+        example_input: what the model is called with (a tensor; a tuple for several arguments; a dict for
+            keywords), best a batch of real data. It shows which layer runs first and last, and which
+            layers get an input that is never negative: their threshold starts at the channels' means.
+            Without it, registration order counts, and the first training batch sets the thresholds.
+        keep_float: what stays float: "first", "last", layer names, regular expressions, layer classes.
+        overrides: {exact name, regular expression or layer class: scheme, or None for float}, in this order
+            of precedence. Only an exact name goes before ``keep_float``.
+        inplace: change ``model`` itself.
+
+    Raises:
+        ValueError: unknown scheme or option; a pattern that matches no layer; nothing to binarize; a layer
+            that is binary already; an ``example_input`` that the model does not take.
+    """
+    return apply_plan(model, plan(model, scheme, example_input, keep_float, overrides), inplace)
+
+
+def apply_plan(model: nn.Module, plan: Plan, inplace: bool = False) -> nn.Module:
+    """Carry out a plan, one that :meth:`Plan.from_list` read from a checkpoint too.
+
+    Raises ValueError when the plan is of another model; then nothing has changed.
+    """
+    rows = [row for row in plan if row.binary]
+    schemes = {row.name: row.configured or get_scheme(row.scheme) for row in rows}
+    for row in rows:
+        _check_fits(model, row)
+    model = model if inplace else copy.deepcopy(model)
+    for row in rows:
+        layer = binarize(model.get_submodule(row.name), schemes[row.name])
+        if row.threshold in (LEARNED, PENDING):
+            start = torch.zeros(layer.input_channels) if row.start is None else row.start
+            layer.start_threshold(start, pending=row.threshold == PENDING)
+    return model
+
+
+def restore(model: nn.Module, inplace: bool = False) -> nn.Module:
+    """The float model of a prepared one, with the current latent weights; its thresholds are dropped.
+
+    Raises ValueError when no layer of ``model`` is binary.
+    """
+    if not any(isinstance(module, BinaryLayer) for module in model.modules()):
+        raise ValueError("nothing to restore: no layer of the model is binary")
+    model = model if inplace else copy.deepcopy(model)
+    for module in list(model.modules()):
+        if isinstance(module, BinaryLayer):
+            unbinarize(module)
+    return model
+
+
+def _check_fits(model: nn.Module, row: LayerPlan) -> None:
+    try:
+        layer = model.get_submodule(row.name)
+    except AttributeError:
+        raise ValueError(f"the plan has a layer {row.name!r} that the model has not: it is of another model") from None
+    if isinstance(layer, BinaryLayer) or binary_class(layer) is None:
+        raise ValueError(f"the plan binarizes {row.name!r}, which is a {type(layer).__name__} in this model")
+    if tuple(layer.weight.shape) != row.shape:
+        found = tuple(layer.weight.shape)
+        raise ValueError(f"the plan has shape {row.shape} for {row.name!r}, the model {found}: it is of another model")
