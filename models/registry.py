@@ -107,12 +107,13 @@ def create_model(name: str, num_classes: int = 10, in_chans: int | None = None, 
     if spec.arch.startswith(TIMM_PREFIX):
         import timm
 
-        return timm.create_model(spec.arch.removeprefix(TIMM_PREFIX), num_classes=num_classes, in_chans=in_chans, **options)
+        backbone = spec.arch.removeprefix(TIMM_PREFIX)
+        return timm.create_model(backbone, num_classes=num_classes, in_chans=in_chans, **options)
     build = _REGISTRY[spec.arch].build
-    valid = set(inspect.signature(build).parameters) - {"num_classes", "in_chans", "layout"}
+    valid = sorted(set(inspect.signature(build).parameters) - {"num_classes", "in_chans", "layout"})
     for option in options:
         if option not in valid:
-            raise ValueError(f"network {spec.arch!r} has no option {option!r}; valid: {', '.join(sorted(valid)) or 'none'}")
+            raise ValueError(f"network {spec.arch!r} has no option {option!r}; valid: {', '.join(valid) or 'none'}")
     return build(num_classes=num_classes, in_chans=in_chans, layout=spec.layout, **options)
 
 

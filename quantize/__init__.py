@@ -1,6 +1,7 @@
 """xnorkit: turn any PyTorch network into a 1-bit network, train it, inspect it and ship it."""
 
 from . import schemes
+from .complexity import LayerCost, Summary, summary
 from .layers import (
     BinaryConv1d,
     BinaryConv2d,
@@ -25,10 +26,12 @@ __all__ = [
     "BinaryConvTranspose3d",
     "BinaryLayer",
     "BinaryLinear",
+    "LayerCost",
     "LayerPlan",
     "Plan",
     "QuantizedWeight",
     "Scheme",
+    "Summary",
     "__version__",
     "apply_plan",
     "get_scheme",
@@ -38,4 +41,5 @@ __all__ = [
     "register_scheme",
     "restore",
     "schemes",
+    "summary",
 ]

@@ -20,6 +20,21 @@ def call_arguments(example_input: Any) -> tuple[tuple, dict]:
     return (example_input,), {}
 
 
+def run(model: nn.Module, example_input: Any) -> Any:
+    """Call ``model`` on ``example_input``; ValueError when it does not take it."""
+    args, kwargs = call_arguments(example_input)
+    try:
+        return model(*args, **kwargs)
+    except (RuntimeError, TypeError, IndexError, ValueError) as error:
+        raise ValueError(f"the model does not run on example_input, {describe(example_input)}: {error}") from error
+
+
+def describe(example_input: Any) -> str:
+    """The shapes in ``example_input``, for a message."""
+    shapes = [tuple(t.shape) if isinstance(t, Tensor) else type(t).__name__ for t in tree_leaves(example_input)]
+    return "of shape " + ", ".join(map(str, shapes))
+
+
 @dataclasses.dataclass
 class Observation:
     """What one run showed.
@@ -68,7 +83,7 @@ def _run(model, layers, example_input, channel_dim, batch_statistics: bool) -> O
     for layer in layers:
         for parameter in layer.parameters():
             owners[id(parameter)].append(layer)
-    args, kwargs, inputs = _tracked(call_arguments(example_input))
+    tracked, inputs = _tracked(example_input)
 
     def watch(layer, hook_args, hook_kwargs):
         x = next(t for t in (*hook_args, *hook_kwargs.values()) if isinstance(t, Tensor))
@@ -83,9 +98,7 @@ def _run(model, layers, example_input, channel_dim, batch_statistics: bool) -> O
     handles = [layer.register_forward_pre_hook(watch, with_kwargs=True) for layer in layers]
     try:
         with torch.enable_grad():
-            outputs = model(*args, **kwargs)
-    except (RuntimeError, TypeError, IndexError, ValueError) as error:
-        raise ValueError(f"the model does not run on example_input, {_describe(example_input)}: {error}") from error
+            outputs = run(model, tracked)
     finally:
         for handle in handles:
             handle.remove()
@@ -111,8 +124,8 @@ def _find_last(seen: Observation, outputs: Any, owners: dict[int, list[nn.Module
         seen.last.update(seen.ran[-1:])
 
 
-def _tracked(arguments: tuple[tuple, dict]) -> tuple[tuple, dict, dict[int, Tensor]]:
-    """The arguments as copies whose use autograd records, and their leaves by id."""
+def _tracked(example_input: Any) -> tuple[Any, dict[int, Tensor]]:
+    """The input as copies whose use autograd records, and their leaves by id."""
     leaves: dict[int, Tensor] = {}
 
     def track(value):
@@ -122,8 +135,7 @@ def _tracked(arguments: tuple[tuple, dict]) -> tuple[tuple, dict, dict[int, Tens
         leaves[id(leaf)] = leaf
         return leaf.clone()  # not a leaf, so that the model may change it in place
 
-    args, kwargs = tree_map(track, arguments)
-    return args, kwargs, leaves
+    return tree_map(track, example_input), leaves
 
 
 def _leaves(x: Tensor) -> Iterator[int]:
@@ -163,8 +175,3 @@ def _unchanged(model: nn.Module, layers: list[nn.Module]) -> Iterator[None]:
                 buffer.copy_(saved)
         for parameter in frozen:
             parameter.requires_grad_(False)
-
-
-def _describe(example_input: Any) -> str:
-    shapes = [tuple(t.shape) if isinstance(t, Tensor) else type(t).__name__ for t in tree_leaves(example_input)]
-    return "of shape " + ", ".join(map(str, shapes))

@@ -24,7 +24,7 @@ def prepare(
 
     Args:
         model: any module. Keys and shapes of its state_dict stay, a learned ``threshold`` may come on top.
-        scheme: a name (:func:`list_schemes`), ``"name:option=value,..."``, a Scheme, or None for none but the overrides.
+        scheme: a name (:func:`list_schemes`), ``"name:option=value,..."``, a Scheme; None: only the overrides.
         example_input: what the model is called with (a tensor; a tuple for several arguments; a dict for
             keywords), best a batch of real data. It shows which layer runs first and last, and which
             layers get an input that is never negative: their threshold starts at the channels' means.

@@ -61,9 +61,7 @@ class Scheme:
     def __str__(self) -> str:
         """The command-line form, ``name:option=value,...`` with the options off their defaults."""
         changed = [
-            f"{f.name}={getattr(self, f.name)}"
-            for f in dataclasses.fields(self)
-            if getattr(self, f.name) != f.default
+            f"{f.name}={getattr(self, f.name)}" for f in dataclasses.fields(self) if getattr(self, f.name) != f.default
         ]
         return self.name + (":" + ",".join(changed) if changed else "")
 
@@ -83,7 +81,7 @@ def register_scheme(name: str) -> Callable[[type[Scheme]], type[Scheme]]:
         taken = _REGISTRY.get(name)
         # A module that is reloaded (notebooks) registers the same class again.
         if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
-            raise ValueError(f"scheme name {name!r} is taken by {taken.__module__}.{taken.__qualname__}; choose another")
+            raise ValueError(f"scheme name {name!r} is taken by {taken.__module__}.{taken.__name__}; choose another")
         cls.name = name
         _REGISTRY[name] = cls
         return cls

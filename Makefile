@@ -1,0 +1,41 @@
+# make quickstart   install into $(VENV), train, export and check a 1-bit network (about 3 minutes after the install)
+# make test         install what the tests need, check the style, run all tests
+# make lint-fix     repair the style
+# make clean        remove everything that make created
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+QUICKSTART := runs/quickstart
+
+.PHONY: quickstart test lint lint-fix clean
+
+quickstart: $(VENV)/installed
+	rm -rf $(QUICKSTART)
+	$(BIN)/python trainer_exp.py --arch nin_gc_xnornet --dataset digits --log-path $(QUICKSTART) --export $(QUICKSTART)/model.onnx
+	@echo
+	@echo "See the curves:       $(BIN)/tensorboard --logdir runs"
+	@echo "Binarize your own:    READMEs/quantize_README.md"
+
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+lint: $(VENV)/installed-test
+	$(BIN)/python tools/lint.py
+
+lint-fix: $(VENV)/installed-test
+	$(BIN)/python tools/lint.py --fix
+
+$(VENV)/installed: setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "xnorkit needs Python 3.10 or newer; name one with make PYTHON=/path/to/python3")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --upgrade pip
+	$(BIN)/python -m pip install -e .
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(BIN)/python -m pip install -e '.[test,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,189 @@
+"""What a network costs: MACs, binary MACs, parameters and bytes, a layer and in total, through ptflops."""
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from .layers import FLOAT_CLASSES, BinaryLayer
+from .observe import describe, run
+from .table import format_table
+
+
+@dataclasses.dataclass
+class LayerCost:
+    """One module that has parameters or MACs.
+
+    Attributes:
+        macs: multiply-accumulates of one sample as ptflops counts them, those of 1-bit layers left out.
+        binary_macs: those of a layer with 1-bit weights, its bias left out.
+        parameters: trainable ones, a threshold that no batch has settled left out.
+        float_bytes: of its parameters and buffers as they are.
+        packed_bytes: the same with the weights of a binary layer at its scheme's bits.
+    """
+
+    name: str
+    type: str
+    macs: int = 0
+    binary_macs: int = 0
+    parameters: int = 0
+    float_bytes: int = 0
+    packed_bytes: int = 0
+
+
+@dataclasses.dataclass
+class Summary(LayerCost):
+    """The totals, and in ``layers`` the rows. ``print(summary)`` shows a table."""
+
+    layers: list[LayerCost] = dataclasses.field(default_factory=list, repr=False)
+
+    def ptflops_lines(self) -> list[str]:
+        """The two lines that ptflops users know, in ptflops' own units; binary MACs count as zero."""
+        from ptflops.utils import flops_to_string, params_to_string
+
+        return [
+            f"==> Computational complexity:  {flops_to_string(self.macs)}",
+            f"==> Number of parameters:    {params_to_string(self.parameters)}",
+        ]
+
+    def binary_lines(self) -> list[str]:
+        """What the two lines of ptflops leave out."""
+        from ptflops.utils import flops_to_string
+
+        ratio = self.float_bytes / self.packed_bytes
+        return [
+            f"==> Binary operations:  {flops_to_string(self.binary_macs)}",
+            f"==> Size:  {self.float_bytes:,} bytes in float, {self.packed_bytes:,} packed ({ratio:.1f}x smaller)",
+        ]
+
+    def __str__(self) -> str:
+        header = ("layer", "type", "MACs", "binary MACs", "parameters", "float bytes", "packed bytes")
+        rows = [[row.name, row.type, *(f"{n:,}" for n in _numbers(row))] for row in [*self.layers, self]]
+        return format_table(header, rows, right=header[2:])
+
+
+def summary(model: nn.Module, example_input: Any) -> Summary:
+    """The cost of one forward pass of one sample, and of storing the model.
+
+    Args:
+        model: any module, prepared or not; it is left as it was.
+        example_input: what the model is called with, as for :func:`quantize.prepare`.
+
+    MACs are ptflops' (batch norm, activations and pooling included), functional calls not counted:
+    ptflops would count the functional call inside a module once more. An element-wise operation of a
+    binary layer (sign, scale) counts as zero, like its binary MACs.
+
+    Raises ValueError when the model does not run on ``example_input``.
+    """
+    rows = {name: _storage(name, module) for name, module in model.named_modules() if not _is_container(module)}
+    parameters = sum(p.numel() for p in model.parameters() if p.requires_grad) - _unsettled(model)
+    macs, per_layer = _count(model, example_input)
+    for name, (float_macs, binary_macs) in per_layer.items():
+        rows[name].macs, rows[name].binary_macs = float_macs, binary_macs
+    shown = [row for row in rows.values() if any(_numbers(row))]
+    total = Summary("total", type(model).__name__, macs, parameters=parameters, layers=shown)
+    for field in ("binary_macs", "float_bytes", "packed_bytes"):
+        setattr(total, field, sum(getattr(row, field) for row in rows.values()))
+    return total
+
+
+def _numbers(row: LayerCost) -> tuple[int, ...]:
+    return row.macs, row.binary_macs, row.parameters, row.float_bytes, row.packed_bytes
+
+
+def _is_container(module: nn.Module) -> bool:
+    own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+    return bool(list(module.children())) and not own
+
+
+def _unsettled(model: nn.Module) -> int:
+    binary = [m for m in model.modules() if isinstance(m, BinaryLayer)]
+    return sum(m.threshold.numel() for m in binary if m.threshold_pending)
+
+
+def _storage(name: str, module: nn.Module) -> LayerCost:
+    row = LayerCost(name, type(module).__name__)
+    tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    row.float_bytes = row.packed_bytes = sum(t.numel() * t.element_size() for t in tensors)
+    row.parameters = sum(p.numel() for p in module.parameters(recurse=False) if p.requires_grad)
+    if isinstance(module, BinaryLayer):
+        row.parameters -= module.threshold.numel() if module.threshold_pending else 0
+        row.packed_bytes += packed_weight_bytes(module) - module.weight.numel() * module.weight.element_size()
+    return row
+
+
+def packed_weight_bytes(layer: BinaryLayer) -> int:
+    """Bytes of a layer's weight at its scheme's bits, each filter padded to a byte, and of its scale."""
+    if layer.scheme.weight_bits >= 32:
+        return layer.weight.numel() * layer.weight.element_size()
+    filters = layer.to_filters(layer.weight)
+    values, scale = layer.quantized_weight()
+    scale_bytes = 0 if scale is None else scale.numel() * scale.element_size()
+    return len(filters) * -(-filters[0].numel() * layer.scheme.weight_bits // 8) + scale_bytes
+
+
+class _Counted(nn.Module):
+    """Calls the model with all its arguments; ptflops itself knows one tensor or keywords only."""
+
+    def __init__(self, model: nn.Module, example_input: Any):
+        super().__init__()
+        self.model = model
+        self.example_input = example_input
+
+    def forward(self, _batch: Tensor) -> Any:
+        return run(self.model, self.example_input)
+
+
+@torch.no_grad()
+def _count(model: nn.Module, example_input: Any) -> tuple[int, dict[str, tuple[int, int]]]:
+    """ptflops' total, and (MACs, binary MACs) by layer name, of one sample."""
+    from ptflops import get_model_complexity_info
+
+    batch = next((t for t in tree_leaves(example_input) if isinstance(t, Tensor) and t.dim()), None)
+    if batch is None or len(batch) == 0:
+        raise ValueError(f"example_input holds no tensor with a batch: {describe(example_input)}")
+    counted = _Counted(copy.deepcopy(model).eval(), example_input)  # ptflops leaves methods behind on what it counts
+    counted(batch)  # ptflops would print a traceback where the input does not fit
+    costs: dict[str, tuple[int, int]] = {}
+    names = {module: name for name, module in counted.model.named_modules()}
+    hooks = {kind: _hook(kind, names, costs, len(batch)) for kind in {type(module) for module in names}}
+    macs, _ = get_model_complexity_info(
+        counted,
+        (1,),  # not used: the input is the constructor's
+        input_constructor=lambda _: batch,
+        custom_modules_hooks={kind: hook for kind, hook in hooks.items() if hook},
+        backend_specific_config={"count_functional": False},
+        print_per_layer_stat=False,
+        as_strings=False,
+    )
+    return macs, costs
+
+
+def _hook(kind: type[nn.Module], names: dict[nn.Module, str], costs: dict, samples: int) -> Callable | None:
+    """ptflops' own hook for modules of class ``kind`` that also writes down each module's cost."""
+    from ptflops.pytorch_ops import MODULES_MAPPING
+
+    floating = next((base for base in FLOAT_CLASSES.values() if issubclass(kind, base)), None)
+    count = MODULES_MAPPING.get(kind) or MODULES_MAPPING.get(floating)  # ptflops itself misses subclasses
+    if count is None:
+        return None
+
+    def hook(module, args, output):
+        before = module.__flops__
+        count(module, args, output)
+        macs, binary_macs = (module.__flops__ - before) // samples, 0
+        if isinstance(module, BinaryLayer) and module.scheme.weight_bits == 1:
+            module.__flops__ = before
+            macs, binary_macs = 0, macs - _bias_additions(module, output) // samples
+        counted = costs.get(names[module], (0, 0))
+        costs[names[module]] = (counted[0] + macs, counted[1] + binary_macs)
+
+    return hook
+
+
+def _bias_additions(layer: nn.Module, output: Tensor) -> int:
+    return 0 if layer.bias is None else output.numel()
