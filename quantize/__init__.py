@@ -14,6 +14,7 @@ from .layers import (
 )
 from .plan import LayerPlan, Plan, plan
 from .prepare import apply_plan, prepare, restore
+from .progress import set_progress
 from .scheme import QuantizedWeight, Scheme, get_scheme, list_schemes, register_scheme
 from .version import __version__
 
@@ -41,5 +42,6 @@ __all__ = [
     "register_scheme",
     "restore",
     "schemes",
+    "set_progress",
     "summary",
 ]

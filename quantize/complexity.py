@@ -117,12 +117,14 @@ def _storage(name: str, module: nn.Module) -> LayerCost:
 
 
 def packed_weight_bytes(layer: BinaryLayer) -> int:
-    """Bytes of a layer's weight at its scheme's bits, each filter padded to a byte, and of its scale."""
+    """Bytes of a layer's weight at its scheme's bits, each filter padded to a byte, and of a computed scale."""
     if layer.scheme.weight_bits >= 32:
         return layer.weight.numel() * layer.weight.element_size()
     filters = layer.to_filters(layer.weight)
-    values, scale = layer.quantized_weight()
-    scale_bytes = 0 if scale is None else scale.numel() * scale.element_size()
+    scale = layer.quantized_weight().scale
+    learned = {p.untyped_storage().data_ptr() for p in layer.parameters()}  # counted as parameters already
+    computed = scale is not None and scale.untyped_storage().data_ptr() not in learned
+    scale_bytes = scale.numel() * scale.element_size() if computed else 0
     return len(filters) * -(-filters[0].numel() * layer.scheme.weight_bits // 8) + scale_bytes
 
 

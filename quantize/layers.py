@@ -5,6 +5,9 @@ same ``weight`` and ``bias`` keys, options and hooks. :func:`binarize` and :func
 the class of a layer in place, so that shared modules stay shared and parameters keep their identity.
 """
 
+import functools
+import warnings
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -21,12 +24,14 @@ class BinaryLayer(nn.Module):
         threshold: None (the input is compared with 0), or a learned parameter, one a channel.
         threshold_pending: the first training batch decides where the threshold starts.
         float_class: the class that :func:`unbinarize` gives back.
+        float_keys: the parameters and buffers that the float layer has.
     """
 
     scheme: Scheme
     threshold: nn.Parameter | None
     threshold_pending: bool
     float_class: type[nn.Module]
+    float_keys: frozenset[str]
 
     def __init__(self, *args, scheme: str | Scheme = "xnor", threshold: bool = False, **kwargs):
         """As the float layer's, and: ``threshold=True`` learns one threshold a channel, from 0."""
@@ -36,10 +41,16 @@ class BinaryLayer(nn.Module):
         if threshold:
             self.start_threshold(torch.zeros(self.input_channels))
 
-    def _attach(self, scheme: Scheme) -> None:
+    def _attach(self, scheme: Scheme, output_size: tuple[int, ...] | None = None) -> None:
+        self.float_keys = frozenset((*self._parameters, *self._buffers))
         self.scheme = scheme
         self.threshold_pending = False
         self.register_parameter("threshold", None)
+        if scheme.annealed:
+            # A tensor, so that a compiled model is not compiled again for each value.
+            self.register_buffer("progress", torch.zeros((), device=self.weight.device), persistent=False)
+            self.progress_set = False
+        scheme.attach(self, output_size)
 
     def start_threshold(self, values: Tensor, pending: bool = False) -> None:
         """Own a learned threshold that starts at ``values``, shape (input_channels,)."""
@@ -86,21 +97,23 @@ class BinaryLayer(nn.Module):
         """Shapes and extra arguments (``output_size``) are the float layer's."""
         if self.threshold is not None:
             x = self._subtract_threshold(x)
-        magnitude = self.scheme.input_magnitude(x, self)
+        if self.scheme.annealed and self.training and not self.progress_set and not torch.compiler.is_compiling():
+            warn_no_progress(self.scheme.name)
+        output_scale = self.scheme.output_scale(x, self, *args)
         values, scale = self.quantized_weight()
         x = self.scheme.input(x, self)
-        if scale is not None and self.training and magnitude is None:
+        if scale is not None and self.training and output_scale is None:
             # The scale goes into the weight: no second activation is kept for the backward pass.
             values, scale = values * scale, None
-        if scale is None and magnitude is None:
+        if scale is None and output_scale is None:
             return self.apply_weight(x, self.from_filters(values), self.bias, *args)
         # Sums of +-1 are integers, exact in float32 up to 2^24, and scaled afterwards: the packed
         # layer and the ONNX file give the same numbers, and a sum of zero stays zero.
         y = self.apply_weight(x, self.from_filters(values), None, *args)
         if scale is not None:
             y = y * self.per_channel(scale)
-        if magnitude is not None:
-            y = y * self.window_mean(magnitude, *args)
+        if output_scale is not None:
+            y = y * output_scale
         return y if self.bias is None else y + self.per_channel(self.bias)
 
     def _subtract_threshold(self, x: Tensor) -> Tensor:
@@ -108,7 +121,6 @@ class BinaryLayer(nn.Module):
             self._settle_threshold(x)
         return x - self.per_channel(self.threshold).to(x.dtype)
 
-    @torch.compiler.disable
     @torch.no_grad()
     def _settle_threshold(self, x: Tensor) -> None:
         """First training batch: start at the channel means where no input of any rank is negative."""
@@ -117,11 +129,10 @@ class BinaryLayer(nn.Module):
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(totals)
         sums, negative, count = totals[:-2], totals[-2], totals[-1]
-        if negative == 0:
-            self.threshold.copy_(sums / count)
+        self.threshold.copy_(torch.where(negative == 0, sums / count, self.threshold))
         self.threshold_pending = False
 
-    # State: the threshold is optional in both directions.
+    # State: what binarization adds is optional, so that float checkpoints load.
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors):
         saved = state_dict.get(prefix + "threshold")
@@ -129,9 +140,9 @@ class BinaryLayer(nn.Module):
             if self.threshold is None and self.scheme.signed_input:
                 self.start_threshold(saved)
             self.threshold_pending = False
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
-        if saved is None and prefix + "threshold" in missing:
-            missing.remove(prefix + "threshold")  # a float checkpoint has none
+        found_missing: list[str] = []
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, found_missing, unexpected, errors)
+        missing += [key for key in found_missing if key.removeprefix(prefix) in self.float_keys]
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -213,6 +224,16 @@ class BinaryLinear(BinaryLayer, nn.Linear):
         return magnitude.mean(-1, keepdim=True)
 
 
+@functools.cache  # once a process, not once a layer and step
+def warn_no_progress(scheme_name: str) -> None:
+    """Say that nobody anneals an annealed scheme."""
+    warnings.warn(
+        f"scheme {scheme_name!r} is annealed over training and nobody tells it the progress, which stays at 0: "
+        "call quantize.set_progress(model, progress) once an epoch, from 0 to 1",
+        stacklevel=2,
+    )
+
+
 FLOAT_CLASSES: dict[type[BinaryLayer], type[nn.Module]] = {
     BinaryConv1d: nn.Conv1d,
     BinaryConv2d: nn.Conv2d,
@@ -237,18 +258,20 @@ def channel_dim(layer: nn.Module) -> int:
     return -1 - len(getattr(layer, "kernel_size", ()))
 
 
-def binarize(layer: nn.Module, scheme: Scheme) -> BinaryLayer:
+def binarize(layer: nn.Module, scheme: Scheme, output_size: tuple[int, ...] | None = None) -> BinaryLayer:
     """Turn a float layer into its binary counterpart, in place; returns the same object."""
     float_class = type(layer)
     layer.__class__ = binary_class(layer)
     layer.float_class = float_class
-    layer._attach(scheme)
+    layer._attach(scheme, output_size)
     return layer
 
 
 def unbinarize(layer: BinaryLayer) -> nn.Module:
     """Undo :func:`binarize`, in place: the float layer with the current latent weights."""
+    added = {*layer._parameters, *layer._buffers} - layer.float_keys
     layer.__class__ = layer.float_class
-    for name in ("scheme", "threshold", "threshold_pending", "float_class"):
+    for name in (*added, "scheme", "threshold_pending", "float_class", "float_keys"):
         delattr(layer, name)
+    layer.__dict__.pop("progress_set", None)
     return layer

@@ -45,6 +45,7 @@ class Observation:
         last: for each output tensor, the layer that ran last among those it depends on.
         negative_share: layer -> share of its input values that are below zero.
         input_mean: layer -> mean of its input, one a channel.
+        output_size: layer -> spatial size of its output.
     """
 
     ran: list[nn.Module] = dataclasses.field(default_factory=list)
@@ -52,6 +53,7 @@ class Observation:
     last: set[nn.Module] = dataclasses.field(default_factory=set)
     negative_share: dict[nn.Module, float] = dataclasses.field(default_factory=dict)
     input_mean: dict[nn.Module, Tensor] = dataclasses.field(default_factory=dict)
+    output_size: dict[nn.Module, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
 
 def observe(model: nn.Module, layers: Iterable[nn.Module], example_input: Any, channel_dim) -> Observation:
@@ -95,7 +97,11 @@ def _run(model, layers, example_input, channel_dim, batch_statistics: bool) -> O
             seen.ran.remove(layer)  # a layer that runs again counts where it ran last
         seen.ran.append(layer)
 
+    def measure(layer, _args, output):
+        seen.output_size[layer] = tuple(output.shape[output.dim() + channel_dim(layer) + 1 :])
+
     handles = [layer.register_forward_pre_hook(watch, with_kwargs=True) for layer in layers]
+    handles += [layer.register_forward_hook(measure) for layer in layers]
     try:
         with torch.enable_grad():
             outputs = run(model, tracked)

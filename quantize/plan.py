@@ -17,7 +17,9 @@ from .table import format_table
 CONSTANT_SIGN_SHARE = 0.0
 
 # Threshold column of a plan.
-NO_THRESHOLD, ZERO, LEARNED, PENDING = "-", "0", "learned from the input's mean", "set by the first training batch"
+NO_THRESHOLD, ZERO = "-", "0"
+LEARNED_FROM_ZERO, LEARNED_FROM_MEAN = "learned from 0", "learned from the input's mean"
+PENDING = "set by the first training batch"
 
 
 @dataclasses.dataclass
@@ -31,6 +33,7 @@ class LayerPlan:
         scheme: the scheme in command-line form, or None where the layer stays float.
         reason: why.
         threshold: "-" (its scheme does not compare), "0", or where a learned threshold starts.
+        output_size: spatial size of its output on the example input, where there was one.
         start: the learned threshold's first values, shape (input channels,), where they are known.
     """
 
@@ -40,6 +43,7 @@ class LayerPlan:
     scheme: str | None
     reason: str
     threshold: str = NO_THRESHOLD
+    output_size: tuple[int, ...] | None = None
     start: Tensor | None = dataclasses.field(default=None, repr=False, compare=False)
     configured: Scheme | None = dataclasses.field(default=None, repr=False, compare=False)
 
@@ -74,13 +78,13 @@ class Plan(Sequence[LayerPlan]):
 
     def to_list(self) -> list[dict[str, Any]]:
         """Plain dicts, for a checkpoint or JSON; the thresholds' values are the model's to save."""
-        fields = ("name", "type", "shape", "scheme", "reason", "threshold")
-        return [{f: getattr(row, f) for f in fields} | {"shape": list(row.shape)} for row in self.rows]
+        fields = ("name", "type", "shape", "scheme", "reason", "threshold", "output_size")
+        return [{f: _plain(getattr(row, f)) for f in fields} for row in self.rows]
 
     @classmethod
     def from_list(cls, rows: Iterable[Mapping[str, Any]]) -> "Plan":
         """The inverse of :meth:`to_list`."""
-        return cls(LayerPlan(**{**row, "shape": tuple(row["shape"])}) for row in rows)
+        return cls(LayerPlan(**{key: _hashable(value) for key, value in row.items()}) for row in rows)
 
     def __str__(self) -> str:
         rows = [
@@ -92,6 +96,14 @@ class Plan(Sequence[LayerPlan]):
 
     def __repr__(self) -> str:
         return f"Plan({self.rows!r})"
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def plan(
@@ -178,11 +190,13 @@ def _row(name, layer, scheme: Scheme | None, reason: str, seen: Observation | No
     if scheme is None:
         return row
     row.scheme, row.configured = str(scheme), scheme
+    row.output_size = seen.output_size[layer] if seen else None
     if scheme.signed_input and seen is None:
         row.threshold = PENDING
+    elif scheme.signed_input and seen.negative_share[layer] <= CONSTANT_SIGN_SHARE:
+        row.threshold, row.start = LEARNED_FROM_MEAN, seen.input_mean[layer]
     elif scheme.signed_input:
-        constant = seen.negative_share[layer] <= CONSTANT_SIGN_SHARE
-        row.threshold, row.start = (LEARNED, seen.input_mean[layer]) if constant else (ZERO, None)
+        row.threshold = LEARNED_FROM_ZERO if scheme.learned_threshold else ZERO
     return row
 
 

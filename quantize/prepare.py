@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from .layers import BinaryLayer, binarize, binary_class, unbinarize
-from .plan import LEARNED, PENDING, LayerPlan, Plan, plan
+from .plan import NO_THRESHOLD, PENDING, ZERO, LayerPlan, Plan, plan
 from .scheme import Scheme, get_scheme
 
 
@@ -52,8 +52,8 @@ def apply_plan(model: nn.Module, plan: Plan, inplace: bool = False) -> nn.Module
         _check_fits(model, row)
     model = model if inplace else copy.deepcopy(model)
     for row in rows:
-        layer = binarize(model.get_submodule(row.name), schemes[row.name])
-        if row.threshold in (LEARNED, PENDING):
+        layer = binarize(model.get_submodule(row.name), schemes[row.name], row.output_size)
+        if row.threshold not in (NO_THRESHOLD, ZERO):
             start = torch.zeros(layer.input_channels) if row.start is None else row.start
             layer.start_threshold(start, pending=row.threshold == PENDING)
     return model

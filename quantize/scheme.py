@@ -32,21 +32,32 @@ class Scheme:
     Class attributes:
         name: the key in the registry, set by the decorator.
         signed_input: the input becomes ``sign(input - threshold)``: the layer may own a threshold.
-        weight_bits: bits a stored weight needs, without its scale; an instance may override it.
+        learned_threshold: every layer owns one, whatever the signs of its input.
+        annealed: the gradient depends on the progress of training, ``layer.progress``, which
+            :func:`set_progress` moves from 0 to 1. The forward pass must not.
     """
 
     name: ClassVar[str] = ""
     signed_input: ClassVar[bool] = False
+    learned_threshold: ClassVar[bool] = False
+    annealed: ClassVar[bool] = False
 
     @property
     def weight_bits(self) -> int:
+        """Bits that a stored weight needs, without its scale; 32: float."""
         return 1
+
+    def attach(self, layer: nn.Module, output_size: tuple[int, ...] | None) -> None:
+        """Register what the scheme learns on ``layer``, whose weight is there already.
+
+        ``output_size`` is the spatial size of the layer's output on the example input, where known.
+        """
 
     def weight(self, filters: Tensor, layer: nn.Module) -> QuantizedWeight:
         """Quantize ``filters``, shape (out_channels, in_channels / groups, *kernel).
 
         A linear layer's filters are (out_features, in_features). ``layer`` is the module that owns
-        them; only its ``training`` flag and its own parameters may be read.
+        them; its ``training`` flag, ``progress`` and own parameters may be read.
         """
         raise NotImplementedError
 
@@ -54,8 +65,11 @@ class Scheme:
         """Quantize the layer's input, same shape; the default keeps it in float."""
         return x
 
-    def input_magnitude(self, x: Tensor, layer: nn.Module) -> Tensor | None:
-        """``|x|`` where the output is scaled by its local mean (K of XNOR-Net), else None."""
+    def output_scale(self, x: Tensor, layer: nn.Module, *args) -> Tensor | None:
+        """What the output is multiplied by beside the weight's scale (K of XNOR-Net), or None.
+
+        ``x`` is the float input less the threshold, ``args`` the further arguments of the layer's call.
+        """
         return None
 
     def __str__(self) -> str:

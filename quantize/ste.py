@@ -25,6 +25,11 @@ def inside_closed(x: Tensor) -> Tensor:
     return x.abs() <= 1
 
 
+def triangle(x: Tensor) -> Tensor:
+    """Surrogate derivative of sign: ``2 + 2x`` on [-1, 0), ``2 - 2x`` on [0, 1), else 0 (Bi-Real Net)."""
+    return (2 - 2 * x.abs()).clamp_min(0)
+
+
 class _SurrogateSign(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, derivative: Callable[[Tensor], Tensor]) -> Tensor:

@@ -16,7 +16,7 @@ from ..ste import sign, straight_through
 @dataclass(frozen=True)
 class TWN(Scheme):
     """``W -> alpha T``, ``T_i = sign(W_i) 1[|W_i| > delta]``, ``delta = 0.7 mean |W|``,
-    ``alpha`` = mean of ``|W|`` over ``|W| > delta``; all a filter (eq. 3 and 6 of the paper).
+    ``alpha`` = mean of ``|W|`` over ``|W| > delta``; all a filter.
 
     Gradient: ``dL/dW = dL/d(alpha T)``.
     """

@@ -56,5 +56,5 @@ class XNOR(Scheme):
     def input(self, x: Tensor, layer: nn.Module) -> Tensor:
         return ste_sign(x)
 
-    def input_magnitude(self, x: Tensor, layer: nn.Module) -> Tensor | None:
-        return magnitude(x) if self.input_scale else None
+    def output_scale(self, x: Tensor, layer: nn.Module, *args) -> Tensor | None:
+        return layer.window_mean(magnitude(x), *args) if self.input_scale else None

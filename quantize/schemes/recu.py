@@ -1,0 +1,48 @@
+"""ReCU: the tails of the standardized weights are clamped, so that stuck weights can change sign again.
+
+Xu et al., *ReCU: Reviving the Dead Weights in Binary Neural Networks*, 2021.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..scheme import QuantizedWeight, Scheme, register_scheme
+from ..ste import sign, ste_sign, straight_through, triangle
+from .irnet import standardize
+
+TAU_START, TAU_END = 0.85, 0.99
+
+
+def rectified_clamp(v: Tensor, progress: Tensor) -> Tensor:
+    """Clamp to the tau and 1 - tau quantiles of the filter, taken as Laplace distributed.
+
+    The quantile is ``-b ln(2 - 2 tau)`` with ``b = mean |v|``; tau goes from 0.85 to 0.99 with progress.
+    """
+    tau = TAU_START + (TAU_END - TAU_START) * progress
+    b = v.detach().abs().mean(dim=tuple(range(1, v.dim())), keepdim=True)
+    quantile = -b * torch.log(2 - 2 * tau)
+    return v.clamp(-quantile, quantile)
+
+
+@register_scheme("recu")
+@dataclass(frozen=True)
+class ReCU(Scheme):
+    """``y = (sign(x) * sign(V)) alpha``, ``V`` the standardized filters, ``alpha = mean |W|`` a filter.
+
+    Gradient, G the gradient of ``alpha sign(V)``: the identity through the sign, then through
+    :func:`rectified_clamp` and the standardization; none through alpha; ``2 - 2|x|`` on the input.
+    """
+
+    signed_input = True
+    annealed = True
+
+    def weight(self, filters: Tensor, layer: nn.Module) -> QuantizedWeight:
+        alpha = filters.detach().abs().mean(dim=tuple(range(1, filters.dim())), keepdim=True)
+        v = standardize(filters)
+        values = straight_through(rectified_clamp(v, layer.progress), sign(v.detach()), alpha)
+        return QuantizedWeight(values, alpha)
+
+    def input(self, x: Tensor, layer: nn.Module) -> Tensor:
+        return ste_sign(x, triangle)

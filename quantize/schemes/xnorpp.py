@@ -1,0 +1,53 @@
+"""XNOR-Net++: the scale is learned instead of computed.
+
+Bulat & Tzimiropoulos, *XNOR-Net++: Improved Binary Neural Networks*, 2019.
+"""
+
+import functools
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from ..scheme import QuantizedWeight, Scheme, register_scheme
+from ..ste import inside_closed, ste_sign
+
+
+@register_scheme("xnorpp")
+@dataclass(frozen=True)
+class XNORPlusPlus(Scheme):
+    """``y = (sign(x) * sign(W)) Gamma``, gradient of both signs: 1 where ``|.| <= 1`` (``< 1`` on the input).
+
+    Gamma is one learned scale an output channel (case 1 of the paper), which starts at mean ``|W|``;
+    with ``spatial`` it is the product of one a channel, one a row and one a column of the output (case 4).
+
+    Args:
+        spatial: learn the rows' and columns' scales too. It ties the network to one input size, and
+            needs :func:`quantize.prepare`'s ``example_input``; linear layers have no rows and columns.
+    """
+
+    spatial: bool = False
+    signed_input = True
+
+    def attach(self, layer: nn.Module, output_size: tuple[int, ...] | None) -> None:
+        filters = layer.to_filters(layer.weight.detach())
+        layer.scale = nn.Parameter(filters.abs().flatten(1).mean(1))
+        if not self.spatial:
+            return
+        if output_size is None:
+            raise ValueError("scheme 'xnorpp:spatial=True' needs prepare's example_input: it learns a scale a row")
+        for i, size in enumerate(output_size):
+            layer.register_parameter(f"scale_dim{i}", nn.Parameter(filters.new_ones(size)))
+
+    def weight(self, filters: Tensor, layer: nn.Module) -> QuantizedWeight:
+        scale = layer.scale.reshape((-1,) + (1,) * (filters.dim() - 1))
+        return QuantizedWeight(ste_sign(filters, inside_closed), scale)
+
+    def input(self, x: Tensor, layer: nn.Module) -> Tensor:
+        return ste_sign(x)
+
+    def output_scale(self, x: Tensor, layer: nn.Module, *args) -> Tensor | None:
+        dims = -1 - layer.channel_dim
+        if not self.spatial or dims == 0:
+            return None
+        scales = (getattr(layer, f"scale_dim{i}") for i in range(dims))
+        return functools.reduce(lambda product, scale: product.unsqueeze(-1) * scale, scales)
