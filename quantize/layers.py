@@ -7,6 +7,7 @@ the class of a layer in place, so that shared modules stay shared and parameters
 
 import functools
 import warnings
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
@@ -93,10 +94,10 @@ class BinaryLayer(nn.Module):
         """Low-bit values of the latent weight and their scale, both in filter layout."""
         return self.scheme.weight(self.to_filters(self.weight), self)
 
-    def forward(self, x: Tensor, *args) -> Tensor:
-        """Shapes and extra arguments (``output_size``) are the float layer's."""
-        if self.threshold is not None:
-            x = self._subtract_threshold(x)
+    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """Shapes and arguments are the float layer's; only transposed convolutions take an ``output_size``."""
+        args = () if output_size is None else (output_size,)
+        x = input if self.threshold is None else self._subtract_threshold(input)
         if self.scheme.annealed and self.training and not self.progress_set and not torch.compiler.is_compiling():
             warn_no_progress(self.scheme.name)
         output_scale = self.scheme.output_scale(x, self, *args)
