@@ -25,7 +25,7 @@ def run(model: nn.Module, example_input: Any) -> Any:
     args, kwargs = call_arguments(example_input)
     try:
         return model(*args, **kwargs)
-    except (RuntimeError, TypeError, IndexError, ValueError) as error:
+    except Exception as error:  # the model's own checks raise what they like
         raise ValueError(f"the model does not run on example_input, {describe(example_input)}: {error}") from error
 
 
@@ -116,7 +116,8 @@ def _run(model, layers, example_input, channel_dim, batch_statistics: bool) -> O
 
 def _record_values(seen: Observation, layer: nn.Module, x: Tensor, channel_dim: int) -> None:
     seen.negative_share[layer] = (x < 0).float().mean().item()
-    seen.input_mean[layer] = x.float().movedim(channel_dim, 0).flatten(1).mean(1)
+    channels = x.shape[channel_dim]
+    seen.input_mean[layer] = x.float().movedim(channel_dim, -1).reshape(-1, channels).mean(0)
 
 
 def _find_last(seen: Observation, outputs: Any, owners: dict[int, list[nn.Module]]) -> None:
@@ -165,6 +166,8 @@ def _reaches(x: Tensor, leaves: Mapping[int, Any]) -> bool:
 def _unchanged(model: nn.Module, layers: list[nn.Module]) -> Iterator[None]:
     """Restore modes, buffers, gradient flags and the random state."""
     modes = [(module, module.training) for module in model.modules()]
+    # The slots too: a forward pass may put another tensor in a buffer's place.
+    slots = [(module._buffers, name, buffer) for module in model.modules() for name, buffer in module._buffers.items()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     frozen = [p for layer in layers for p in layer.parameters() if not p.requires_grad and p.is_floating_point()]
     devices = {p.get_device() for p in model.parameters() if p.is_cuda}
@@ -179,5 +182,7 @@ def _unchanged(model: nn.Module, layers: list[nn.Module]) -> Iterator[None]:
         with torch.no_grad():
             for buffer, saved in buffers:
                 buffer.copy_(saved)
+        for owner, name, buffer in slots:
+            owner[name] = buffer
         for parameter in frozen:
             parameter.requires_grad_(False)
