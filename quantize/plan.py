@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedParameter
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from .layers import FLOAT_CLASSES, BinaryLayer, binary_class, channel_dim
 from .observe import Observation, observe
@@ -144,10 +144,10 @@ def find_layers(model: nn.Module) -> dict[str, nn.Module]:
     for name, module in model.named_modules():
         if isinstance(module, BinaryLayer):
             raise ValueError(f"layer {name!r} is binary already; quantize.restore(model) gives the float model back")
+        if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
+            raise ValueError(f"layer {name!r} is lazy and has no shape yet; run the model once, then prepare it")
         if binary_class(module) is None:
             continue
-        if isinstance(module._parameters.get("weight"), UninitializedParameter):
-            raise ValueError(f"layer {name!r} is lazy and has no shape yet; run the model once, then prepare it")
         found[name] = module
     return found
 
@@ -178,11 +178,18 @@ def _obstacle(model: nn.Module, name: str, layer: nn.Module, seen: Observation |
         return "the fused path of nn.TransformerEncoderLayer uses its weight without calling it"
     if hasattr(layer, "parametrizations"):
         return "its weight is computed by a parametrization"
-    if type(layer).forward is not FLOAT_CLASSES[binary_class(layer)].forward:
+    if _computes_its_own_way(layer):
         return f"{type(layer).__name__} has a forward of its own"
     if seen is not None and layer not in seen.input_mean:
         return "it did not run on the example input"
     return None
+
+
+def _computes_its_own_way(layer: nn.Module) -> bool:
+    """Whether the layer, by its class or itself, replaces what the binary layer would."""
+    base = FLOAT_CLASSES[binary_class(layer)]
+    methods = ("forward", "_conv_forward", "_output_padding")
+    return any(getattr(getattr(layer, m, None), "__func__", None) is not getattr(base, m, None) for m in methods)
 
 
 def _row(name, layer, scheme: Scheme | None, reason: str, seen: Observation | None) -> LayerPlan:
