@@ -83,14 +83,16 @@ class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):
         (scale,) = ctx.saved_tensors
-        # The caller multiplies by scale, so autograd hands us scale * G; 0 / tiny keeps G = 0 at scale 0.
-        return grad / scale.clamp_min(torch.finfo(scale.dtype).tiny), None, None
+        return grad / scale, None, None  # the caller multiplies by scale, so autograd hands us scale * G
 
 
-def straight_through(w: Tensor, values: Tensor, scale: Tensor) -> Tensor:
-    """``values``, with the gradient that makes ``d(values * scale)/dw`` the identity.
+def straight_through(w: Tensor, values: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """``values`` and ``scale``, with the gradient that makes ``d(values * scale)/dw`` the identity.
 
     For schemes whose paper hands the gradient of the quantized weight to the latent one unchanged
     (DoReFa-Net at 1 bit, TWN). ``scale`` must not require a gradient; it is >= 0 and broadcastable.
+    A scale of 0 becomes 1e-19 in float32, so that a filter that starts at zero can leave it: G is
+    known from ``scale * G`` alone.
     """
-    return _StraightThrough.apply(w, values, scale)
+    scale = torch.where(scale > 0, scale, torch.finfo(scale.dtype).tiny ** 0.5)
+    return _StraightThrough.apply(w, values, scale), scale

@@ -18,7 +18,7 @@ def clipped_sign(filters: Tensor) -> QuantizedWeight:
     Gradient, G the gradient of ``alpha sign(W)``: ``dL/dW = G 1[|W| <= 1]``.
     """
     alpha = filters.detach().abs().mean(dim=tuple(range(1, filters.dim())), keepdim=True)
-    return QuantizedWeight(straight_through(filters.clamp(-1, 1), sign(filters.detach()), alpha), alpha)
+    return QuantizedWeight(*straight_through(filters.clamp(-1, 1), sign(filters.detach()), alpha))
 
 
 @register_scheme("bireal")

@@ -65,7 +65,7 @@ class DoReFa(Scheme):
         if self.w_bits > 1:
             return QuantizedWeight(quantize_weight(filters, self.w_bits))
         scale = filters.detach().abs().mean().reshape((1,) * filters.dim())
-        return QuantizedWeight(straight_through(filters, sign(filters), scale), scale)
+        return QuantizedWeight(*straight_through(filters, sign(filters), scale))
 
     def input(self, x: Tensor, layer: nn.Module) -> Tensor:
         return x if self.a_bits == FLOAT_BITS else quantize_unit(x.clamp(0, 1), self.a_bits)

@@ -41,8 +41,7 @@ class ReCU(Scheme):
     def weight(self, filters: Tensor, layer: nn.Module) -> QuantizedWeight:
         alpha = filters.detach().abs().mean(dim=tuple(range(1, filters.dim())), keepdim=True)
         v = standardize(filters)
-        values = straight_through(rectified_clamp(v, layer.progress), sign(v.detach()), alpha)
-        return QuantizedWeight(values, alpha)
+        return QuantizedWeight(*straight_through(rectified_clamp(v, layer.progress), sign(v.detach()), alpha))
 
     def input(self, x: Tensor, layer: nn.Module) -> Tensor:
         return ste_sign(x, triangle)

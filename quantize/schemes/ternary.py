@@ -32,4 +32,4 @@ class TWN(Scheme):
         # A filter of zeros keeps nothing: 0 / 1 makes its scale 0.
         alpha = (size * kept).sum(dim=axes, keepdim=True) / kept.sum(dim=axes, keepdim=True).clamp_min(1)
         values = torch.where(kept, sign(latent), 0.0).to(latent.dtype)
-        return QuantizedWeight(straight_through(filters, values, alpha), alpha)
+        return QuantizedWeight(*straight_through(filters, values, alpha))
