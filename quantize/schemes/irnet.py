@@ -35,10 +35,12 @@ class _AnnealedSign(torch.autograd.Function):
 
 
 def standardize(filters: Tensor) -> Tensor:
-    """Mean 0 and standard deviation 1 a filter; one weight alone gives 0."""
+    """Mean 0 and standard deviation 1 a filter; a constant filter (one weight alone too) gives 0."""
     axes = tuple(range(1, filters.dim()))
     centred = filters - filters.mean(dim=axes, keepdim=True)
-    return centred / (centred.square().mean(dim=axes, keepdim=True) + 1e-12).sqrt()
+    variance = centred.square().mean(dim=axes, keepdim=True)
+    # Where there is no spread but rounding, a division by it would make the gradient explode.
+    return centred / torch.where(variance > 1e-12, variance, 1.0).sqrt()
 
 
 @register_scheme("irnet")
