@@ -1,5 +1,7 @@
 """xnorkit: turn any PyTorch network into a 1-bit network, train it, inspect it and ship it."""
 
+import importlib
+
 from . import schemes
 from .complexity import LayerCost, Summary, summary
 from .layers import (
@@ -12,11 +14,22 @@ from .layers import (
     BinaryLayer,
     BinaryLinear,
 )
+from .optim import clip_after_step, clip_latent_weights, param_groups
 from .plan import LayerPlan, Plan, plan
 from .prepare import apply_plan, prepare, restore
 from .progress import set_progress
 from .scheme import QuantizedWeight, Scheme, get_scheme, list_schemes, register_scheme
 from .version import __version__
+
+# Loaded on first use: onnx and onnxruntime take a second to import.
+_EXPORT = ("ExportMismatch", "ExportReport", "export_onnx", "ort_session")
+
+
+def __getattr__(name: str):
+    if name in _EXPORT:
+        return getattr(importlib.import_module(".export", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "BinaryConv1d",
@@ -27,6 +40,8 @@ __all__ = [
     "BinaryConvTranspose3d",
     "BinaryLayer",
     "BinaryLinear",
+    "ExportMismatch",
+    "ExportReport",
     "LayerCost",
     "LayerPlan",
     "Plan",
@@ -35,8 +50,13 @@ __all__ = [
     "Summary",
     "__version__",
     "apply_plan",
+    "clip_after_step",
+    "clip_latent_weights",
+    "export_onnx",
     "get_scheme",
     "list_schemes",
+    "ort_session",
+    "param_groups",
     "plan",
     "prepare",
     "register_scheme",

@@ -1,0 +1,53 @@
+"""What an optimizer should know about a binary network."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from .layers import BinaryLayer
+
+
+def param_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Parameter groups for a torch optimizer: weight decay on weight matrices and filters only.
+
+    A decayed scale, threshold, batch norm or RPReLU parameter has no use, and biases are left out by
+    habit: whatever has fewer than two dimensions, or is what a scheme has added to a layer, gets 0.
+
+    Raises ValueError for a negative ``weight_decay``.
+    """
+    if weight_decay < 0:
+        raise ValueError(f"weight_decay is {weight_decay}; it must be 0 or more")
+    binary = [module for module in model.modules() if isinstance(module, BinaryLayer)]
+    added = {id(p) for layer in binary for name, p in layer.named_parameters(recurse=False) if name != "weight"}
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    decayed = [p for p in trainable if p.dim() >= 2 and id(p) not in added]
+    chosen = {id(p) for p in decayed}
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": [p for p in trainable if id(p) not in chosen], "weight_decay": 0.0},
+    ]
+
+
+@torch.no_grad()
+def clip_latent_weights(layers: nn.Module | Iterable[BinaryLayer], limit: float = 1.0) -> None:
+    """Clamp the latent weights of binary layers to [-limit, limit], in place.
+
+    Where the surrogate gradient is zero outside [-1, 1] a weight that has left cannot come back
+    (Courbariaux et al., *BinaryConnect*, 2015, sec. 2.4).
+    """
+    for layer in layers.modules() if isinstance(layers, nn.Module) else layers:
+        if isinstance(layer, BinaryLayer):
+            layer.weight.clamp_(-limit, limit)
+
+
+def clip_after_step(optimizer: Optimizer, model: nn.Module, limit: float = 1.0):
+    """Clip the latent weights of ``model`` after each step of ``optimizer``; returns the hook's handle.
+
+    Raises ValueError when ``limit`` is not positive.
+    """
+    if limit <= 0:
+        raise ValueError(f"limit is {limit}; it must be above 0, 1 where the surrogate gradient ends")
+    layers = [module for module in model.modules() if isinstance(module, BinaryLayer)]
+    return optimizer.register_step_post_hook(lambda *_: clip_latent_weights(layers, limit))
