@@ -74,6 +74,26 @@ def magnitude(x: Tensor) -> Tensor:
     return x * sign(x.detach())
 
 
+class _Clip(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:
+        ctx.save_for_backward((x >= low) & (x <= high))
+        return x.clamp(low, high)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        (inside,) = ctx.saved_tensors
+        return grad * inside, None, None
+
+
+def clip(x: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:
+    """``clamp(x, low, high)``, with the gradient passed where ``low <= x <= high``.
+
+    The gradient of ``torch.clamp`` at the bounds themselves differs between releases of torch.
+    """
+    return _Clip.apply(x, low, high)
+
+
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def forward(ctx, w: Tensor, values: Tensor, scale: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ..scheme import QuantizedWeight, Scheme, register_scheme
-from ..ste import sign, ste_sign, straight_through, triangle
+from ..ste import clip, sign, ste_sign, straight_through, triangle
 
 
 def clipped_sign(filters: Tensor) -> QuantizedWeight:
@@ -18,7 +18,7 @@ def clipped_sign(filters: Tensor) -> QuantizedWeight:
     Gradient, G the gradient of ``alpha sign(W)``: ``dL/dW = G 1[|W| <= 1]``.
     """
     alpha = filters.detach().abs().mean(dim=tuple(range(1, filters.dim())), keepdim=True)
-    return QuantizedWeight(*straight_through(filters.clamp(-1, 1), sign(filters.detach()), alpha))
+    return QuantizedWeight(*straight_through(clip(filters, -1, 1), sign(filters.detach()), alpha))
 
 
 @register_scheme("bireal")

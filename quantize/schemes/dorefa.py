@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ..scheme import QuantizedWeight, Scheme, register_scheme
-from ..ste import sign, ste_round, straight_through
+from ..ste import clip, sign, ste_round, straight_through
 
 FLOAT_BITS = 32
 
@@ -68,4 +68,4 @@ class DoReFa(Scheme):
         return QuantizedWeight(*straight_through(filters, sign(filters), scale))
 
     def input(self, x: Tensor, layer: nn.Module) -> Tensor:
-        return x if self.a_bits == FLOAT_BITS else quantize_unit(x.clamp(0, 1), self.a_bits)
+        return x if self.a_bits == FLOAT_BITS else quantize_unit(clip(x, 0, 1), self.a_bits)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..scheme import QuantizedWeight, Scheme, register_scheme
-from ..ste import sign, ste_sign, straight_through, triangle
+from ..ste import clip, sign, ste_sign, straight_through, triangle
 from .irnet import standardize
 
 TAU_START, TAU_END = 0.85, 0.99
@@ -23,7 +23,7 @@ def rectified_clamp(v: Tensor, progress: Tensor) -> Tensor:
     tau = TAU_START + (TAU_END - TAU_START) * progress
     b = v.detach().abs().mean(dim=tuple(range(1, v.dim())), keepdim=True)
     quantile = -b * torch.log(2 - 2 * tau)
-    return v.clamp(-quantile, quantile)
+    return clip(v, -quantile, quantile)
 
 
 @register_scheme("recu")

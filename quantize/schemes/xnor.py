@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ..scheme import QuantizedWeight, Scheme, register_scheme
-from ..ste import inside_closed, magnitude, ste_sign
+from ..ste import clip, inside_closed, magnitude, ste_sign
 
 
 def center_filters(filters: Tensor) -> Tensor:
@@ -18,7 +18,7 @@ def center_filters(filters: Tensor) -> Tensor:
     """
     if filters.shape[1] > 1:
         filters = filters - filters.mean(dim=1, keepdim=True)
-    return filters.clamp(-1, 1)
+    return clip(filters, -1, 1)
 
 
 def scaled_sign(filters: Tensor) -> QuantizedWeight:
