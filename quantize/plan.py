@@ -198,6 +198,7 @@ def _row(name, layer, scheme: Scheme | None, reason: str, seen: Observation | No
         return row
     row.scheme, row.configured = str(scheme), scheme
     row.output_size = seen.output_size[layer] if seen else None
+    scheme.check_output_size(row.output_size)
     if scheme.signed_input and seen is None:
         row.threshold = PENDING
     elif scheme.signed_input and seen.negative_share[layer] <= CONSTANT_SIGN_SHARE:

@@ -47,6 +47,9 @@ class Scheme:
         """Bits that a stored weight needs, without its scale; 32: float."""
         return 1
 
+    def check_output_size(self, output_size: tuple[int, ...] | None) -> None:
+        """Raise ValueError where :meth:`attach` cannot do with this ``output_size``; a dry run asks this alone."""
+
     def attach(self, layer: nn.Module, output_size: tuple[int, ...] | None) -> None:
         """Register what the scheme learns on ``layer``, whose weight is there already.
 

@@ -28,13 +28,16 @@ class XNORPlusPlus(Scheme):
     spatial: bool = False
     signed_input = True
 
+    def check_output_size(self, output_size: tuple[int, ...] | None) -> None:
+        if self.spatial and output_size is None:
+            raise ValueError("scheme 'xnorpp:spatial=True' needs prepare's example_input: it learns a scale a row")
+
     def attach(self, layer: nn.Module, output_size: tuple[int, ...] | None) -> None:
+        self.check_output_size(output_size)
         filters = layer.to_filters(layer.weight.detach())
         layer.scale = nn.Parameter(filters.abs().flatten(1).mean(1))
         if not self.spatial:
             return
-        if output_size is None:
-            raise ValueError("scheme 'xnorpp:spatial=True' needs prepare's example_input: it learns a scale a row")
         for i, size in enumerate(output_size):
             layer.register_parameter(f"scale_dim{i}", nn.Parameter(filters.new_ones(size)))
 
