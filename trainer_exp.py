@@ -1,0 +1,73 @@
+"""Train, evaluate and export a 1-bit network.
+
+Train on handwritten digits that need no download, on the CPU in a minute:
+    python trainer_exp.py --arch nin_gc_xnornet --dataset digits
+on CIFAR-10 (downloaded into data/), with the network's own recipe:
+    python trainer_exp.py --arch nin_gc_xnornet --dataset cifar10
+the float network of the same layout, to compare with:
+    python trainer_exp.py --arch nin_gc_xnornet --dataset cifar10 --scheme none
+any timm network, on pictures of your own in DIR/train/<class>/ and DIR/val/<class>/:
+    python trainer_exp.py --arch timm/resnet18 --scheme xnor --dataset imagefolder --data-dir DIR --img-size 64
+
+A scheme with options, one layer left float, one with a scheme of its own:
+    python trainer_exp.py --arch nin --scheme dorefa:w_bits=1,a_bits=2 \\
+        --override features.block3.conv=none --override features.block5.conv=bwn
+
+See the curves, continue after Ctrl-C or a crash, test the best checkpoint, train and write ONNX:
+    tensorboard --logdir runs
+    python trainer_exp.py --resume runs/NAME
+    python trainer_exp.py --evaluate runs/NAME
+    python trainer_exp.py --arch nin_gc_xnornet --dataset digits --export
+
+A run is a directory: best.pt and last.pt (checkpoints), log.jsonl (one line an epoch) and TensorBoard's file.
+Exit codes: 0 done, 1 the run had to stop, 2 a flag or file that cannot be used, 130 Ctrl-C.
+"""
+
+import sys
+from collections.abc import Sequence
+
+import training
+from training.checkpoint import LAST
+from training.config import parse_flags
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code."""
+    flags = parse_flags(argv, __doc__)
+    try:
+        if "evaluate" in flags:
+            training.evaluate_checkpoint(flags)
+            return 0
+        session = training.setup(training.config_from_flags(flags))
+    except (ValueError, OSError) as error:  # what the user can put right; from here on it would be ours
+        return fail(error, 2)
+    except training.RunStopped as error:
+        return fail(error, 1)
+    except KeyboardInterrupt:
+        return fail("interrupted before the first epoch", 130)
+    return train(session)
+
+
+def train(session: training.Session) -> int:
+    """Train, and export where asked; the exit code."""
+    try:
+        training.fit(session)
+        if session.config.export is not None:
+            training.export_best(session)
+    except training.RunStopped as error:
+        return fail(error, 1)
+    except KeyboardInterrupt:
+        last = session.run_dir / LAST
+        kept = f"continue with --resume {last}" if last.exists() else "no epoch was finished"
+        return fail(f"interrupted after {session.epoch} of {session.config.epochs} epochs; {kept}", 130)
+    return 0
+
+
+def fail(message: object, code: int) -> int:
+    """Say why, in one line; the exit code."""
+    print(f"trainer_exp.py: error: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

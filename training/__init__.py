@@ -1,0 +1,23 @@
+"""Training of binary and float networks: configuration, data, loop, checkpoints, logs."""
+
+from .config import TrainConfig
+from .engine import evaluate, fit
+from .errors import NonFiniteError, RunStopped
+from .evaluation import evaluate_checkpoint, export_best
+from .model import ModelInfo, load_model
+from .session import Session, config_from_flags, setup
+
+__all__ = [
+    "ModelInfo",
+    "NonFiniteError",
+    "RunStopped",
+    "Session",
+    "TrainConfig",
+    "config_from_flags",
+    "evaluate",
+    "evaluate_checkpoint",
+    "export_best",
+    "fit",
+    "load_model",
+    "setup",
+]

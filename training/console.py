@@ -1,0 +1,37 @@
+"""What a run prints."""
+
+import sys
+from collections.abc import Iterable
+
+from tqdm import tqdm
+
+import quantize
+
+from .metrics import Metrics
+
+
+def progress(batches: Iterable, total: int, title: str) -> Iterable:
+    """``batches`` under a live bar on a terminal; nothing in a log file."""
+    return tqdm(batches, title, total, leave=False, file=sys.stderr, disable=None, unit="batch")
+
+
+def complexity_lines(cost: quantize.Summary) -> list[str]:
+    """ptflops' two lines, and what they leave out."""
+    return [*cost.ptflops_lines(), *cost.binary_lines()]
+
+
+def epoch_lines(epoch: int, epochs: int, lr: float, train: Metrics, test: Metrics, best_acc1: float) -> list[str]:
+    """The ``Train:`` and the ``Test:`` line."""
+    count = f"[{epoch:{len(str(epochs))}}/{epochs}]"
+    return [
+        f"Train: {count}  loss {train.loss:.4f}  top-1 {train.top1:6.2f}%  lr {lr:.3g}  time {train.seconds:.1f}s  "
+        f"load_time {train.load_share:.0%}  {train.images_per_second:,.0f} images/s",
+        f"Test:  {count}  loss {test.loss:.4f}  top-1 {test.top1:6.2f}%  best {best_acc1:.2f}%  "
+        f"time {test.seconds:.1f}s",
+    ]
+
+
+def say(*lines: str) -> None:
+    """Print lines at once, so that a log file can be followed."""
+    for line in lines:
+        print(line, flush=True)

@@ -1,0 +1,110 @@
+"""Images for training and testing: sets by name, decoded once, augmented in batches on the device."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .augment import AUGMENTATIONS, Augmentation, get_augmentation
+from .datasets import DATASETS, ArraySet, get_dataset
+from .imagefolder import PictureFiles, Pictures, decode, find_pictures
+from .loaders import Loader, MemoryLoader, StreamLoader, derive_seed
+from .normalization import PRESETS, Normalization, get_preset, given
+
+__all__ = [
+    "AUGMENTATIONS",
+    "DATASETS",
+    "PRESETS",
+    "Augmentation",
+    "Data",
+    "Loader",
+    "Normalization",
+    "choose_normalization",
+    "derive_seed",
+    "get_augmentation",
+    "get_dataset",
+    "load_data",
+]
+
+# A folder of pictures whose decoded size is above this is streamed from its files.
+MEMORY_LIMIT = 2 * 2**30
+
+# Weights of red, green and blue in grey (ITU-R 601), as picture libraries use them.
+LUMA = (0.299, 0.587, 0.114)
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Everything a run needs to know of its images.
+
+    Attributes:
+        classes: names, in the order of the labels.
+        train, test: loaders of normalized batches.
+        normalization: what turned pixels into inputs.
+        input_size: (channels, height, width) of a batch's images.
+    """
+
+    classes: list[str]
+    train: Loader
+    test: Loader
+    normalization: Normalization
+    input_size: tuple[int, int, int]
+
+
+def choose_normalization(config, channels: int) -> Normalization:
+    """``--mean`` and ``--std``, else the preset named or the set's own."""
+    if config.mean or config.std:
+        if config.normalize:
+            raise ValueError(f"--normalize {config.normalize!r} and --mean/--std exclude each other; give one")
+        return given(config.mean, config.std, channels)
+    return get_preset(config.normalize or get_dataset(config.dataset).normalization, channels)
+
+
+def load_data(config, input_size: tuple[int, int, int], device: torch.device) -> Data:
+    """The set that ``config`` names, as batches of ``input_size`` on ``device``.
+
+    Raises ValueError or FileNotFoundError, in one sentence, for a set that cannot be had.
+    """
+    spec = get_dataset(config.dataset)
+    normalization = choose_normalization(config, input_size[0])
+    augmentation = get_augmentation(config.augment)
+    splits: list[ArraySet | Pictures]
+    if spec.load is None:
+        classes, *splits = find_pictures(Path(config.data_dir).expanduser())
+        pictures = sum(len(split.paths) for split in splits)
+        if pictures * math.prod(input_size) <= MEMORY_LIMIT and not augmentation.resized_crop:
+            splits = [decode(split, input_size) for split in splits]
+    elif augmentation.resized_crop:
+        raise ValueError(f"--augment resized_crop needs picture files (--dataset imagefolder), not {config.dataset!r}")
+    else:
+        classes, *splits = spec.load(Path(config.data_dir).expanduser())
+        splits = [ArraySet(adapt(split.images, input_size), split.labels) for split in splits]
+
+    def loader(split: ArraySet | Pictures, augmentation: Augmentation, shuffle: bool) -> Loader:
+        options = {"augmentation": augmentation, "shuffle": shuffle, "seed": config.seed}
+        if isinstance(split, ArraySet):
+            images, labels = split.images.to(device), split.labels.to(device)
+            return MemoryLoader(images, labels, config.batch_size, normalization, **options)
+        files = PictureFiles(split, input_size, augmentation.resized_crop)
+        return StreamLoader(files, config.batch_size, normalization, device, config.workers, **options)
+
+    train, test = loader(splits[0], augmentation, True), loader(splits[1], Augmentation(), False)
+    return Data(classes, train, test, normalization, input_size)
+
+
+def adapt(images: Tensor, input_size: tuple[int, int, int]) -> Tensor:
+    """uint8 (N, C, H, W) -> the network's own channels, height and width, grey or RGB, bilinear."""
+    channels, *size = input_size
+    parts = [_adapt(part.float(), channels, size) for part in images.split(4096)]  # float32 is 4 times as large
+    return torch.cat([part.round().clamp(0, 255).to(torch.uint8) for part in parts])
+
+
+def _adapt(images: Tensor, channels: int, size: list[int]) -> Tensor:
+    if images.shape[1] == 3 and channels == 1:
+        images = (images * images.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    if images.shape[-2:] != tuple(size):
+        images = F.interpolate(images, size, mode="bilinear", antialias=True)
+    return images.expand(-1, channels, -1, -1)

@@ -1,0 +1,59 @@
+"""Random shifts and mirrorings of a whole batch, on the device the batch is on."""
+
+import dataclasses
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from quantize.scheme import did_you_mean
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """Pad with black, crop back at a random place, mirror half of the images.
+
+    Attributes:
+        padding: black pixels a side at 32x32; larger and smaller images get the same share.
+        flip: mirror left to right with probability 1/2.
+        resized_crop: cut a random region of the original picture, of 8% to 100% of its area, and
+            resize it. Needs the original files, so such a set is streamed.
+    """
+
+    padding: int = 0
+    flip: bool = False
+    resized_crop: bool = False
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """(N, C, H, W), any dtype -> the same shape. ``generator`` is the CPU's, whatever the device."""
+        count, _, height, width = images.shape
+        padding = round(self.padding * min(height, width) / 32)
+        offsets = torch.randint(2 * padding + 1, (2, count, 1), generator=generator)
+        mirrored = torch.rand(count, 1, generator=generator) < (0.5 if self.flip else 0.0)
+        if not padding and not self.flip:
+            return images
+        rows = offsets[0] + torch.arange(height)
+        columns = offsets[1] + torch.where(mirrored, torch.arange(width).flip(0), torch.arange(width))
+        return _gather(F.pad(images, [padding] * 4), rows.to(images.device), columns.to(images.device))
+
+
+def _gather(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """``out[n, c, i, j] = images[n, c, rows[n, i], columns[n, j]]``; rows (N, H), columns (N, W)."""
+    batch = torch.arange(len(images), device=images.device).view(-1, 1, 1, 1)
+    channel = torch.arange(images.shape[1], device=images.device).view(1, -1, 1, 1)
+    return images[batch, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+AUGMENTATIONS = {
+    "none": Augmentation(),
+    "shift": Augmentation(padding=2),
+    "crop_flip": Augmentation(padding=4, flip=True),
+    "resized_crop": Augmentation(flip=True, resized_crop=True),
+}
+
+
+def get_augmentation(name: str) -> Augmentation:
+    """Raises ValueError for an unknown name."""
+    if name not in AUGMENTATIONS:
+        raise ValueError(f"unknown augmentation {name!r}: {did_you_mean(name, AUGMENTATIONS)}")
+    return AUGMENTATIONS[name]

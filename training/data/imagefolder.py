@@ -1,0 +1,123 @@
+"""Any tree of pictures: ``train/<class>/`` and ``val/<class>/`` or ``test/<class>/``."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from .datasets import ArraySet
+
+BILINEAR = Image.Resampling.BILINEAR
+
+
+class Pictures(NamedTuple):
+    """One split as files.
+
+    Attributes:
+        paths: the picture files.
+        labels: their classes, as indices.
+    """
+
+    paths: list[str]
+    labels: list[int]
+
+
+def find_pictures(data_dir: Path) -> tuple[list[str], Pictures, Pictures]:
+    """(classes, train, test) of a tree; ``val/`` is preferred to ``test/`` where there are both.
+
+    Raises FileNotFoundError for a missing or empty folder, ValueError for classes that differ.
+    """
+    if not data_dir.is_dir():
+        raise FileNotFoundError(f"there is no data directory {str(data_dir)!r}; name one with --data-dir")
+    train_dir = data_dir / "train"
+    test_dir = next((d for d in (data_dir / "val", data_dir / "test") if d.is_dir()), None)
+    if not train_dir.is_dir() or test_dir is None:
+        found = ", ".join(sorted(p.name for p in data_dir.iterdir())[:8]) or "nothing"
+        raise FileNotFoundError(f"{str(data_dir)!r} must hold train/<class>/ and val/ or test/<class>/; it has {found}")
+    classes, train = _scan(train_dir)
+    test_classes, test = _scan(test_dir)
+    if classes != test_classes:
+        here, there = (sorted(set(a) - set(b)) for a, b in ((classes, test_classes), (test_classes, classes)))
+        raise ValueError(
+            f"classes differ between {str(train_dir)!r} and {str(test_dir)!r}: "
+            f"only in the first: {', '.join(here) or 'none'}; only in the second: {', '.join(there) or 'none'}"
+        )
+    return classes, train, test
+
+
+def _scan(split_dir: Path) -> tuple[list[str], Pictures]:
+    from torchvision.datasets import ImageFolder
+
+    try:
+        folder = ImageFolder(split_dir)
+    except FileNotFoundError as error:  # says which class folder is empty, or that there is none
+        raise FileNotFoundError(f"no pictures to train on in {str(split_dir)!r}: {error}") from error
+    paths, labels = zip(*folder.samples, strict=True)
+    return folder.classes, Pictures(list(paths), list(labels))
+
+
+def read_picture(path: str, channels: int) -> Image.Image:
+    """A picture as grey (1 channel) or RGB (3 channels).
+
+    Raises ValueError for a file that is not a picture.
+    """
+    try:
+        with Image.open(path) as picture:
+            return picture.convert("L" if channels == 1 else "RGB")
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ValueError(f"{path!r} is not a readable picture ({error}); remove or replace it") from error
+
+
+def to_tensor(picture: Image.Image) -> Tensor:
+    """uint8 (C, H, W)."""
+    pixels = np.asarray(picture)
+    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1).copy()).permute(2, 0, 1)
+
+
+def center_fit(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The largest central region of the right shape, resized to ``size``, (height, width)."""
+    return ImageOps.fit(picture, size[::-1], BILINEAR)
+
+
+def decode(pictures: Pictures, input_size: tuple[int, int, int]) -> ArraySet:
+    """All pictures of a split in memory, decoded by threads (the decoder releases the interpreter lock)."""
+    channels, *size = input_size
+    images = torch.empty((len(pictures.paths), *input_size), dtype=torch.uint8)
+
+    def read(i: int) -> None:
+        images[i] = to_tensor(center_fit(read_picture(pictures.paths[i], channels), tuple(size)))
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        for _ in threads.map(read, range(len(pictures.paths))):
+            pass
+    return ArraySet(images, torch.tensor(pictures.labels))
+
+
+class PictureFiles(Dataset):
+    """Pictures decoded when they are asked for, with ``dataset[index, seed]``."""
+
+    def __init__(self, pictures: Pictures, input_size: tuple[int, int, int], resized_crop: bool = False):
+        from torchvision.transforms import RandomResizedCrop
+
+        self.pictures = pictures
+        self.channels, *size = input_size
+        self.size = tuple(size)
+        self.crop = RandomResizedCrop(self.size) if resized_crop else None
+
+    def __len__(self) -> int:
+        return len(self.pictures.paths)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+        index, seed = key
+        picture = read_picture(self.pictures.paths[index], self.channels)
+        if self.crop is None:
+            return to_tensor(center_fit(picture, self.size)), self.pictures.labels[index]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return to_tensor(self.crop(picture)), self.pictures.labels[index]

@@ -1,0 +1,84 @@
+"""A checkpoint beside a test set, and a model's way into an ONNX file."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+import quantize
+
+from .checkpoint import BEST, find_checkpoint, read_checkpoint
+from .config import TrainConfig
+from .console import complexity_lines, say
+from .data import Data, load_data
+from .device import select_device
+from .engine import evaluate
+from .errors import RunStopped
+from .metrics import Metrics
+from .model import ModelInfo, load_model
+from .session import Session, check_same_classes, refuse_contradictions
+
+ONNX = "model.onnx"  # where --export names no file
+
+# What makes the model: a checkpoint says it, a flag may only repeat it.
+MODEL_FLAGS = ("arch", "scheme", "keep_float", "overrides", "img_size")
+
+
+def evaluate_checkpoint(flags: dict[str, Any]) -> Metrics:
+    """``--evaluate``: print and return what a checkpoint reaches on the test set; writes ONNX where asked.
+
+    The checkpoint is the flag's, else that of ``--resume`` or ``--pretrained``; the set is the one it
+    was trained on unless the flags name another. Raises ValueError or OSError, in one sentence.
+    """
+    path = flags["evaluate"] or flags.get("resume") or flags.get("pretrained")
+    if path is None:
+        raise ValueError("--evaluate names no checkpoint; write --evaluate CHECKPOINT")
+    file = find_checkpoint(path, BEST)
+    saved = read_checkpoint(file)["config"]
+    refuse_contradictions(str(file), saved, {name: flags[name] for name in MODEL_FLAGS if name in flags})
+    config = TrainConfig.create(**{**saved, **flags})
+    device = select_device(config.gpu)
+    model, info = load_model(file, device)
+    mean, std = info.normalization
+    config = dataclasses.replace(config, normalize=None, mean=mean, std=std)
+    data = load_data(config, info.input_size, device)
+    check_same_classes(info.classes, data.classes, str(file))
+    images, _ = next(iter(data.test))
+    say(*complexity_lines(quantize.summary(model, images[:1])))
+    result = evaluate(model, data.test)
+    say(f"Test:  loss {result.loss:.4f}  top-1 {result.top1:6.2f}%  {result.images:,} images")
+    say(f"best_acc1: {result.top1:.2f}", f"checkpoint_path: {file}")
+    if config.export is not None:
+        export(model, data, info, config.export or file.with_name(ONNX))
+    return result
+
+
+def export(model: nn.Module, data: Data, info: ModelInfo, path: str | Path) -> None:
+    """Write an ONNX file that says what the model is, compared with PyTorch on test images.
+
+    Raises RunStopped where onnxruntime disagrees; there is no file then.
+    """
+    from quantize.export import ExportMismatch, export_onnx
+
+    images, _ = next(iter(data.test))
+    mean, std = info.normalization
+    metadata = {
+        "arch": info.arch,
+        "dataset": info.config["dataset"],
+        "classes": info.classes,
+        "input_size": info.input_size,
+        "input_normalization": {"mean": mean, "std": std},
+        "acc1": info.acc1,
+    }
+    try:
+        report = export_onnx(model.cpu(), path, images.cpu(), metadata=metadata)
+    except ExportMismatch as error:
+        raise RunStopped(str(error)) from error
+    say(f"==> ONNX: {report}")
+
+
+def export_best(session: Session) -> None:
+    """``--export``: the best checkpoint of a run, to the file given or ``model.onnx`` in its directory."""
+    model, info = load_model(session.run_dir / BEST)
+    export(model, session.data, info, session.config.export or session.run_dir / ONNX)

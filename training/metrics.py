@@ -1,0 +1,68 @@
+"""What one pass over a set gives."""
+
+import dataclasses
+import time
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Metrics:
+    """Averages over one pass.
+
+    Attributes:
+        loss: mean over the images.
+        top1: percent.
+        images: how many.
+        seconds: of the pass; ``load_seconds`` of them spent waiting for data.
+    """
+
+    loss: float
+    top1: float
+    images: int
+    seconds: float
+    load_seconds: float
+
+    @property
+    def images_per_second(self) -> float:
+        return self.images / self.seconds
+
+    @property
+    def load_share(self) -> float:
+        return self.load_seconds / self.seconds
+
+
+class Meter:
+    """Sums of loss and correct answers, kept on the device, and a clock that starts now."""
+
+    def __init__(self, device: torch.device):
+        self.loss_sum = torch.zeros((), dtype=torch.float64 if device.type != "mps" else torch.float32, device=device)
+        self.correct = torch.zeros((), dtype=torch.long, device=device)
+        self.images = 0
+        self.load_seconds = 0.0
+        self.start = time.perf_counter()
+
+    def batches(self, loader: Iterable) -> Iterator:
+        """The items of ``loader``, with the time that they take added to ``load_seconds``."""
+        items = iter(loader)
+        while True:
+            start = time.perf_counter()
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+            self.load_seconds += time.perf_counter() - start
+            yield item
+
+    def add(self, loss: Tensor, outputs: Tensor, labels: Tensor) -> None:
+        """One batch: its mean loss (), outputs (N, classes), labels (N,)."""
+        self.loss_sum += loss.detach() * len(labels)
+        self.correct += (outputs.detach().argmax(1) == labels).sum()
+        self.images += len(labels)
+
+    def result(self) -> Metrics:
+        loss, correct = self.loss_sum.item(), self.correct.item()  # waits for the device, so before the clock
+        seconds = time.perf_counter() - self.start
+        return Metrics(loss / self.images, 100 * correct / self.images, self.images, seconds, self.load_seconds)

@@ -1,0 +1,182 @@
+"""From a configuration, or a checkpoint, to a model."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import models
+import quantize
+from models.registry import TIMM_PREFIX
+from quantize.layers import FLOAT_CLASSES
+
+from .checkpoint import BEST, find_checkpoint, read_checkpoint, read_file
+from .config import TrainConfig
+from .data import Normalization, get_dataset
+
+TIMM = "timm"  # --pretrained alone
+
+
+def input_size(config: TrainConfig) -> tuple[int, int, int]:
+    """(channels, height, width) of the images: the flag's, the network's own, or the dataset's."""
+    channels, *size = models.resolve(config.arch).input_size or (3,)
+    if config.img_size is not None:
+        size = [config.img_size] * 2
+    height, width = size or get_dataset(config.dataset).image_size
+    return channels, height, width
+
+
+def build_model(config: TrainConfig, classes: list[str], images: Tensor) -> tuple[nn.Module, quantize.Plan | None]:
+    """A network with fresh or pretrained weights, its layers binary as the configuration says.
+
+    Args:
+        classes: names of the classes.
+        images: a training batch (N, C, H, W) on the CPU; it shows the order of the layers and their inputs.
+
+    Returns the model and its plan, None for a float network. Raises ValueError for a network that does not
+    take such images, a pattern that matches nothing, or weights of another network.
+    """
+    torch.manual_seed(config.seed)
+    from_timm = config.pretrained == TIMM
+    model = create_float(config.arch, len(classes), images.shape[1], pretrained=from_timm)
+    weights = None if config.pretrained is None or from_timm else read_weights(config.pretrained)
+    if weights is not None:  # before the plan: thresholds start at the means of a trained network's activations
+        load_weights(model, usable(weights, model), config.pretrained, len(classes))
+    check_shape(model, images, config)
+    plan = None
+    if config.effective_scheme is not None or config.overrides:
+        plan = quantize.plan(model, config.effective_scheme, images, config.keep_float, config.overrides)
+        model = quantize.apply_plan(model, plan, inplace=True)
+        if weights is not None:
+            load_weights(model, usable(weights, model), config.pretrained, len(classes))
+    return model, plan
+
+
+def create_float(arch: str, classes: int, channels: int, pretrained: bool = False) -> nn.Module:
+    """The float network ``arch``, with timm's published weights where ``pretrained``."""
+    if not pretrained:
+        return models.create_model(arch, num_classes=classes, in_chans=channels)
+    if not arch.startswith(TIMM_PREFIX):
+        raise ValueError(f"there are no published weights for {arch!r}; give a checkpoint: --pretrained CHECKPOINT")
+    try:
+        return models.create_model(arch, num_classes=classes, in_chans=channels, pretrained=True)
+    except (OSError, RuntimeError) as error:  # no network, or a network without weights
+        raise ValueError(f"timm has no weights for {arch!r} at hand ({error}); leave out --pretrained") from error
+
+
+def check_shape(model: nn.Module, images: Tensor, config: TrainConfig) -> None:
+    """Raises ValueError where the network does not take images of this shape."""
+    training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(images[:1])
+    except (RuntimeError, ValueError) as error:
+        shape, reason = tuple(images.shape[1:]), str(error).partition("\n")[0]
+        raise ValueError(
+            f"{config.arch!r} does not take images of shape {shape} ({reason}); change --img-size"
+        ) from error
+    finally:
+        model.train(training)
+
+
+def read_weights(path: str) -> dict[str, Tensor]:
+    """The state_dict of a checkpoint of this trainer, of a run directory's best one, or of a plain file.
+
+    Raises FileNotFoundError or ValueError, in one sentence.
+    """
+    file = find_checkpoint(path, BEST)
+    contents = read_file(file)
+    if isinstance(contents, dict):
+        contents = contents.get("model", contents.get("state_dict", contents))
+    if not isinstance(contents, dict) or not all(isinstance(value, Tensor) for value in contents.values()):
+        raise ValueError(f"{str(file)!r} holds no weights: a dict of tensors by name is expected")
+    return {name.removeprefix("module."): value for name, value in contents.items()}
+
+
+def usable(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """``weights`` without what another scheme learned beside the weight and bias of a layer of ``model``."""
+
+    def use(name: str) -> bool:
+        layer_name, _, key = name.rpartition(".")
+        layer = layers.get(layer_name)
+        if name in own or not isinstance(layer, tuple(FLOAT_CLASSES.values())):
+            return True
+        return key == "threshold" and isinstance(layer, quantize.BinaryLayer) and layer.scheme.signed_input
+
+    layers, own = dict(model.named_modules()), model.state_dict()
+    return {name: value for name, value in weights.items() if use(name)}
+
+
+def load_weights(model: nn.Module, weights: dict[str, Tensor], path: str, classes: int | None = None) -> None:
+    """Copy ``weights`` into ``model``.
+
+    With ``classes`` given, tensors that differ only in the number of classes keep the model's own values.
+
+    Raises ValueError for weights of another network, naming the first difference.
+    """
+    own = model.state_dict()
+    different = [name for name in weights if name in own and own[name].shape != weights[name].shape]
+    if classes is not None:
+        other = {n for n in different if own[n].shape[:1] == (classes,) and own[n].shape[1:] == weights[n].shape[1:]}
+        weights = {name: own[name] if name in other else w for name, w in weights.items()}
+        different = [name for name in different if name not in other]
+    if different:
+        name = different[0]
+        shapes = f"{tuple(weights[name].shape)} there, {tuple(own[name].shape)} here"
+        raise ValueError(f"{path!r} holds another architecture: {name!r} has shape {shapes}; give its own --arch")
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    if missing or unexpected:
+        name, where = (missing[0], "has no") if missing else (unexpected[0], "has an extra")
+        raise ValueError(f"{path!r} holds another architecture: it {where} {name!r}; give its own --arch")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelInfo:
+    """What a checkpoint says of its model.
+
+    Attributes:
+        path: the file.
+        arch, scheme: as they were trained; scheme None for a float network.
+        classes: names in the order of the outputs.
+        input_size: (channels, height, width).
+        normalization: of the pixels.
+        acc1: test accuracy in percent, at ``epoch``.
+    """
+
+    path: Path
+    arch: str
+    scheme: str | None
+    classes: list[str]
+    input_size: tuple[int, int, int]
+    normalization: Normalization
+    epoch: int
+    acc1: float
+    config: dict[str, Any]
+
+
+def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[nn.Module, ModelInfo]:
+    """The trained model of a checkpoint, or of a run directory's best one, in evaluation mode.
+
+    Raises FileNotFoundError or ValueError, in one sentence, for a missing, truncated or foreign file.
+    """
+    file = find_checkpoint(path, BEST)
+    checkpoint = read_checkpoint(file)
+    return rebuild(checkpoint, str(file)).to(device).eval(), model_info(checkpoint, file)
+
+
+def rebuild(checkpoint: dict[str, Any], path: str) -> nn.Module:
+    """The model of a checkpoint, on the CPU, with its weights."""
+    model = create_float(checkpoint["arch"], len(checkpoint["classes"]), checkpoint["input_size"][0])
+    if checkpoint["plan"] is not None:
+        model = quantize.apply_plan(model, quantize.Plan.from_list(checkpoint["plan"]), inplace=True)
+    load_weights(model, checkpoint["model"], path)
+    return model
+
+
+def model_info(checkpoint: dict[str, Any], path: Path) -> ModelInfo:
+    """The facts of a checkpoint that :func:`rebuild` leaves out."""
+    normalization = Normalization(*(tuple(checkpoint["normalization"][key]) for key in ("mean", "std")))
+    plain = {key: checkpoint[key] for key in ("arch", "scheme", "classes", "epoch", "acc1", "config")}
+    return ModelInfo(path=path, input_size=tuple(checkpoint["input_size"]), normalization=normalization, **plain)

@@ -1,0 +1,34 @@
+"""The machine-readable log of a run: ``log.jsonl``, one JSON object a line.
+
+``{"kind": "run", ...}``     once a start: config, environment (command, machine, versions), cost
+``{"kind": "epoch", ...}``   once an epoch: epoch, lr, train and test (loss, top1, images, seconds, load_seconds)
+``{"kind": "result", ...}``  at the end: best_acc1, best_epoch, last_acc1, seconds of all epochs, checkpoint
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+FILE = "log.jsonl"
+
+
+def read_log(run_dir: Path) -> list[dict[str, Any]]:
+    """The entries of a run's log, oldest first; none where there is no log."""
+    path = Path(run_dir) / FILE
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+class RunLog:
+    """Appends to a log whose entries of later epochs, if it has any, are dropped first: they are trained again."""
+
+    def __init__(self, run_dir: Path, epochs_done: int):
+        self.path = run_dir / FILE
+        kept = [e for e in read_log(run_dir) if e["kind"] == "run" or e.get("epoch", epochs_done + 1) <= epochs_done]
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+        os.replace(temporary, self.path)
+
+    def write(self, kind: str, **fields: Any) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps({"kind": kind, **fields}) + "\n")

@@ -1,0 +1,166 @@
+"""Everything that one run holds, made from a configuration or from a checkpoint of it."""
+
+import dataclasses
+import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+import quantize
+
+from .checkpoint import BEST, LAST, find_checkpoint, read_checkpoint, restore_rng_state, rng_state
+from .config import TrainConfig
+from .data import Data, load_data
+from .device import select_device, set_deterministic
+from .model import build_model, input_size, rebuild
+from .optim import create_optimizer, create_scheduler
+
+# How a run is started, not what it computes: a resumed run takes these from its own command line.
+OWN_FLAGS = ("resume", "evaluate", "log_path", "gpu", "workers")
+# What a resumed run may change besides.
+FREE_FLAGS = ("epochs", "data_dir", "export")
+
+
+@dataclasses.dataclass
+class Session:
+    """A run in progress.
+
+    Attributes:
+        epoch: epochs done.
+        best_acc1: best test accuracy so far in percent, of the weights in ``best.pt``.
+        run_dir: where checkpoints and logs go.
+    """
+
+    config: TrainConfig
+    device: torch.device
+    data: Data
+    model: nn.Module
+    plan: quantize.Plan | None
+    optimizer: Optimizer
+    scheduler: LRScheduler
+    run_dir: Path
+    epoch: int = 0
+    best_acc1: float = float("-inf")
+
+    def checkpoint(self, acc1: float) -> dict[str, Any]:
+        """The contents of a checkpoint (training/checkpoint.py lists them)."""
+        config = dataclasses.asdict(self.config)
+        return {
+            "arch": self.config.arch,
+            "scheme": self.config.effective_scheme,
+            "plan": None if self.plan is None else self.plan.to_list(),
+            "model": self.model.state_dict(),
+            "classes": self.data.classes,
+            "input_size": self.data.input_size,
+            "normalization": self.data.normalization._asdict(),
+            "config": {name: value for name, value in config.items() if name not in OWN_FLAGS},
+            "epoch": self.epoch,
+            "acc1": acc1,
+            "best_acc1": self.best_acc1,
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "rng": rng_state(),
+            "versions": {"torch": str(torch.__version__), "xnorkit": quantize.__version__},
+        }
+
+
+def setup(config: TrainConfig) -> Session:
+    """Data, model and optimizer of a new run, or of one that ``config.resume`` continues.
+
+    The run directory is made last, when everything else is there. Raises ValueError or OSError, in one
+    sentence, for what cannot be used.
+    """
+    checkpoint = None if config.resume is None else read_checkpoint(config.resume)
+    run_dir = choose_run_dir(config)
+    check_paths(config, run_dir)
+    device = select_device(config.gpu)
+    set_deterministic(config.deterministic)
+    data = load_data(config, input_size(config), device)
+    if checkpoint is None:
+        images = next(iter(data.train))[0].cpu()
+        model, plan = build_model(config, data.classes, images)
+    else:
+        check_same_classes(checkpoint["classes"], data.classes, config.resume)
+        model = rebuild(checkpoint, config.resume)
+        plan = None if checkpoint["plan"] is None else quantize.Plan.from_list(checkpoint["plan"])
+    model.to(device)
+    optimizer = create_optimizer(config, model)
+    scheduler = create_scheduler(config, optimizer)
+    session = Session(config, device, data, model, plan, optimizer, scheduler, run_dir)
+    if checkpoint is not None:
+        _continue(session, checkpoint)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    return session
+
+
+def _continue(session: Session, checkpoint: dict[str, Any]) -> None:
+    session.optimizer.load_state_dict(checkpoint["optimizer"])
+    session.scheduler.load_state_dict(checkpoint["scheduler"])
+    session.epoch = checkpoint["epoch"]
+    if (session.run_dir / BEST).is_file():
+        session.best_acc1 = checkpoint["best_acc1"]
+    restore_rng_state(checkpoint["rng"])  # last: everything above may draw
+
+
+def check_same_classes(saved: list[str], found: list[str], path: str) -> None:
+    """Raises ValueError where a checkpoint was trained on other classes than the data has."""
+    if saved != found:
+        odd = sorted(set(saved) ^ set(found)) or found
+        raise ValueError(
+            f"the {len(saved)} classes of {path!r} are not the {len(found)} of the data "
+            f"({', '.join(odd[:5])} differ); give its own --dataset and --data-dir"
+        )
+
+
+def check_paths(config: TrainConfig, run_dir: Path) -> None:
+    """Raises ValueError or FileNotFoundError where the run would overwrite another, or has nowhere to export to."""
+    if config.resume is None and (run_dir / LAST).exists():
+        path = str(run_dir)
+        raise ValueError(f"{path!r} holds a run already; continue it with --resume, or choose another --log-path")
+    folder = Path(config.export or run_dir).expanduser().absolute().parent
+    if config.export and folder != run_dir.absolute() and not folder.is_dir():
+        raise FileNotFoundError(f"--export {config.export!r}: there is no directory {str(folder)!r}; make it first")
+
+
+def choose_run_dir(config: TrainConfig) -> Path:
+    """--log-path, else where the resumed checkpoint lies, else a new name under runs/."""
+    if config.log_path is not None:
+        return Path(config.log_path).expanduser()
+    if config.resume is not None:
+        return find_checkpoint(config.resume).parent
+    time = datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")[:-3]
+    return Path("runs") / f"{config.arch.replace('/', '_')}-{config.dataset}-{time}"
+
+
+def refuse_contradictions(path: str, saved: dict[str, Any], flags: dict[str, Any]) -> None:
+    """Raises ValueError for a flag that says otherwise than the configuration saved in ``path``."""
+    for name, value in flags.items():
+        if saved[name] != value:
+            raise ValueError(
+                f"--{name.replace('_', '-')} {value} contradicts {path!r}, which was trained with {saved[name]}; "
+                "leave it out, or start a new run from these weights with --pretrained"
+            )
+
+
+def config_from_flags(flags: dict[str, Any]) -> TrainConfig:
+    """The configuration of the flags given; with ``resume``, on top of the checkpoint's own.
+
+    Raises ValueError for flags that contradict the checkpoint, or leave nothing to train.
+    """
+    if "resume" not in flags:
+        return TrainConfig.create(**flags)
+    path = str(find_checkpoint(flags["resume"]))
+    checkpoint = read_checkpoint(path)
+    saved = checkpoint["config"]
+    free = OWN_FLAGS + FREE_FLAGS
+    if saved["lr_schedule"] == "cosine":  # laid out over its epochs
+        free = tuple(name for name in free if name != "epochs")
+    refuse_contradictions(path, saved, {name: value for name, value in flags.items() if name not in free})
+    config = TrainConfig.create(**{**saved, **flags})
+    if checkpoint["epoch"] >= config.epochs:
+        raise ValueError(f"{path!r} has all {config.epochs} epochs; nothing is left to train")
+    return config
