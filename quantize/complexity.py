@@ -79,6 +79,7 @@ def summary(model: nn.Module, example_input: Any) -> Summary:
 
     Raises ValueError when the model does not run on ``example_input``.
     """
+    model = copy.deepcopy(model).eval()  # ptflops leaves methods behind on what it counts
     rows = {name: _storage(name, module) for name, module in model.named_modules() if not _is_container(module)}
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad) - _unsettled(model)
     macs, per_layer = _count(model, example_input)
@@ -148,7 +149,7 @@ def _count(model: nn.Module, example_input: Any) -> tuple[int, dict[str, tuple[i
     batch = next((t for t in tree_leaves(example_input) if isinstance(t, Tensor) and t.dim()), None)
     if batch is None or len(batch) == 0:
         raise ValueError(f"example_input holds no tensor with a batch: {describe(example_input)}")
-    counted = _Counted(copy.deepcopy(model).eval(), example_input)  # ptflops leaves methods behind on what it counts
+    counted = _Counted(model, example_input)
     counted(batch)  # ptflops would print a traceback where the input does not fit
     costs: dict[str, tuple[int, int]] = {}
     names = {module: name for name, module in counted.model.named_modules()}
