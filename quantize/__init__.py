@@ -3,6 +3,7 @@
 import importlib
 
 from . import schemes
+from .adapters import register_layer
 from .complexity import LayerCost, Summary, summary
 from .layers import (
     BinaryConv1d,
@@ -59,6 +60,7 @@ __all__ = [
     "param_groups",
     "plan",
     "prepare",
+    "register_layer",
     "register_scheme",
     "restore",
     "schemes",

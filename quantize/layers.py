@@ -14,7 +14,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .adapters import PLAIN, LayerAdapter, find_adapter
 from .scheme import QuantizedWeight, Scheme, get_scheme
+from .threshold import channel_sums, threshold_start
 
 
 class BinaryLayer(nn.Module):
@@ -24,6 +26,7 @@ class BinaryLayer(nn.Module):
         scheme: how weights and inputs become bits.
         threshold: None (the input is compared with 0), or a learned parameter, one a channel.
         threshold_pending: the first training batch decides where the threshold starts.
+        adapter: which weight and padding the float layer's own forward uses.
         float_class: the class that :func:`unbinarize` gives back.
         float_keys: the parameters and buffers that the float layer has.
     """
@@ -31,6 +34,7 @@ class BinaryLayer(nn.Module):
     scheme: Scheme
     threshold: nn.Parameter | None
     threshold_pending: bool
+    adapter: LayerAdapter
     float_class: type[nn.Module]
     float_keys: frozenset[str]
 
@@ -38,13 +42,14 @@ class BinaryLayer(nn.Module):
         """As the float layer's, and: ``threshold=True`` learns one threshold a channel, from 0."""
         super().__init__(*args, **kwargs)
         self.float_class = FLOAT_CLASSES[type(self)]
-        self._attach(get_scheme(scheme))
+        self._attach(get_scheme(scheme), PLAIN)
         if threshold:
             self.start_threshold(torch.zeros(self.input_channels))
 
-    def _attach(self, scheme: Scheme, output_size: tuple[int, ...] | None = None) -> None:
+    def _attach(self, scheme: Scheme, adapter: LayerAdapter, output_size: tuple[int, ...] | None = None) -> None:
         self.float_keys = frozenset((*self._parameters, *self._buffers))
         self.scheme = scheme
+        self.adapter = adapter
         self.threshold_pending = False
         self.register_parameter("threshold", None)
         if scheme.annealed:
@@ -80,6 +85,10 @@ class BinaryLayer(nn.Module):
         """The inverse of :meth:`to_filters`."""
         return filters
 
+    def float_filters(self) -> Tensor:
+        """The filters that the float layer computes with: its latent weight, standardized where it does so."""
+        return self.to_filters(self.adapter.weight(self))
+
     def window_mean(self, magnitude: Tensor) -> Tensor:
         """K of XNOR-Net: the mean over a group's channels and the kernel window, output-shaped."""
         raise NotImplementedError
@@ -92,7 +101,7 @@ class BinaryLayer(nn.Module):
 
     def quantized_weight(self) -> QuantizedWeight:
         """Low-bit values of the latent weight and their scale, both in filter layout."""
-        return self.scheme.weight(self.to_filters(self.weight), self)
+        return self.scheme.weight(self.float_filters(), self)
 
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """Shapes and arguments are the float layer's; only transposed convolutions take an ``output_size``."""
@@ -124,13 +133,11 @@ class BinaryLayer(nn.Module):
 
     @torch.no_grad()
     def _settle_threshold(self, x: Tensor) -> None:
-        """First training batch: start at the channel means where no input of any rank is negative."""
-        rows = x.movedim(self.channel_dim, -1).reshape(-1, self.input_channels).float()
-        totals = torch.cat([rows.sum(0), (rows < 0).sum().view(1), rows.new_tensor([len(rows)])])
+        """First training batch: start at the mean of the channels whose sign is constant on all ranks together."""
+        sums = channel_sums(x, self.channel_dim)
         if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(totals)
-        sums, negative, count = totals[:-2], totals[-2], totals[-1]
-        self.threshold.copy_(torch.where(negative == 0, sums / count, self.threshold))
+            dist.all_reduce(sums)
+        self.threshold.copy_(threshold_start(sums))
         self.threshold_pending = False
 
     # State: what binarization adds is optional, so that float checkpoints load.
@@ -161,6 +168,7 @@ class _BinaryConvNd(BinaryLayer):
         return self.in_channels
 
     def apply_weight(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        x = self.adapter.pad(self, x)
         return self._conv_forward(x, weight, bias)  # knows all padding modes; padding with signs keeps signs
 
     def window_mean(self, magnitude: Tensor, *args) -> Tensor:
@@ -235,6 +243,9 @@ def warn_no_progress(scheme_name: str) -> None:
     )
 
 
+# The attributes that a binary layer has and its float layer has not, but for what a scheme learns.
+STATE = ("scheme", "adapter", "threshold", "threshold_pending", "progress", "progress_set", "float_class", "float_keys")
+
 FLOAT_CLASSES: dict[type[BinaryLayer], type[nn.Module]] = {
     BinaryConv1d: nn.Conv1d,
     BinaryConv2d: nn.Conv2d,
@@ -254,6 +265,11 @@ def binary_class(layer: nn.Module) -> type[BinaryLayer] | None:
     return None
 
 
+def layer_adapter(layer: nn.Module) -> LayerAdapter | None:
+    """What the binary counterpart of a float layer must know about its forward; None: it is of an unknown kind."""
+    return find_adapter(layer, FLOAT_CLASSES[binary_class(layer)])
+
+
 def channel_dim(layer: nn.Module) -> int:
     """The channel dimension of a float or binary layer's input, counted from the end."""
     return -1 - len(getattr(layer, "kernel_size", ()))
@@ -261,10 +277,10 @@ def channel_dim(layer: nn.Module) -> int:
 
 def binarize(layer: nn.Module, scheme: Scheme, output_size: tuple[int, ...] | None = None) -> BinaryLayer:
     """Turn a float layer into its binary counterpart, in place; returns the same object."""
-    float_class = type(layer)
+    float_class, adapter = type(layer), layer_adapter(layer)
     layer.__class__ = binary_class(layer)
     layer.float_class = float_class
-    layer._attach(scheme, output_size)
+    layer._attach(scheme, adapter, output_size)
     return layer
 
 
@@ -272,7 +288,6 @@ def unbinarize(layer: BinaryLayer) -> nn.Module:
     """Undo :func:`binarize`, in place: the float layer with the current latent weights."""
     added = {*layer._parameters, *layer._buffers} - layer.float_keys
     layer.__class__ = layer.float_class
-    for name in (*added, "scheme", "threshold_pending", "float_class", "float_keys"):
+    for name in added | {name for name in STATE if hasattr(layer, name)}:
         delattr(layer, name)
-    layer.__dict__.pop("progress_set", None)
     return layer
