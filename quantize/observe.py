@@ -2,13 +2,17 @@
 
 import contextlib
 import dataclasses
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 from torch.utils._pytree import tree_leaves, tree_map
+
+from .threshold import channel_sums
+from .topology import Topology, node_of
 
 
 def call_arguments(example_input: Any) -> tuple[tuple, dict]:
@@ -40,19 +44,25 @@ class Observation:
     """What one run showed.
 
     Attributes:
-        ran: the layers that ran.
-        first: layers that see the network's input with no other layer in between.
+        ran: the layers that ran, in the order in which each ran last.
+        calls: how often each ran.
+        first: layers that see the network's input with no other weight in between.
         last: for each output tensor, the layer that ran last among those it depends on.
-        negative_share: layer -> share of its input values that are below zero.
-        input_mean: layer -> mean of its input, one a channel.
+        projections: convolutions of kernel 1 that are all there is between a tensor and the sum of a shortcut.
+        gates: layers whose output, one value a channel, the tensor that it was computed from is multiplied by.
+        products: id of a parameter -> how many matrix products it took part in.
+        input_sums: layer -> :func:`channel_sums` of its input.
         output_size: layer -> spatial size of its output.
     """
 
     ran: list[nn.Module] = dataclasses.field(default_factory=list)
+    calls: Counter[nn.Module] = dataclasses.field(default_factory=Counter)
     first: set[nn.Module] = dataclasses.field(default_factory=set)
     last: set[nn.Module] = dataclasses.field(default_factory=set)
-    negative_share: dict[nn.Module, float] = dataclasses.field(default_factory=dict)
-    input_mean: dict[nn.Module, Tensor] = dataclasses.field(default_factory=dict)
+    projections: set[nn.Module] = dataclasses.field(default_factory=set)
+    gates: set[nn.Module] = dataclasses.field(default_factory=set)
+    products: Counter[int] = dataclasses.field(default_factory=Counter)
+    input_sums: dict[nn.Module, Tensor] = dataclasses.field(default_factory=dict)
     output_size: dict[nn.Module, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
 
@@ -69,107 +79,116 @@ def observe(model: nn.Module, layers: Iterable[nn.Module], example_input: Any, c
     Raises ValueError when the model does not run on ``example_input``.
     """
     layers = list(layers)
-    with _unchanged(model, layers):
+    with _unchanged(model):
         try:
-            return _run(model, layers, example_input, channel_dim, batch_statistics=True)
+            return _Run(model, layers, channel_dim, batch_statistics=True).observe(example_input)
         except ValueError:
             # "Expected more than 1 value per channel when training": one sample, 1x1 maps.
-            return _run(model, layers, example_input, channel_dim, batch_statistics=False)
+            return _Run(model, layers, channel_dim, batch_statistics=False).observe(example_input)
 
 
-def _run(model, layers, example_input, channel_dim, batch_statistics: bool) -> Observation:
-    for module in model.modules():
-        module.training = batch_statistics and isinstance(module, nn.modules.batchnorm._BatchNorm)
-    seen = Observation()
-    owners = defaultdict(list)
-    for layer in layers:
-        for parameter in layer.parameters():
-            owners[id(parameter)].append(layer)
-    tracked, inputs = _tracked(example_input)
+class _Run:
+    """One run of a model whose layers are watched."""
 
-    def watch(layer, hook_args, hook_kwargs):
-        x = next(t for t in (*hook_args, *hook_kwargs.values()) if isinstance(t, Tensor))
-        if layer not in seen.input_mean:
-            _record_values(seen, layer, x.detach(), channel_dim(layer))
-        if _reaches(x, inputs) and not _reaches(x, owners):
-            seen.first.add(layer)
-        with contextlib.suppress(ValueError):
-            seen.ran.remove(layer)  # a layer that runs again counts where it ran last
-        seen.ran.append(layer)
+    def __init__(self, model: nn.Module, layers: list[nn.Module], channel_dim, batch_statistics: bool):
+        for module in model.modules():
+            module.training = batch_statistics and isinstance(module, nn.modules.batchnorm._BatchNorm)
+        self.model, self.layers, self.channel_dim = model, layers, channel_dim
+        self.seen = Observation()
+        self.inputs: list[tuple[nn.Module, Node | None]] = []
+        self.outputs: dict[Node, nn.Module] = {}
+        self.one_position: set[nn.Module] = set()
 
-    def measure(layer, _args, output):
-        seen.output_size[layer] = tuple(output.shape[output.dim() + channel_dim(layer) + 1 :])
+    def observe(self, example_input: Any) -> Observation:
+        tracked, leaves = _tracked(example_input)
+        handles = [layer.register_forward_pre_hook(self._before, with_kwargs=True) for layer in self.layers]
+        handles += [layer.register_forward_hook(self._after) for layer in self.layers]
+        try:
+            with torch.enable_grad():
+                result = run(self.model, tracked)
+        finally:
+            for handle in handles:
+                handle.remove()
+        results = [node_of(leaf) for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        order = {id(p): i for i, layer in enumerate(self.seen.ran) for p in layer.parameters()}
+        others = {id(p): -1 for layer in self.layers for p in layer.parameters() if id(p) not in order}
+        nodes = [*results, *self.outputs, *(node for _, node in self.inputs)]
+        topology = Topology(nodes, map(id, leaves), {**order, **others})
+        self._find_ends(topology, results)
+        self._find_branches(topology)
+        self.seen.products = topology.products
+        return self.seen
 
-    handles = [layer.register_forward_pre_hook(watch, with_kwargs=True) for layer in layers]
-    handles += [layer.register_forward_hook(measure) for layer in layers]
-    try:
-        with torch.enable_grad():
-            outputs = run(model, tracked)
-    finally:
-        for handle in handles:
-            handle.remove()
-    _find_last(seen, outputs, owners)
-    if not seen.first:
-        seen.first.update(seen.ran[:1])  # inputs without gradient, such as token ids
-    return seen
+    def _before(self, layer: nn.Module, args: tuple, kwargs: dict) -> None:
+        x = next(t for t in (*args, *kwargs.values()) if isinstance(t, Tensor))
+        if layer not in self.seen.calls:
+            self.seen.input_sums[layer] = channel_sums(x, self.channel_dim(layer))
+        else:
+            self.seen.ran.remove(layer)  # a layer that runs again counts where it ran last
+        self.inputs.append((layer, node_of(x)))
+        self.seen.ran.append(layer)
+        self.seen.calls[layer] += 1
+
+    def _after(self, layer: nn.Module, _args: tuple, output: Any) -> None:
+        if not isinstance(output, Tensor):
+            return  # of a forward of its own
+        channels = output.dim() + self.channel_dim(layer)
+        self.seen.output_size[layer] = size = tuple(output.shape[channels + 1 :])
+        if channels <= 1 and all(positions == 1 for positions in size):
+            self.one_position.add(layer)
+        if output.grad_fn is not None:
+            self.outputs[output.grad_fn] = layer
+
+    def _find_ends(self, topology: Topology, results: list[Node | None]) -> None:
+        self.seen.first.update(layer for layer, node in self.inputs if topology.is_first(node))
+        latest = {topology.latest(node) for node in results} - {None, -1}
+        self.seen.last.update(self.seen.ran[i] for i in latest)
+        # Inputs without a gradient, such as token ids; outputs without one.
+        self.seen.first.update(() if self.seen.first else self.seen.ran[:1])
+        self.seen.last.update(() if self.seen.last else self.seen.ran[-1:])
+
+    def _find_branches(self, topology: Topology) -> None:
+        for sides in topology.merges("Add"):
+            left, right = (self._layers_in(side) for side in sides)
+            for alone, others in ((left, right), (right, left)):
+                if _is_projection(alone) and others and not _is_projection(others):
+                    self.seen.projections |= alone
+        for sides in topology.merges("Mul"):
+            left, right = (self._layers_in(side) for side in sides)
+            if not (left and right) and left | right <= self.one_position:
+                self.seen.gates |= left | right
+
+    def _layers_in(self, nodes: set[Node]) -> set[nn.Module]:
+        return {self.outputs[node] for node in nodes if node in self.outputs}
 
 
-def _record_values(seen: Observation, layer: nn.Module, x: Tensor, channel_dim: int) -> None:
-    seen.negative_share[layer] = (x < 0).float().mean().item()
-    channels = x.shape[channel_dim]
-    seen.input_mean[layer] = x.float().movedim(channel_dim, -1).reshape(-1, channels).mean(0)
+def _is_projection(layers: set[nn.Module]) -> bool:
+    """Whether it is one convolution of kernel 1."""
+    return len(layers) == 1 and all(set(getattr(layer, "kernel_size", ())) == {1} for layer in layers)
 
 
-def _find_last(seen: Observation, outputs: Any, owners: dict[int, list[nn.Module]]) -> None:
-    position = {layer: i for i, layer in enumerate(seen.ran)}
-    for output in tree_leaves(outputs):
-        if isinstance(output, Tensor):
-            used = [layer for leaf in _leaves(output) for layer in owners.get(leaf, ()) if layer in position]
-            if used:
-                seen.last.add(max(used, key=position.__getitem__))
-    if not seen.last:
-        seen.last.update(seen.ran[-1:])
-
-
-def _tracked(example_input: Any) -> tuple[Any, dict[int, Tensor]]:
-    """The input as copies whose use autograd records, and their leaves by id."""
-    leaves: dict[int, Tensor] = {}
+def _tracked(example_input: Any) -> tuple[Any, list[Tensor]]:
+    """The input as copies whose use autograd records, and their leaves."""
+    leaves: list[Tensor] = []
 
     def track(value):
         if not isinstance(value, Tensor) or not value.is_floating_point():
             return value
         leaf = value.detach().requires_grad_()
-        leaves[id(leaf)] = leaf
+        leaves.append(leaf)
         return leaf.clone()  # not a leaf, so that the model may change it in place
 
     return tree_map(track, example_input), leaves
 
 
-def _leaves(x: Tensor) -> Iterator[int]:
-    """The ids of the leaf tensors that ``x`` was computed from, as autograd recorded it."""
-    pending, visited = [x.grad_fn], set()
-    while pending:
-        node = pending.pop()
-        if node is None or node in visited:
-            continue
-        visited.add(node)
-        if hasattr(node, "variable"):
-            yield id(node.variable)
-        pending += (parent for parent, _ in node.next_functions)
-
-
-def _reaches(x: Tensor, leaves: Mapping[int, Any]) -> bool:
-    return any(leaf in leaves for leaf in _leaves(x))
-
-
 @contextlib.contextmanager
-def _unchanged(model: nn.Module, layers: list[nn.Module]) -> Iterator[None]:
+def _unchanged(model: nn.Module) -> Iterator[None]:
     """Restore modes, buffers, gradient flags and the random state."""
     modes = [(module, module.training) for module in model.modules()]
     # The slots too: a forward pass may put another tensor in a buffer's place.
     slots = [(module._buffers, name, buffer) for module in model.modules() for name, buffer in module._buffers.items()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    frozen = [p for layer in layers for p in layer.parameters() if not p.requires_grad and p.is_floating_point()]
+    frozen = [p for p in model.parameters() if not p.requires_grad and p.is_floating_point()]
     devices = {p.get_device() for p in model.parameters() if p.is_cuda}
     try:
         for parameter in frozen:

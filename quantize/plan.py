@@ -5,16 +5,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules.lazy import LazyModuleMixin
 
-from .layers import FLOAT_CLASSES, BinaryLayer, binary_class, channel_dim
+from .layers import channel_dim
 from .observe import Observation, observe
+from .obstacles import Obstacles, find_layers, functional_weights
+from .roles import MIN_FAN_IN, check_agreement, kept_float, tiny
 from .scheme import Scheme, get_scheme
-from .selection import Overrides, matching_names
+from .selection import Choice, Overrides
 from .table import format_table
-
-# A signed input needs a threshold when its sign says nothing: when this share of it, or less, is negative.
-CONSTANT_SIGN_SHARE = 0.0
+from .threshold import constant_sign, threshold_start
 
 # Threshold column of a plan.
 NO_THRESHOLD, ZERO = "-", "0"
@@ -24,7 +23,7 @@ PENDING = "set by the first training batch"
 
 @dataclasses.dataclass
 class LayerPlan:
-    """One layer of a :class:`Plan`.
+    """One layer of a :class:`Plan`, or one matrix that no layer multiplies by (then ``type`` is its owner's).
 
     Attributes:
         name: the layer's name in the model ("" for the model itself).
@@ -34,6 +33,7 @@ class LayerPlan:
         reason: why.
         threshold: "-" (its scheme does not compare), "0", or where a learned threshold starts.
         output_size: spatial size of its output on the example input, where there was one.
+        warning: what speaks against making it binary, "" where nothing does.
         start: the learned threshold's first values, shape (input channels,), where they are known.
     """
 
@@ -44,6 +44,7 @@ class LayerPlan:
     reason: str
     threshold: str = NO_THRESHOLD
     output_size: tuple[int, ...] | None = None
+    warning: str = ""
     start: Tensor | None = dataclasses.field(default=None, repr=False, compare=False)
     configured: Scheme | None = dataclasses.field(default=None, repr=False, compare=False)
 
@@ -78,7 +79,7 @@ class Plan(Sequence[LayerPlan]):
 
     def to_list(self) -> list[dict[str, Any]]:
         """Plain dicts, for a checkpoint or JSON; the thresholds' values are the model's to save."""
-        fields = ("name", "type", "shape", "scheme", "reason", "threshold", "output_size")
+        fields = ("name", "type", "shape", "scheme", "reason", "threshold", "output_size", "warning")
         return [{f: _plain(getattr(row, f)) for f in fields} for row in self.rows]
 
     @classmethod
@@ -87,11 +88,20 @@ class Plan(Sequence[LayerPlan]):
         return cls(LayerPlan(**{key: _hashable(value) for key, value in row.items()}) for row in rows)
 
     def __str__(self) -> str:
+        header = ("layer", "type", "weight", "becomes", "threshold", "why", "warning")
         rows = [
-            (r.name or "(model)", r.type, "x".join(map(str, r.shape)), r.scheme or "float", r.threshold, r.reason)
+            (
+                r.name or "(model)",
+                r.type,
+                "x".join(map(str, r.shape)),
+                r.scheme or "float",
+                r.threshold,
+                r.reason,
+                r.warning,
+            )
             for r in self.rows
         ]
-        table = format_table(("layer", "type", "weight", "becomes", "threshold", "why"), rows)
+        table = format_table(header, rows)
         return f"{table}\n{len(self.binary)} of {len(self.rows)} layers become binary"
 
     def __repr__(self) -> str:
@@ -112,100 +122,77 @@ def plan(
     example_input: Any = None,
     keep_float: Iterable[str | type[nn.Module]] = ("first", "last"),
     overrides: Mapping[str | type[nn.Module], str | Scheme | None] | None = None,
+    min_fan_in: int = MIN_FAN_IN,
 ) -> Plan:
     """What :func:`prepare` would do to ``model``, which is left as it is. Arguments and errors are the same."""
+    if min_fan_in < 0:
+        raise ValueError(f"min_fan_in is {min_fan_in}; it must be 0 (no layer is tiny) or more")
+    keep_float = [keep_float] if isinstance(keep_float, (str, type)) else list(keep_float)
+    overrides = overrides or {}
     layers = find_layers(model)
-    seen = None
-    if example_input is not None:
-        seen = observe(model, layers.values(), example_input, channel_dim)
     default = None if scheme is None else get_scheme(scheme)
-    chosen = Overrides(overrides or {}, layers)
-    kept = _kept_float([keep_float] if isinstance(keep_float, (str, type)) else keep_float, layers, seen)
+    chosen = Overrides(overrides, layers)
+    check_agreement(keep_float, overrides)
+    seen = None if example_input is None else observe(model, layers.values(), example_input, channel_dim)
+    kept = kept_float(keep_float, layers, seen, min_fan_in)
+    obstacles = Obstacles(model, layers, seen)
+    choices = {name: _choose(chosen, kept, obstacles, name, default) for name in layers}
+    _keep_tied_together(layers, choices, chosen)
+    functional = functional_weights(model, layers, seen)
     rows = []
-    for name, layer in layers.items():
-        configured, reason = chosen.exact(name) or kept.get(name) or chosen.by_pattern(name) or (default, "scheme")
-        obstacle = _obstacle(model, name, layer, seen)
-        if obstacle and configured is not None:
-            if chosen.exact(name):
-                raise ValueError(f"layer {name!r} cannot become {configured}: {obstacle}")
-            configured, reason = None, obstacle
-        rows.append(_row(name, layer, configured, reason, seen))
+    for name, module in model.named_modules():
+        if name in layers:
+            rows.append(_row(name, module, choices[name], seen, min_fan_in))
+        rows += (_functional_row(name, module, *weight) for weight in functional.get(module, ()))
     if not any(row.binary for row in rows):
         raise ValueError(_nothing_to_binarize(rows))
     return Plan(rows)
 
 
-def find_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The convolution and linear layers of ``model`` by name, a shared one once.
-
-    Raises ValueError for a layer that is binary already, or lazy and without a shape.
-    """
-    found = {}
-    for name, module in model.named_modules():
-        if isinstance(module, BinaryLayer):
-            raise ValueError(f"layer {name!r} is binary already; quantize.restore(model) gives the float model back")
-        if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
-            raise ValueError(f"layer {name!r} is lazy and has no shape yet; run the model once, then prepare it")
-        if binary_class(module) is None:
-            continue
-        found[name] = module
-    return found
+def _choose(chosen: Overrides, kept: Mapping[str, Choice], obstacles: Obstacles, name: str, default) -> Choice:
+    """The scheme of layer ``name`` and the reason; ValueError where its own override asks for the impossible."""
+    choice = chosen.exact(name) or kept.get(name) or chosen.by_pattern(name) or (default, "scheme")
+    obstacle = None if choice[0] is None else obstacles.of(name)
+    return _refuse(name, choice, obstacle, chosen) if obstacle else choice
 
 
-def _kept_float(keep_float, layers: dict[str, nn.Module], seen: Observation | None) -> dict[str, tuple[None, str]]:
-    kept: dict[str, tuple[None, str]] = {}
-    for entry in keep_float:
-        if entry == "first":
-            chosen = [n for n, m in layers.items() if m in seen.first] if seen else list(layers)[:1]
-            reason = "first layer"
-        elif entry == "last":
-            chosen = [n for n, m in layers.items() if m in seen.last] if seen else list(layers)[-1:]
-            reason = "last layer"
-        else:
-            chosen = matching_names(entry, layers, "keep_float")
-            reason = "keep_float"
-        for name in chosen:
-            kept.setdefault(name, (None, reason))
-    return kept
+def _refuse(name: str, choice: Choice, obstacle: str, chosen: Overrides) -> Choice:
+    if chosen.exact(name):
+        raise ValueError(f"layer {name!r} cannot become {choice[0]}: {obstacle}")
+    return None, obstacle
 
 
-def _obstacle(model: nn.Module, name: str, layer: nn.Module, seen: Observation | None) -> str | None:
-    """Why ``layer`` cannot become binary, or None."""
-    parent = model.get_submodule(name.rpartition(".")[0])
-    if isinstance(parent, nn.MultiheadAttention):
-        return "nn.MultiheadAttention uses its weight without calling it"
-    if isinstance(parent, nn.TransformerEncoderLayer):
-        return "the fused path of nn.TransformerEncoderLayer uses its weight without calling it"
-    if hasattr(layer, "parametrizations"):
-        return "its weight is computed by a parametrization"
-    if _computes_its_own_way(layer):
-        return f"{type(layer).__name__} has a forward of its own"
-    if seen is not None and layer not in seen.input_mean:
-        return "it did not run on the example input"
-    return None
+def _keep_tied_together(layers: Mapping[str, nn.Module], choices: dict[str, Choice], chosen: Overrides) -> None:
+    """A weight that one layer uses in float is float for all of them."""
+    floating = {id(layers[name].weight): name for name, (scheme, _) in choices.items() if scheme is None}
+    for name, choice in choices.items():
+        partner = floating.get(id(layers[name].weight))
+        if choice[0] is not None and partner is not None:
+            choices[name] = _refuse(name, choice, f"it shares its weight with {partner!r}, which stays float", chosen)
 
 
-def _computes_its_own_way(layer: nn.Module) -> bool:
-    """Whether the layer, by its class or itself, replaces what the binary layer would."""
-    base = FLOAT_CLASSES[binary_class(layer)]
-    methods = ("forward", "_conv_forward", "_output_padding")
-    return any(getattr(getattr(layer, m, None), "__func__", None) is not getattr(base, m, None) for m in methods)
-
-
-def _row(name, layer, scheme: Scheme | None, reason: str, seen: Observation | None) -> LayerPlan:
+def _row(name: str, layer: nn.Module, choice: Choice, seen: Observation | None, min_fan_in: int) -> LayerPlan:
+    scheme, reason = choice
     row = LayerPlan(name, type(layer).__name__, tuple(layer.weight.shape), None, reason)
     if scheme is None:
         return row
     row.scheme, row.configured = str(scheme), scheme
+    row.warning = tiny(layer, seen, min_fan_in) or ""
     row.output_size = seen.output_size[layer] if seen else None
     scheme.check_output_size(row.output_size)
     if scheme.signed_input and seen is None:
         row.threshold = PENDING
-    elif scheme.signed_input and seen.negative_share[layer] <= CONSTANT_SIGN_SHARE:
-        row.threshold, row.start = LEARNED_FROM_MEAN, seen.input_mean[layer]
     elif scheme.signed_input:
+        sums = seen.input_sums[layer]
         row.threshold = LEARNED_FROM_ZERO if scheme.learned_threshold else ZERO
+        if constant_sign(sums).any():
+            row.threshold, row.start = LEARNED_FROM_MEAN, threshold_start(sums)
     return row
+
+
+def _functional_row(module_name: str, module: nn.Module, name: str, weight: Tensor) -> LayerPlan:
+    name, kind = f"{module_name}.{name}".lstrip("."), type(module).__name__
+    return LayerPlan(name, kind, tuple(weight.shape), None, f"{kind} uses it without a layer that could be binary")
 
 
 def _nothing_to_binarize(rows: list[LayerPlan]) -> str:

@@ -9,6 +9,7 @@ from torch import nn
 
 from .layers import BinaryLayer, binarize, binary_class, unbinarize
 from .plan import NO_THRESHOLD, PENDING, ZERO, LayerPlan, Plan, plan
+from .roles import MIN_FAN_IN
 from .scheme import Scheme, get_scheme
 
 
@@ -19,6 +20,7 @@ def prepare(
     keep_float: Iterable[str | type[nn.Module]] = ("first", "last"),
     overrides: Mapping[str | type[nn.Module], str | Scheme | None] | None = None,
     inplace: bool = False,
+    min_fan_in: int = MIN_FAN_IN,
 ) -> nn.Module:
     """A copy of ``model`` whose convolution and linear layers are binary; train it like any module.
 
@@ -26,19 +28,25 @@ def prepare(
         model: any module. Keys and shapes of its state_dict stay, a learned ``threshold`` may come on top.
         scheme: a name (:func:`list_schemes`), ``"name:option=value,..."``, a Scheme; None: only the overrides.
         example_input: what the model is called with (a tensor; a tuple for several arguments; a dict for
-            keywords), best a batch of real data. It shows which layer runs first and last, and which
-            layers get an input that is never negative: their threshold starts at the channels' means.
+            keywords), best a batch of real data. It shows which layers run first and last (each head's
+            last), where a shortcut has its convolution, and which channels come with a sign that is
+            constant, after a ReLU or max pooling for example: their threshold starts at their mean.
             Without it, registration order counts, and the first training batch sets the thresholds.
-        keep_float: what stays float: "first", "last", layer names, regular expressions, layer classes.
+        keep_float: what stays float: layer names, regular expressions, layer classes, and by their part in
+            the network "first" and "last", "tiny" (the layers that a plan warns of) and "downsample"
+            (residual networks: a convolution of kernel 1 whose output, through normalization or pooling
+            at most, is added to what other layers made of the same tensor; needs ``example_input``).
         overrides: {exact name, regular expression or layer class: scheme, or None for float}, in this order
             of precedence. Only an exact name goes before ``keep_float``.
         inplace: change ``model`` itself.
+        min_fan_in: a layer whose outputs are sums over fewer weights is tiny.
 
     Raises:
-        ValueError: unknown scheme or option; a pattern that matches no layer; nothing to binarize; a layer
-            that is binary already; an ``example_input`` that the model does not take.
+        ValueError: unknown scheme or option; a pattern that matches no layer; a layer named in ``keep_float``
+            and ``overrides``; nothing to binarize; a layer that is binary already; an ``example_input`` that
+            the model does not take.
     """
-    return apply_plan(model, plan(model, scheme, example_input, keep_float, overrides), inplace)
+    return apply_plan(model, plan(model, scheme, example_input, keep_float, overrides, min_fan_in), inplace)
 
 
 def apply_plan(model: nn.Module, plan: Plan, inplace: bool = False) -> nn.Module:

@@ -1,7 +1,7 @@
 """Which layers a name, a regular expression or a layer type stands for."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import nn
 
@@ -11,11 +11,13 @@ Pattern = str | type[nn.Module]
 Choice = tuple[Scheme | None, str]  # the scheme (None: float) and the reason
 
 
-def matching_names(pattern: Pattern, layers: Mapping[str, nn.Module], argument: str) -> list[str]:
+def matching_names(
+    pattern: Pattern, layers: Mapping[str, nn.Module], argument: str, also: Iterable[str] = ()
+) -> list[str]:
     """The layers that ``pattern`` stands for: an exact name, else a regular expression that matches
     the whole name; or a layer class.
 
-    Raises ValueError, naming ``argument``, when there is none.
+    Raises ValueError, naming ``argument``, when there is none; ``also`` are further words that it takes.
     """
     if isinstance(pattern, type):
         names = [name for name, layer in layers.items() if isinstance(layer, pattern)]
@@ -32,11 +34,11 @@ def matching_names(pattern: Pattern, layers: Mapping[str, nn.Module], argument: 
     except re.error as error:
         raise ValueError(f"{argument}: {pattern!r} is neither a layer name nor a regular expression: {error}") from None
     if not names:
-        raise ValueError(f"{argument}: no layer matches {pattern!r}; {_hint(pattern, layers)}")
+        raise ValueError(f"{argument}: no layer matches {pattern!r}; {_hint(pattern, [*also, *layers])}")
     return names
 
 
-def _hint(pattern: str, layers: Mapping[str, nn.Module]) -> str:
+def _hint(pattern: str, layers: Iterable[str]) -> str:
     if any(name.startswith(pattern + ".") for name in layers):
         return f"it is a container; write {re.escape(pattern) + '[.].*'!r} for the layers in it"
     return did_you_mean(pattern, layers)

@@ -1,0 +1,81 @@
+"""Layers by their part in the network: what ``keep_float`` calls "first", "last", "tiny" and "downsample"."""
+
+from collections.abc import Iterable, Mapping
+
+from torch import nn
+
+from .observe import Observation
+from .scheme import Scheme
+from .selection import Choice, Pattern, matching_names
+
+Layers = Mapping[str, nn.Module]
+
+# Below this, the float scale of a filter takes more room than its signs, and an output is one of fewer
+# than 33 values; a depthwise 3x3 convolution has a fan-in of 9.
+MIN_FAN_IN = 32
+
+
+def fan_in(layer: nn.Module) -> int:
+    """How many weights one output is the sum over."""
+    outputs = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+    return layer.weight.numel() // outputs
+
+
+def tiny(layer: nn.Module, seen: Observation | None, min_fan_in: int) -> str | None:
+    """Why a layer loses much and saves little by being binary, or None.
+
+    It is under ``min_fan_in``, or (where the model has run) it gates channels as squeeze-and-excitation
+    does: computed from a tensor, one value a channel, the tensor is multiplied by its output.
+    """
+    if fan_in(layer) < min_fan_in:
+        return f"fan-in {fan_in(layer)}, less than {min_fan_in}"
+    return "gates channels" if seen and layer in seen.gates else None
+
+
+def _first(layers: Layers, seen: Observation | None) -> dict[str, str]:
+    names = [name for name, layer in layers.items() if layer in seen.first] if seen else list(layers)[:1]
+    return dict.fromkeys(names, "first layer")
+
+
+def _last(layers: Layers, seen: Observation | None) -> dict[str, str]:
+    names = [name for name, layer in layers.items() if layer in seen.last] if seen else list(layers)[-1:]
+    return dict.fromkeys(names, "last layer")
+
+
+def _downsample(layers: Layers, seen: Observation | None) -> dict[str, str]:
+    if seen is None:
+        raise ValueError("keep_float 'downsample' needs an example_input: shortcuts show when the model runs")
+    return {name: "downsample: alone on a shortcut" for name, layer in layers.items() if layer in seen.projections}
+
+
+def kept_float(
+    keep_float: Iterable[Pattern], layers: Layers, seen: Observation | None, min_fan_in: int
+) -> dict[str, Choice]:
+    """The layers that ``keep_float`` of :func:`prepare` keeps, each with the reason.
+
+    Raises ValueError for a pattern that matches no layer; a role may have none.
+    """
+
+    def _tiny(layers: Layers, seen: Observation | None) -> dict[str, str]:
+        found = {name: tiny(layer, seen, min_fan_in) for name, layer in layers.items()}
+        return {name: f"tiny: {reason}" for name, reason in found.items() if reason}
+
+    roles = {"first": _first, "last": _last, "tiny": _tiny, "downsample": _downsample}
+    kept: dict[str, Choice] = {}
+    for entry in keep_float:
+        if isinstance(entry, str) and entry in roles:
+            reasons = roles[entry](layers, seen)
+        else:
+            reasons = dict.fromkeys(matching_names(entry, layers, "keep_float", also=roles), "keep_float")
+        for name, reason in reasons.items():
+            kept.setdefault(name, (None, reason))
+    return kept
+
+
+def check_agreement(keep_float: Iterable[Pattern], overrides: Mapping[Pattern, str | Scheme | None]) -> None:
+    """Raise ValueError where both name one layer, and the override makes it binary."""
+    for entry in keep_float:
+        if isinstance(entry, str) and overrides.get(entry) is not None:
+            raise ValueError(
+                f"keep_float has {entry!r} and overrides makes it {str(overrides[entry])!r}; name it in one of the two"
+            )
