@@ -1,0 +1,130 @@
+"""Learned thresholds: where they start, when they settle, and that without them a ReLU network stays dead."""
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.nn import functional as F
+
+import quantize
+
+
+def pending_layer(kind: str = "conv") -> nn.Module:
+    layer = nn.Conv2d(3, 4, 3) if kind == "conv" else nn.Linear(3, 4)
+    return quantize.prepare(nn.Sequential(layer), "xnor", keep_float=())[0]
+
+
+def test_the_threshold_moves_the_comparison():
+    layer = quantize.BinaryConv2d(2, 3, 1, scheme="bnn", threshold=True)
+    with torch.no_grad():
+        layer.threshold.copy_(torch.tensor([0.5, -2.0]))
+    x = torch.randn(4, 2, 3, 3)
+    signs = torch.stack([torch.where(x[:, 0] >= 0.5, 1.0, -1.0), torch.where(x[:, 1] >= -2.0, 1.0, -1.0)], 1)
+    expected = F.conv2d(signs, torch.where(layer.weight >= 0, 1.0, -1.0), layer.bias)
+    torch.testing.assert_close(layer(x), expected)
+
+
+def test_the_threshold_gets_minus_the_gradient_of_its_channel():
+    layer = quantize.BinaryConv2d(2, 3, 3, scheme="xnor", threshold=True)
+    x = torch.randn(4, 2, 5, 5, requires_grad=True)
+    layer(x).square().sum().backward()
+    torch.testing.assert_close(layer.threshold.grad, -x.grad.sum((0, 2, 3)))
+    assert layer.threshold.grad.abs().min() > 0
+
+
+@pytest.mark.parametrize(("kind", "shape"), [("conv", (8, 3, 5, 5)), ("conv", (3, 5, 5)), ("linear", (2, 8, 3))])
+def test_a_pending_threshold_settles_at_the_means_of_a_nonnegative_batch(kind, shape):
+    layer = pending_layer(kind)
+    x = torch.rand(shape)
+    channel = x.dim() - 1 if kind == "linear" else x.dim() - 3
+    layer(x)
+    means = x.mean(tuple(d for d in range(x.dim()) if d != channel))
+    torch.testing.assert_close(layer.threshold.detach(), means)
+    layer(x + 1)
+    torch.testing.assert_close(layer.threshold.detach(), means)
+    assert not layer.threshold_pending
+
+
+def test_a_pending_threshold_stays_zero_on_a_signed_batch():
+    layer = pending_layer()
+    layer(torch.randn(8, 3, 5, 5))
+    assert layer.threshold.tolist() == [0, 0, 0]
+    assert not layer.threshold_pending
+
+
+def test_negative_zero_is_not_negative():
+    layer = pending_layer()
+    layer(-torch.zeros(8, 3, 5, 5))
+    assert not layer.threshold_pending
+    x = torch.rand(2, 3, 5, 5).clamp_min(0.5)
+    x[0, 0, 0, 0] = -0.0
+    layer = pending_layer()
+    layer(x)
+    assert layer.threshold.min() > 0.4
+
+
+def test_evaluation_leaves_a_threshold_pending():
+    layer = pending_layer().eval()
+    layer(torch.rand(8, 3, 5, 5))
+    assert layer.threshold_pending
+    assert layer.threshold.tolist() == [0, 0, 0]
+    layer.train()(torch.rand(8, 3, 5, 5))
+    assert layer.threshold.min() > 0.3
+
+
+def test_the_first_step_already_uses_the_settled_threshold():
+    pending, settled = pending_layer(), quantize.BinaryConv2d(3, 4, 3, threshold=True)
+    x = torch.rand(8, 3, 5, 5)
+    settled.load_state_dict({**pending.state_dict(), "threshold": x.mean((0, 2, 3))})
+    torch.testing.assert_close(pending(x), settled(x))
+
+
+@pytest.mark.parametrize("scheme", ["bwn", "dorefa", "ternary", "binaryconnect"])
+def test_a_scheme_that_does_not_compare_has_no_threshold(scheme):
+    assert quantize.prepare(nn.Sequential(nn.Linear(3, 2)), scheme, keep_float=())[0].threshold is None
+
+
+def stock_network() -> nn.Sequential:
+    """Convolution, batch norm, ReLU: the order in which sign sees non-negative inputs only."""
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, padding=1, stride=2),
+        nn.BatchNorm2d(32),
+        nn.ReLU(),
+        nn.Conv2d(32, 32, 3, padding=1, stride=2),
+        nn.BatchNorm2d(32),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(32, 10),
+    )
+
+
+def digits_accuracy(model: nn.Module, epochs: int = 6) -> float:
+    """Share of right answers on the last 400 digits after training on the others."""
+    data = load_digits()
+    images = torch.tensor(data.images, dtype=torch.float32)[:, None] / 16
+    labels = torch.tensor(data.target)
+    optimizer = torch.optim.Adam(model.parameters(), 5e-3)
+    for _ in range(epochs):
+        for batch in torch.randperm(len(images) - 400).split(64):
+            optimizer.zero_grad()
+            F.cross_entropy(model(images[batch]), labels[batch]).backward()
+            optimizer.step()
+    model.eval()
+    return (model(images[-400:]).argmax(1) == labels[-400:]).float().mean().item()
+
+
+def test_learned_thresholds_make_a_stock_network_learn():
+    example = torch.tensor(load_digits().images[:64], dtype=torch.float32)[:, None] / 16
+    float_model = stock_network()
+    model = quantize.prepare(float_model, "xnor", example)
+    dead = quantize.prepare(float_model, "xnor", example)
+    for layer in dead.modules():
+        if isinstance(layer, quantize.BinaryLayer):
+            layer.threshold = None
+    learned, compared_with_zero = digits_accuracy(model), digits_accuracy(dead)
+    assert learned > 0.8
+    assert compared_with_zero < 0.4
