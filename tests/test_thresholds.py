@@ -1,5 +1,8 @@
 """Learned thresholds: where they start, when they settle, and that without them a ReLU network stays dead."""
 
+import math
+from statistics import NormalDist
+
 import pytest
 import torch
 from sklearn.datasets import load_digits
@@ -7,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import quantize
+from quantize.threshold import CONSTANT_SIGN_SHARE
 
 
 def pending_layer(kind: str = "conv") -> nn.Module:
@@ -50,6 +54,31 @@ def test_a_pending_threshold_stays_zero_on_a_signed_batch():
     layer(torch.randn(8, 3, 5, 5))
     assert layer.threshold.tolist() == [0, 0, 0]
     assert not layer.threshold_pending
+
+
+def test_each_channel_starts_by_its_own_signs():
+    """Never negative, always negative, a thin tail below zero: the mean. A third below zero: 0."""
+    layer = quantize.prepare(nn.Sequential(nn.Linear(4, 2)), "xnor", keep_float=())[0]
+    x = torch.rand(300, 4) + torch.tensor([0.0, -1.0, -0.03, -0.33])
+    layer(x)
+    torch.testing.assert_close(layer.threshold.detach()[:3], x.mean(0)[:3])
+    assert layer.threshold[3] == 0
+
+
+def test_a_sign_counts_as_constant_where_it_explains_half_of_what_a_fair_one_does():
+    def explained(share: float) -> float:
+        """Variance of a Gaussian that its sign explains, a ``share`` of the values below zero."""
+        return NormalDist().pdf(NormalDist().inv_cdf(share)) ** 2 / (share * (1 - share))
+
+    assert explained(0.5) == pytest.approx(2 / math.pi)
+    assert explained(CONSTANT_SIGN_SHARE) == pytest.approx(explained(0.5) / 2, rel=0.005)
+
+
+def test_the_example_and_the_first_batch_give_the_same_start():
+    model, x = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.Linear(6, 6)), torch.randn(64, 6)
+    planned, pending = quantize.prepare(model, "xnor", x), quantize.prepare(model, "xnor")
+    pending(x)
+    torch.testing.assert_close(planned[2].threshold, pending[2].threshold)
 
 
 def test_negative_zero_is_not_negative():
