@@ -1,0 +1,10 @@
+"""``python tools/moving_objects`` and ``python -m tools.moving_objects``."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # started by its path, Python looks in this folder only
+
+from tools.moving_objects.cli import main
+
+sys.exit(main())

@@ -1,0 +1,190 @@
+"""What the regions show: one batch a picture through a checkpoint, an ONNX file or a network of torchvision's."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from .regions import Box
+
+TORCHVISION = "torchvision:"
+CLASSES = {
+    "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+    "mnist": tuple("0123456789"),
+}
+
+
+class Label(NamedTuple):
+    """The likeliest class and its softmax probability."""
+
+    name: str
+    score: float
+
+
+class Preparation(NamedTuple):
+    """What a network takes.
+
+    Attributes:
+        input_size: (channels, height, width).
+        mean, std: a value a channel, for pixels in 0 to 1.
+    """
+
+    input_size: tuple[int, int, int]
+    mean: Sequence[float]
+    std: Sequence[float]
+
+    def batch(self, image: NDArray[np.uint8], boxes: Sequence[Box]) -> NDArray[np.float32]:
+        """(boxes, channels, height, width): the regions of a BGR picture, resized and normalized."""
+        channels, height, width = self.input_size
+        conversion = cv2.COLOR_BGR2GRAY if channels == 1 else cv2.COLOR_BGR2RGB
+        crops = [cv2.cvtColor(image[y1:y2, x1:x2], conversion) for x1, y1, x2, y2 in boxes]
+        resized = [cv2.resize(crop, (width, height), interpolation=cv2.INTER_AREA) for crop in crops]
+        pixels = np.stack(resized).reshape(-1, height, width, channels)
+        pixels = (pixels / np.float32(255) - np.float32(self.mean)) / np.float32(self.std)
+        return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+
+
+class Classifier:
+    """A network with the names of its classes.
+
+    Args:
+        run: ``run(batch) -> logits``, (N, C, H, W) float32 to (N, classes).
+        classes: names in the order of the outputs.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+        classes: Sequence[str],
+        preparation: Preparation,
+    ):
+        self.run, self.classes, self.preparation = run, list(classes), preparation
+
+    def __call__(self, image: NDArray[np.uint8], boxes: Sequence[Box]) -> list[Label]:
+        """A label a box of a BGR picture (height, width, 3); all boxes go through the network together."""
+        if not boxes:
+            return []
+        logits = self.run(self.preparation.batch(image, boxes)).astype(np.float64)
+        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+        best = odds.argmax(axis=1)
+        scores = odds.max(axis=1) / odds.sum(axis=1)
+        return [Label(self.classes[index], float(score)) for index, score in zip(best, scores, strict=True)]
+
+
+def load_classifier(name: str, dataset_classes: str | None = None, threads: int | None = None) -> Classifier:
+    """What ``--classifier`` names.
+
+    Args:
+        name: ``torchvision:NAME``, an ``.onnx`` file, or a checkpoint or run directory of the trainer.
+        dataset_classes: the set, of :data:`CLASSES`, whose class names and normalization replace the file's own.
+        threads: of PyTorch or onnxruntime; None is their choice.
+
+    Raises FileNotFoundError or ValueError, in one sentence.
+    """
+    if name.startswith(TORCHVISION):
+        classifier = from_torchvision(name.removeprefix(TORCHVISION), threads)
+    elif name.endswith(".onnx"):
+        classifier = from_onnx(name, dataset_classes, threads)
+    else:
+        classifier = from_checkpoint(name, threads)
+    if dataset_classes is not None:
+        names = CLASSES[dataset_classes]
+        if len(names) != len(classifier.classes):
+            raise ValueError(
+                f"{name!r} tells {len(classifier.classes)} classes apart, {dataset_classes!r} has {len(names)}; "
+                "leave out --dataset-classes"
+            )
+        classifier.classes = list(names)
+    return classifier
+
+
+def from_checkpoint(path: str, threads: int | None = None) -> Classifier:
+    """A checkpoint of the trainer. Raises FileNotFoundError or ValueError for a missing or foreign file."""
+    from training.model import load_model
+
+    if not Path(path).expanduser().exists():
+        raise FileNotFoundError(
+            f"unknown classifier {path!r}: give a checkpoint or run directory, a file.onnx, or {TORCHVISION}NAME"
+        )
+    model, info = load_model(path)
+    return Classifier(_torch_runner(model, threads), info.classes, Preparation(info.input_size, *info.normalization))
+
+
+def from_torchvision(name: str, threads: int | None = None) -> Classifier:
+    """A network of torchvision's with its ImageNet weights, from its own cache or the network.
+
+    Raises ValueError for an unknown name or weights that cannot be had.
+    """
+    from torchvision import models
+
+    from quantize.scheme import did_you_mean
+
+    known = models.list_models(module=models)
+    if name not in known:
+        raise ValueError(f"torchvision has no classifier {name!r}: {did_you_mean(name, known)}")
+    weights = models.get_model_weights(name).DEFAULT
+    try:
+        model = models.get_model(name, weights=weights)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"the weights of {TORCHVISION}{name} are not at hand and cannot be loaded ({error})"
+        ) from error
+    transforms = weights.transforms()
+    side = transforms.crop_size[0]
+    preparation = Preparation((3, side, side), transforms.mean, transforms.std)
+    return Classifier(_torch_runner(model.eval(), threads), weights.meta["categories"], preparation)
+
+
+def from_onnx(path: str, dataset: str | None = None, threads: int | None = None) -> Classifier:
+    """An ONNX file; size, normalization and classes from its metadata, as the trainer's export writes them.
+
+    Args:
+        dataset: whose classes and normalization to take where the file says nothing.
+
+    Raises FileNotFoundError or ValueError for a missing file, or one that says too little.
+    """
+    import quantize
+
+    session = quantize.ort_session(Path(path).expanduser(), threads=threads)
+    known = {key: _parse(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
+    source, outputs = session.get_inputs()[0], session.get_outputs()[0]
+    size = known.get("input_size", source.shape[1:])
+    if len(size) != 3 or not all(isinstance(s, int) for s in size) or size[0] not in (1, 3):
+        raise ValueError(
+            f"{path!r} takes {source.shape}; an input (N, 1 or 3, height, width) of a known size is needed"
+        )
+    classes, normalization = known.get("classes"), known.get("input_normalization")
+    if dataset is not None:
+        from training.data import PRESETS
+
+        classes = classes or CLASSES[dataset]
+        normalization = normalization or PRESETS[dataset]._asdict()
+    if not classes or not normalization:
+        missing = " and ".join(k for k in ("classes", "input_normalization") if not known.get(k))
+        raise ValueError(f"{path!r} has no {missing} in its metadata; name its set with --dataset-classes")
+    preparation = Preparation(tuple(size), normalization["mean"], normalization["std"])
+    return Classifier(lambda batch: session.run([outputs.name], {source.name: batch})[0], classes, preparation)
+
+
+def _parse(text: str):
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _torch_runner(model, threads: int | None) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+    @torch.inference_mode()
+    def run(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        return model(torch.from_numpy(batch)).numpy()
+
+    return run
