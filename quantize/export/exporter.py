@@ -1,0 +1,223 @@
+"""export_onnx: one ONNX file from a model, checked before it is there."""
+
+import contextlib
+import copy
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from ..layers import BinaryLayer
+from ..observe import describe, run
+from ..scheme import did_you_mean
+from ..version import __version__
+from . import graph
+from .names import forget_origin, name_everything, numbered
+from .parity import Parity, compare, tensors
+from .session import create_session
+from .standard import freeze
+
+# What each format makes of the binary layers of a copy of the model, before it is traced.
+FORMATS: dict[str, Callable[[nn.Module], None]] = {"standard": freeze}
+
+_CHECKED_SAMPLES = 8
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What :func:`export_onnx` wrote.
+
+    Attributes:
+        path: the file.
+        size: in bytes.
+        opset: the version of the standard operators.
+        parity: how far onnxruntime is from PyTorch; None where it was not checked.
+    """
+
+    path: Path
+    size: int
+    opset: int
+    parity: Parity | None
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.size:,} bytes, opset {self.opset}, {self.parity or 'not compared with PyTorch'}"
+
+
+def export_onnx(
+    model: nn.Module,
+    path: str | os.PathLike,
+    example_input: Any,
+    *,
+    format: str = "standard",
+    metadata: Mapping[str, Any] | None = None,
+    check: bool = True,
+) -> ExportReport:
+    """Write ``model``, as it is in evaluation mode, to an ONNX file in float32 with a dynamic batch.
+
+    In the file ``sign(x)`` is ``Where(x >= 0, 1, -1)``, a scale is a ``Mul``, a threshold a ``Sub``, and a
+    1-bit weight takes 8 bits. The model itself, its mode, hooks and device are left as they are.
+
+    Args:
+        model: prepared or float; in DataParallel, DistributedDataParallel or ``torch.compile`` too.
+        path: the file; an older one is replaced only by one that passed the checks.
+        example_input: what the model is called with: a tensor, a tuple of tensors, or a dict for keywords.
+            The first dimension of each is the batch.
+        format: "standard": operators of the ONNX standard only, opset 21.
+        metadata: written into the file, text as it is, anything else as JSON. The schemes and the version
+            of xnorkit are always in it.
+        check: compare onnxruntime with PyTorch on the first samples of ``example_input`` and, in another batch
+            size, on random input.
+
+    Raises:
+        ValueError: an unknown format; an ``example_input`` that the model does not take; a model that takes one
+            batch size only, or returns NaN.
+        TypeError: ``example_input`` or ``metadata`` has something that cannot be written.
+        OSError: the directory does not exist or cannot be written to.
+        RuntimeError: PyTorch cannot trace the model with a dynamic batch.
+        ExportMismatch: onnxruntime and PyTorch disagree; there is no file then.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"unknown ONNX format {format!r}: {did_you_mean(format, FORMATS)}")
+    with _replacing(Path(path)) as temporary, _plain_float32():
+        reference = _evaluation_copy(model)
+        batch = _example_batch(example_input)
+        outputs = _outputs(reference, batch)
+        other_batch = _random_batch(reference, batch)
+        lowered = copy.deepcopy(reference)
+        FORMATS[format](lowered)
+        program = graph.trace(lowered, batch)
+        tapped = ir.to_proto(program).SerializeToString()
+        graph.drop_taps(program, len(outputs))
+        name_everything(program, lowered, _input_names(batch))
+        forget_origin(program)
+        _describe(program, reference, metadata or {})
+        ir.save(program, temporary)
+        onnx.checker.check_model(temporary, full_check=True)
+        parity = _check(reference, temporary, tapped, batch, other_batch) if check else None
+        size = os.path.getsize(temporary)
+    return ExportReport(Path(path), size, graph.OPSET, parity)
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A new file beside ``path`` that takes its place when the block ends well, and vanishes otherwise."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"no directory {str(path.parent)!r} to write {path.name!r} to; create it first")
+    if path.is_dir():
+        raise IsADirectoryError(f"{str(path)!r} is a directory; give the name of a file, such as 'net.onnx'")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.touch()
+    except OSError as error:
+        raise type(error)(f"cannot write to the directory {str(path.parent)!r}: {error.strerror}") from error
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _plain_float32() -> Iterator[None]:
+    """No gradients, and nothing of the caller's inference mode or autocast."""
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
+        yield
+
+
+def _evaluation_copy(model: nn.Module) -> nn.Module:
+    """A float32 copy on the CPU in evaluation mode, without torch.compile's or (Distributed)DataParallel's wrapper."""
+    model = getattr(model, "_orig_mod", model)
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        model = model.module
+    return copy.deepcopy(model).cpu().float().eval()
+
+
+def _outputs(model: nn.Module, batch: Any) -> list[Tensor]:
+    """What the model returns; ValueError where that is nothing or not a number."""
+    outputs = tensors(run(model, batch))
+    if not outputs:
+        raise ValueError("the model returns no tensor; an ONNX file needs an output")
+    if any(output.isnan().any() for output in outputs):
+        raise ValueError(
+            "the model returns NaN on example_input, so there is nothing to compare; "
+            "export a checkpoint from before the training diverged"
+        )
+    return outputs
+
+
+def _example_batch(example_input: Any) -> Any:
+    """The first samples of the example, on the CPU, at least two of them: PyTorch takes a size of 1 for a constant.
+
+    Raises TypeError for what is no tensor, ValueError where the first dimensions differ.
+    """
+    leaves = tree_leaves(example_input)
+    for leaf in leaves:
+        if not isinstance(leaf, Tensor):
+            raise TypeError(f"example_input must be a tensor, or a tuple or dict of tensors; got {type(leaf).__name__}")
+    sizes = {leaf.shape[0] if leaf.dim() else 0 for leaf in leaves}
+    if len(sizes) != 1 or sizes == {0}:
+        raise ValueError(f"the tensors of example_input need one batch size; got {describe(example_input)}")
+    rows = [0, 0] if sizes == {1} else slice(_CHECKED_SAMPLES)
+
+    def prepare(leaf: Tensor) -> Tensor:
+        leaf = leaf.detach().cpu()[rows].clone()
+        return leaf.float() if leaf.is_floating_point() else leaf
+
+    return tree_map(prepare, example_input)
+
+
+def _input_names(batch: Any) -> list[str]:
+    names = list(batch) if isinstance(batch, Mapping) else []
+    inputs = len(tensors(batch))
+    return names if len(names) == inputs else numbered("input", inputs)
+
+
+def _describe(program: ir.Model, model: nn.Module, metadata: Mapping[str, Any]) -> None:
+    """Producer and metadata: schemes and version, then the user's."""
+    schemes = {str(layer.scheme) for layer in model.modules() if isinstance(layer, BinaryLayer)}
+    program.producer_name, program.producer_version = "xnorkit", __version__
+    program.graph.name = type(model).__name__
+    properties = {"scheme": "; ".join(sorted(schemes)) or "float", **metadata, "xnorkit_version": __version__}
+    for key, value in properties.items():
+        try:
+            program.metadata_props[str(key)] = value if isinstance(value, str) else json.dumps(value)
+        except TypeError as error:
+            raise TypeError(f"metadata {key!r} is neither text nor JSON: {error}") from error
+
+
+def _check(model: nn.Module, file: Path, tapped: bytes, *batches: Any) -> Parity:
+    session, tapped_session = create_session(str(file)), create_session(tapped)
+    return max((compare(model, session, tapped_session, b) for b in batches), key=lambda parity: parity.difference)
+
+
+def _random_batch(model: nn.Module, batch: Any) -> Any:
+    """One sample more than ``batch``: floats with its mean and spread, other types with values that occur in it.
+
+    Raises ValueError where the model does not run on it.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(example: Tensor) -> Tensor:
+        shape = (len(example) + 1, *example.shape[1:])
+        if example.is_floating_point():
+            spread, mean = torch.std_mean(example)
+            return (mean + (spread or 1) * torch.randn(shape, generator=generator)).to(example.dtype)
+        return example.flatten()[torch.randint(example.numel(), shape, generator=generator)]
+
+    other = tree_map(draw, batch)
+    try:
+        run(model, other)
+    except ValueError as error:
+        raise ValueError(
+            f"the model runs on example_input, but not with a random batch {describe(other)}: "
+            f"the file needs a model that takes any batch size ({error.__cause__})"
+        ) from error
+    return other

@@ -1,0 +1,145 @@
+"""From a module to an ONNX graph: trace it, then fold what is constant."""
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxscript.optimizer
+import torch
+from onnx_ir.passes import common as passes
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from ..layers import BinaryLayer
+from ..observe import call_arguments
+
+OPSET = 21
+
+
+def trace(model: nn.Module, batch: Any) -> ir.Model:
+    """The simplified ONNX model of ``model``, in evaluation mode and on the CPU, with a dynamic batch.
+
+    Its outputs are the model's tensors, then the input of every call of a binary layer, in the order of
+    the calls: :func:`drop_taps` removes these.
+
+    Raises RuntimeError when PyTorch cannot trace the model or its batch is not dynamic.
+    """
+    taps: list[Tensor] = []
+    # The exporter runs the model again, in another way, where its first one fails.
+    handles = [model.register_forward_pre_hook(lambda *_: taps.clear())]
+    handles += [
+        layer.register_forward_pre_hook(lambda _, *call: taps.append(layer_input(*call)), with_kwargs=True)
+        for layer in model.modules()
+        if isinstance(layer, BinaryLayer)
+    ]
+    handles.append(model.register_forward_hook(lambda _, __, outputs: (outputs, tuple(taps))))
+    try:
+        program = _export(model, batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    simplify(program)
+    return program
+
+
+def layer_input(args: tuple, kwargs: dict[str, Any]) -> Tensor:
+    """The input of a layer that was called with ``args`` and ``kwargs``."""
+    return args[0] if args else kwargs["input"]
+
+
+def _export(model: nn.Module, batch: Any) -> ir.Model:
+    args, kwargs = call_arguments(batch)
+    dynamic = tree_map(lambda _: {0: torch.export.Dim("batch")}, kwargs or args)
+    options = {"dynamo": True, "optimize": False, "verbose": False, "opset_version": OPSET}
+    try:
+        with _quiet():
+            program = torch.onnx.export(model, args, kwargs=kwargs, dynamic_shapes=dynamic, **options).model
+    except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise RuntimeError(f"PyTorch cannot trace the model with a dynamic batch: {reason}") from error
+    for value in program.graph.inputs:
+        if isinstance(value.shape[0], int):
+            raise RuntimeError(
+                f"PyTorch traces the model for a batch of {value.shape[0]} only, whatever the input's is"
+            )
+    return program
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporter's remarks about its own workings; errors still raise."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def simplify(model: ir.Model) -> None:
+    """Fold constants and remove what computes nothing, in place. Weights stay int8, batch norm stays a node."""
+    _fix_reshape_targets(model.graph)
+    onnxscript.optimizer.fold_constants(model, onnx_shape_inference=True, should_fold=_should_fold)
+    _drop_zero_bias(model.graph)
+    for tidy in (
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        passes.DeduplicateInitializersPass(size_limit=1),
+        passes.IdentityEliminationPass(),
+        passes.CommonSubexpressionEliminationPass(),
+        passes.RemoveUnusedNodesPass(),
+        passes.OutputFixPass(),
+    ):
+        tidy(model)
+    _put_scale_first(model.graph)
+
+
+def _should_fold(node: ir.Node) -> bool | None:
+    """Keep the Cast of a stored weight: folded, it would take 32 bits a weight."""
+    is_stored = node.op_type == "Cast" and node.inputs[0].dtype == ir.DataType.INT8
+    return False if is_stored else None
+
+
+def _fix_reshape_targets(graph: ir.Graph) -> None:
+    """Write (-1, 256, 8, 8) where the exporter computes the shape from the batch size at run time."""
+    for node in list(graph):
+        shape = node.outputs[0].shape if node.op_type == "Reshape" else None
+        if shape is None:
+            continue
+        target = [size if isinstance(size, int) else -1 for size in shape]
+        if target.count(-1) <= 1 and 0 not in target:
+            constant = ir.node("Constant", [], {"value": ir.tensor(np.array(target, np.int64))})
+            node.prepend(constant)
+            node.replace_input_with(1, constant.outputs[0])
+
+
+def _drop_zero_bias(graph: ir.Graph) -> None:
+    """A convolution without bias is exported with a bias of zeros."""
+    for node in graph:
+        if node.op_type in ("Conv", "ConvTranspose") and len(node.inputs) == 3:
+            bias = ir.convenience.get_const_tensor(node.inputs[2])
+            if bias is not None and not bias.numpy().any():
+                node.replace_input_with(2, None)
+
+
+def _put_scale_first(graph: ir.Graph) -> None:
+    """``Mul(scale, y)``: onnxruntime folds the factor of ``Mul(y, scale)`` into the weights of a convolution.
+
+    Its sums would then be rounded floats instead of whole numbers.
+    """
+    for node in graph:
+        if node.op_type == "Mul" and node.inputs[1].is_initializer() and node.inputs[1].name.endswith(".weight_scale"):
+            first, second = node.inputs
+            node.replace_input_with(0, second)
+            node.replace_input_with(1, first)
+
+
+def drop_taps(model: ir.Model, outputs: int) -> None:
+    """Keep the first ``outputs`` outputs and what they need, in place."""
+    del model.graph.outputs[outputs:]
+    passes.RemoveUnusedNodesPass()(model)

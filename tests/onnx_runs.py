@@ -1,0 +1,25 @@
+"""Two independent ways to run an ONNX file: onnxruntime, and the reference implementation of the standard."""
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx.reference import ReferenceEvaluator
+from torch import Tensor
+
+
+def feeds(path, inputs: tuple[Tensor, ...]) -> dict[str, np.ndarray]:
+    names = [value.name for value in onnx.load(path).graph.input]
+    return {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
+
+
+def onnxruntime_outputs(path, *inputs: Tensor) -> list[np.ndarray]:
+    """With all of onnxruntime's graph optimizations: they must not change an answer."""
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return session.run(None, feeds(path, inputs))
+
+
+def reference_outputs(path, *inputs: Tensor) -> list[np.ndarray]:
+    return ReferenceEvaluator(str(path)).run(None, feeds(path, inputs))
+
+
+RUNTIMES = {"onnxruntime": onnxruntime_outputs, "reference": reference_outputs}
