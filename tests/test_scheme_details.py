@@ -133,7 +133,7 @@ def test_stochastic_binaryconnect_is_deterministic_in_evaluation():
 def test_ternary_keeps_exactly_what_exceeds_its_threshold():
     layer = quantize.BinaryLinear(4, 2, bias=False, scheme="ternary")
     with torch.no_grad():
-        layer.weight.copy_(torch.tensor([[4.0, -2.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]]))
+        layer.weight.copy_(torch.tensor([[4.0, -2.0, 1.25, 0.75], [0.0, 0.0, 0.0, 0.0]]))
     values, scale = layer.quantized_weight()
     assert values.tolist() == [[1, -1, 0, 0], [0, 0, 0, 0]]  # delta = 0.7 * 2
     assert scale[0].item() == 3
