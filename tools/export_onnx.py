@@ -1,0 +1,67 @@
+"""Write the ONNX file of a checkpoint, checked against PyTorch.
+
+    python tools/export_onnx.py runs/NAME                    the best checkpoint of a run, to runs/NAME/model.onnx
+    python tools/export_onnx.py runs/NAME/last.pt net.onnx
+
+The input of the file is a batch of images, normalized as its metadata says; any batch size.
+Exit codes: 0 done, 1 the file would not compute what the model computes, 2 something that cannot be used.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+
+import quantize
+from quantize.export.exporter import FORMATS
+from training import ModelInfo, load_model
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code."""
+    flags = _parser().parse_args(argv)
+    try:
+        model, info = load_model(flags.checkpoint)
+        path = flags.file or info.path.with_name("model.onnx")
+        images = torch.randn(2, *info.input_size, generator=torch.Generator().manual_seed(0))
+        report = quantize.export_onnx(
+            model, path, images, format=flags.format, metadata=metadata(info), check=not flags.no_check
+        )
+    except quantize.ExportMismatch as error:
+        print(f"export_onnx: {error}", file=sys.stderr)
+        return 1
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"export_onnx: {error}", file=sys.stderr)
+        return 2
+    print(report)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path, help="a .pt file, or the directory of a run")
+    parser.add_argument("file", type=Path, nargs="?", help="default: model.onnx beside the checkpoint")
+    parser.add_argument("--format", default="standard", help=f"{', '.join(FORMATS)}; default: %(default)s")
+    parser.add_argument("--no-check", action="store_true", help="do not compare onnxruntime with PyTorch")
+    return parser
+
+
+def metadata(info: ModelInfo) -> dict[str, object]:
+    """What the file says of itself."""
+    mean, std = info.normalization
+    return {
+        "arch": info.arch,
+        "dataset": info.config["dataset"],
+        "classes": info.classes,
+        "input_size": info.input_size,
+        "input_normalization": {"mean": mean, "std": std},
+        "acc1": info.acc1,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
