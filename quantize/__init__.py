@@ -18,7 +18,7 @@ from .layers import (
 from .optim import clip_after_step, clip_latent_weights, param_groups
 from .plan import LayerPlan, Plan, plan
 from .prepare import apply_plan, prepare, restore
-from .progress import set_progress
+from .progress import set_progress, use_float_weights
 from .scheme import QuantizedWeight, Scheme, get_scheme, list_schemes, register_scheme
 from .version import __version__
 
@@ -66,4 +66,5 @@ __all__ = [
     "schemes",
     "set_progress",
     "summary",
+    "use_float_weights",
 ]

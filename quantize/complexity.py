@@ -80,7 +80,8 @@ def summary(model: nn.Module, example_input: Any) -> Summary:
     Raises ValueError when the model does not run on ``example_input``.
     """
     model = copy.deepcopy(model).eval()  # ptflops leaves methods behind on what it counts
-    rows = {name: _storage(name, module) for name, module in model.named_modules() if not _is_container(module)}
+    stored: set[int] = set()
+    rows = {name: _storage(name, module, stored) for name, module in model.named_modules() if not _is_container(module)}
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad) - _unsettled(model)
     macs, per_layer = _count(model, example_input)
     for name, (float_macs, binary_macs) in per_layer.items():
@@ -106,14 +107,18 @@ def _unsettled(model: nn.Module) -> int:
     return sum(m.threshold.numel() for m in binary if m.threshold_pending)
 
 
-def _storage(name: str, module: nn.Module) -> LayerCost:
+def _storage(name: str, module: nn.Module, stored: set[int]) -> LayerCost:
+    """What a module's own tensors take; one that is in ``stored`` already (tied weights) takes nothing again."""
     row = LayerCost(name, type(module).__name__)
-    tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    tensors = [t for t in own if id(t) not in stored]
     row.float_bytes = row.packed_bytes = sum(t.numel() * t.element_size() for t in tensors)
-    row.parameters = sum(p.numel() for p in module.parameters(recurse=False) if p.requires_grad)
+    row.parameters = sum(t.numel() for t in tensors if t.requires_grad)
     if isinstance(module, BinaryLayer):
         row.parameters -= module.threshold.numel() if module.threshold_pending else 0
+    if isinstance(module, BinaryLayer) and id(module.weight) not in stored:
         row.packed_bytes += packed_weight_bytes(module) - module.weight.numel() * module.weight.element_size()
+    stored.update(map(id, own))
     return row
 
 

@@ -26,6 +26,7 @@ class BinaryLayer(nn.Module):
         scheme: how weights and inputs become bits.
         threshold: None (the input is compared with 0), or a learned parameter, one a channel.
         threshold_pending: the first training batch decides where the threshold starts.
+        float_weights: the latent weight is used as it is, see :func:`use_float_weights`.
         adapter: which weight and padding the float layer's own forward uses.
         float_class: the class that :func:`unbinarize` gives back.
         float_keys: the parameters and buffers that the float layer has.
@@ -34,6 +35,7 @@ class BinaryLayer(nn.Module):
     scheme: Scheme
     threshold: nn.Parameter | None
     threshold_pending: bool
+    float_weights: bool
     adapter: LayerAdapter
     float_class: type[nn.Module]
     float_keys: frozenset[str]
@@ -51,6 +53,7 @@ class BinaryLayer(nn.Module):
         self.scheme = scheme
         self.adapter = adapter
         self.threshold_pending = False
+        self.float_weights = False
         self.register_parameter("threshold", None)
         if scheme.annealed:
             # A tensor, so that a compiled model is not compiled again for each value.
@@ -101,7 +104,8 @@ class BinaryLayer(nn.Module):
 
     def quantized_weight(self) -> QuantizedWeight:
         """Low-bit values of the latent weight and their scale, both in filter layout."""
-        return self.scheme.weight(self.float_filters(), self)
+        filters = self.float_filters()
+        return QuantizedWeight(filters) if self.float_weights else self.scheme.weight(filters, self)
 
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """Shapes and arguments are the float layer's; only transposed convolutions take an ``output_size``."""
@@ -244,7 +248,17 @@ def warn_no_progress(scheme_name: str) -> None:
 
 
 # The attributes that a binary layer has and its float layer has not, but for what a scheme learns.
-STATE = ("scheme", "adapter", "threshold", "threshold_pending", "progress", "progress_set", "float_class", "float_keys")
+STATE = (
+    "scheme",
+    "adapter",
+    "threshold",
+    "threshold_pending",
+    "float_weights",
+    "progress",
+    "progress_set",
+    "float_class",
+    "float_keys",
+)
 
 FLOAT_CLASSES: dict[type[BinaryLayer], type[nn.Module]] = {
     BinaryConv1d: nn.Conv1d,

@@ -127,7 +127,7 @@ def plan(
     """What :func:`prepare` would do to ``model``, which is left as it is. Arguments and errors are the same."""
     if min_fan_in < 0:
         raise ValueError(f"min_fan_in is {min_fan_in}; it must be 0 (no layer is tiny) or more")
-    keep_float = [keep_float] if isinstance(keep_float, (str, type)) else list(keep_float)
+    keep_float = [keep_float] if isinstance(keep_float, (str, type)) else list(keep_float or ())
     overrides = overrides or {}
     layers = find_layers(model)
     default = None if scheme is None else get_scheme(scheme)

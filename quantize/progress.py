@@ -1,4 +1,4 @@
-"""How far training is, for the schemes whose gradient is annealed."""
+"""What a training loop tells a binary network: how far it is, and in which stage."""
 
 from torch import nn
 
@@ -16,3 +16,15 @@ def set_progress(model: nn.Module, progress: float) -> None:
         if isinstance(module, BinaryLayer) and module.scheme.annealed:
             module.progress.fill_(progress)
             module.progress_set = True
+
+
+def use_float_weights(model: nn.Module, enabled: bool) -> None:
+    """Let the binary layers of ``model`` compute with their latent weights, or with their quantized ones again.
+
+    The first of two training stages: binary inputs, float weights (Bulat & Tzimiropoulos, *XNOR-Net++*,
+    2019; Liu et al., *ReActNet*, 2020). It is part of training, not of the model: neither the state_dict
+    nor :func:`restore` knows it, and a network ships with it off.
+    """
+    for module in model.modules():
+        if isinstance(module, BinaryLayer):
+            module.float_weights = enabled

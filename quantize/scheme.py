@@ -42,6 +42,14 @@ class Scheme:
     learned_threshold: ClassVar[bool] = False
     annealed: ClassVar[bool] = False
 
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value, kind = getattr(self, field.name), type(field.default)
+            if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+                raise ValueError(
+                    f"option {field.name!r} of scheme {self.name!r} is {value!r}; it must be of type {kind.__name__}"
+                )
+
     @property
     def weight_bits(self) -> int:
         """Bits that a stored weight needs, without its scale; 32: float."""
@@ -126,6 +134,8 @@ def get_scheme(scheme: str | Scheme) -> Scheme:
     Raises ValueError for an unknown name, option or value, TypeError for another type.
     """
     if isinstance(scheme, Scheme):
+        if _REGISTRY.get(scheme.name) is not type(scheme):
+            raise ValueError(f"scheme class {type(scheme).__name__} has no name; decorate it with @register_scheme")
         return scheme
     if isinstance(scheme, type) and issubclass(scheme, Scheme):
         return scheme()

@@ -136,3 +136,18 @@ def test_a_taken_or_bad_name_is_an_error():
 def test_the_same_class_may_be_registered_again():
     quantize.register_scheme("xnor")(quantize.schemes.XNOR)
     assert type(quantize.get_scheme("xnor")) is quantize.schemes.XNOR
+
+
+def test_an_option_of_the_wrong_type_is_refused():
+    with pytest.raises(ValueError, match="option 'input_scale' of scheme 'xnor' is 'yes'; it must be of type bool"):
+        quantize.schemes.XNOR(input_scale="yes")
+    with pytest.raises(ValueError, match="option 'w_bits' of scheme 'dorefa' is True; it must be of type int"):
+        quantize.schemes.DoReFa(w_bits=True)
+
+
+def test_a_scheme_without_a_name_is_refused():
+    class Nameless(quantize.schemes.BNN):
+        """Derived, not registered: a checkpoint could not name it."""
+
+    with pytest.raises(ValueError, match="Nameless has no name; decorate it"):
+        quantize.get_scheme(Nameless())

@@ -50,6 +50,7 @@ class DoReFa(Scheme):
     a_bits: int = 2
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for option in ("w_bits", "a_bits"):
             bits = getattr(self, option)
             if bits not in (*range(1, 9), FLOAT_BITS):

@@ -1,0 +1,43 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import quantize
+
+
+@pytest.fixture
+def layer():
+    return quantize.BinaryConv2d(4, 6, 3, padding=1, scheme="xnor")
+
+
+def test_float_weights_with_binary_inputs(layer):
+    x = torch.randn(2, 4, 5, 5)
+    signs = torch.where(x >= 0, 1.0, -1.0)
+    quantize.use_float_weights(layer, True)
+    torch.testing.assert_close(layer(x), F.conv2d(signs, layer.weight, layer.bias, padding=1))
+    quantize.use_float_weights(layer, False)
+    assert layer.quantized_weight().values.unique().tolist() == [-1, 1]
+
+
+def test_float_weights_are_no_part_of_the_model(layer):
+    model = nn.Sequential(layer)
+    quantize.use_float_weights(model, True)
+    assert set(model.state_dict()) == {"0.weight", "0.bias"}
+    assert not hasattr(quantize.restore(model)[0], "float_weights")
+
+
+def test_progress_outside_its_range_is_refused(layer):
+    with pytest.raises(ValueError, match=r"progress is 1\.5; it must lie between 0"):
+        quantize.set_progress(layer, 1.5)
+
+
+def test_an_annealed_scheme_without_progress_warns_once():
+    from quantize.layers import warn_no_progress
+
+    warn_no_progress.cache_clear()
+    model = nn.Sequential(quantize.BinaryLinear(4, 4, scheme="irnet"), quantize.BinaryLinear(4, 4, scheme="irnet"))
+    with pytest.warns(UserWarning, match="'irnet' is annealed") as caught:
+        model(torch.randn(2, 4))
+        model(torch.randn(2, 4))
+    assert len(caught) == 1
