@@ -1,6 +1,6 @@
-"""Check, or with --fix repair, style and formatting of the whole project with ruff.
+"""Check, or with --fix repair, style and formatting of the project, or of some paths, with ruff.
 
-    python tools/lint.py [--fix]
+    python tools/lint.py [--fix] [PATH ...]
 
 The rules stand in setup.cfg, section [tool:ruff].
 """
@@ -24,12 +24,12 @@ def ruff_options(setup_cfg: Path) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--fix", action="store_true", help="repair what ruff can repair")
-    fix = parser.parse_args().fix
-    ruff = [sys.executable, "-m", "ruff"]
-    options = ruff_options(ROOT / "setup.cfg")
-    check = [*ruff, "check", *(["--fix"] if fix else []), *options, "."]
-    formatted = [*ruff, "format", *([] if fix else ["--check"]), *options, "."]
-    return max(subprocess.run(command, cwd=ROOT).returncode for command in (check, formatted))
+    parser.add_argument("paths", nargs="*", type=Path, default=[ROOT], metavar="PATH", help="default: all")
+    args = parser.parse_args()
+    ruff, options = [sys.executable, "-m", "ruff"], ruff_options(ROOT / "setup.cfg")
+    check = [*ruff, "check", *(["--fix"] if args.fix else []), *options, *args.paths]
+    formatted = [*ruff, "format", *([] if args.fix else ["--check"]), *options, *args.paths]
+    return max(subprocess.run(command).returncode for command in (check, formatted))
 
 
 if __name__ == "__main__":
