@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -25,16 +25,27 @@ ONNX = "model.onnx"  # where --export names no file
 MODEL_FLAGS = ("arch", "scheme", "keep_float", "overrides", "img_size")
 
 
-def evaluate_checkpoint(flags: dict[str, Any]) -> Metrics:
-    """``--evaluate``: print and return what a checkpoint reaches on the test set; writes ONNX where asked.
+class Trained(NamedTuple):
+    """A checkpoint's model beside the set it is tested on.
 
-    The checkpoint is the flag's, else that of ``--resume`` or ``--pretrained``; the set is the one it
-    was trained on unless the flags name another. Raises ValueError or OSError, in one sentence.
+    Attributes:
+        model: in evaluation mode, on the device that ``config`` asks for.
+        info: what the checkpoint says of it.
+        data: normalized as in training.
+        config: the checkpoint's configuration under the flags given.
     """
-    path = flags["evaluate"] or flags.get("resume") or flags.get("pretrained")
-    if path is None:
-        raise ValueError("--evaluate names no checkpoint; write --evaluate CHECKPOINT")
-    file = find_checkpoint(path, BEST)
+
+    model: nn.Module
+    info: ModelInfo
+    data: Data
+    config: TrainConfig
+
+
+def open_checkpoint(file: Path, flags: dict[str, Any]) -> Trained:
+    """The model of a checkpoint and its data: the set it was trained on, unless the flags name another.
+
+    Raises ValueError or OSError, in one sentence, where they do not fit.
+    """
     saved = read_checkpoint(file)["config"]
     refuse_contradictions(str(file), saved, {name: flags[name] for name in MODEL_FLAGS if name in flags})
     config = TrainConfig.create(**{**saved, **flags})
@@ -44,6 +55,20 @@ def evaluate_checkpoint(flags: dict[str, Any]) -> Metrics:
     config = dataclasses.replace(config, normalize=None, mean=mean, std=std)
     data = load_data(config, info.input_size, device)
     check_same_classes(info.classes, data.classes, str(file))
+    return Trained(model, info, data, config)
+
+
+def evaluate_checkpoint(flags: dict[str, Any]) -> Metrics:
+    """``--evaluate``: print and return what a checkpoint reaches on the test set; writes ONNX where asked.
+
+    The checkpoint is the flag's, else that of ``--resume`` or ``--pretrained``. Raises ValueError or
+    OSError, in one sentence.
+    """
+    path = flags["evaluate"] or flags.get("resume") or flags.get("pretrained")
+    if path is None:
+        raise ValueError("--evaluate names no checkpoint; write --evaluate CHECKPOINT")
+    file = find_checkpoint(path, BEST)
+    model, info, data, config = open_checkpoint(file, flags)
     images, _ = next(iter(data.test))
     say(*complexity_lines(quantize.summary(model, images[:1])))
     result = evaluate(model, data.test)
