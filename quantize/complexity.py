@@ -81,25 +81,19 @@ def summary(model: nn.Module, example_input: Any) -> Summary:
     """
     model = copy.deepcopy(model).eval()  # ptflops leaves methods behind on what it counts
     stored: set[int] = set()
-    rows = {name: _storage(name, module, stored) for name, module in model.named_modules() if not _is_container(module)}
+    rows = {name: _storage(name, module, stored) for name, module in model.named_modules()}
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad) - _unsettled(model)
-    macs, per_layer = _count(model, example_input)
-    for name, (float_macs, binary_macs) in per_layer.items():
+    for name, (float_macs, binary_macs) in _count(model, example_input).items():
         rows[name].macs, rows[name].binary_macs = float_macs, binary_macs
     shown = [row for row in rows.values() if any(_numbers(row))]
-    total = Summary("total", type(model).__name__, macs, parameters=parameters, layers=shown)
-    for field in ("binary_macs", "float_bytes", "packed_bytes"):
+    total = Summary("total", type(model).__name__, parameters=parameters, layers=shown)
+    for field in ("macs", "binary_macs", "float_bytes", "packed_bytes"):
         setattr(total, field, sum(getattr(row, field) for row in rows.values()))
     return total
 
 
 def _numbers(row: LayerCost) -> tuple[int, ...]:
     return row.macs, row.binary_macs, row.parameters, row.float_bytes, row.packed_bytes
-
-
-def _is_container(module: nn.Module) -> bool:
-    own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
-    return bool(list(module.children())) and not own
 
 
 def _unsettled(model: nn.Module) -> int:
@@ -147,8 +141,11 @@ class _Counted(nn.Module):
 
 
 @torch.no_grad()
-def _count(model: nn.Module, example_input: Any) -> tuple[int, dict[str, tuple[int, int]]]:
-    """ptflops' total, and (MACs, binary MACs) by layer name, of one sample."""
+def _count(model: nn.Module, example_input: Any) -> dict[str, tuple[int, int]]:
+    """(MACs, binary MACs) by module name, of one sample.
+
+    ptflops' own total leaves out what is inside a module that it counts itself, such as timm's Attention.
+    """
     from ptflops import get_model_complexity_info
 
     batch = next((t for t in tree_leaves(example_input) if isinstance(t, Tensor) and t.dim()), None)
@@ -159,7 +156,7 @@ def _count(model: nn.Module, example_input: Any) -> tuple[int, dict[str, tuple[i
     costs: dict[str, tuple[int, int]] = {}
     names = {module: name for name, module in counted.model.named_modules()}
     hooks = {kind: _hook(kind, names, costs, len(batch)) for kind in {type(module) for module in names}}
-    macs, _ = get_model_complexity_info(
+    get_model_complexity_info(
         counted,
         (1,),  # not used: the input is the constructor's
         input_constructor=lambda _: batch,
@@ -168,7 +165,7 @@ def _count(model: nn.Module, example_input: Any) -> tuple[int, dict[str, tuple[i
         print_per_layer_stat=False,
         as_strings=False,
     )
-    return macs, costs
+    return costs
 
 
 def _hook(kind: type[nn.Module], names: dict[nn.Module, str], costs: dict, samples: int) -> Callable | None:
