@@ -144,8 +144,10 @@ class _Run:
         latest = {topology.latest(node) for node in results} - {None, -1}
         self.seen.last.update(self.seen.ran[i] for i in latest)
         # Inputs without a gradient, such as token ids; outputs without one.
-        self.seen.first.update(() if self.seen.first else self.seen.ran[:1])
-        self.seen.last.update(() if self.seen.last else self.seen.ran[-1:])
+        if not any(topology.is_from_input(node) for _, node in self.inputs):
+            self.seen.first.update(self.seen.ran[:1])
+        if not self.seen.last:
+            self.seen.last.update(self.seen.ran[-1:])
 
     def _find_branches(self, topology: Topology) -> None:
         for sides in topology.merges("Add"):

@@ -76,9 +76,13 @@ class Topology:
         elif operands and len(weights) == len(operands) and not node.name().startswith("Embedding"):
             self._weights[node] = frozenset().union(*weights)
 
+    def is_from_input(self, node: Node | None) -> bool:
+        """Whether ``node`` comes from the network's input."""
+        return node in self._from_input
+
     def is_first(self, node: Node | None) -> bool:
         """Whether ``node`` comes from the network's input without a product with a weight in between."""
-        return node in self._from_input and node not in self._past_weight
+        return self.is_from_input(node) and node not in self._past_weight
 
     def latest(self, node: Node | None) -> int | None:
         """When the last layer ran that ``node`` was computed from; None where there is none."""
