@@ -1,0 +1,240 @@
+"""Put the models of torchvision and timm through prepare, training, summary and ONNX export; write READMEs/models.md.
+
+    python tools/sweep_models.py                          run what has no result yet, then write the table
+    python tools/sweep_models.py --models 'timm/*vit*'    only these, afresh
+    python tools/sweep_models.py --report                 only write the table
+
+Every classification model of torchvision, and of timm the smallest model of each family, that is of each
+module that timm lists. Weights are random, nothing is downloaded. Each model has a process of its own with
+limited time and memory; a result is one line of JSON in --results, so that a cut run goes on where it was.
+"""
+
+import argparse
+import datetime
+import fnmatch
+import importlib.metadata
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+REPORT = ROOT / "READMEs" / "models.md"
+PACKAGES = ("torch", "torchvision", "timm", "onnxruntime")
+
+SCHEME = "xnor"
+BATCH = 2
+# The first of them, or else the model's own, that the model takes in evaluation and in training.
+IMAGE_SIZES = (64, 128, 224, 299)
+PASSED = "ok"
+
+
+def model_names(cache: Path) -> list[str]:
+    """ "torchvision/resnet18", "timm/resnet10t", ... The smallest of each timm family is kept in ``cache``."""
+    import timm
+    import torchvision
+
+    smallest = json.loads(cache.read_text()) if cache.exists() else {}
+    for family in timm.list_modules():
+        if family not in smallest:
+            smallest[family] = min(timm.list_models(module=family), key=_parameters)
+            cache.write_text(json.dumps(smallest))
+    return [
+        *(f"torchvision/{name}" for name in torchvision.models.list_models(module=torchvision.models)),
+        *(f"timm/{smallest[family]}" for family in timm.list_modules()),
+    ]
+
+
+def _parameters(name: str) -> int:
+    import timm
+    import torch
+
+    with torch.device("meta"):
+        return sum(p.numel() for p in timm.create_model(name, pretrained=False).parameters())
+
+
+def build(name: str):
+    """The model ``name`` with random weights, and a batch of images that it takes."""
+    import timm
+    import torch
+    import torchvision
+
+    library, _, name = name.partition("/")
+    torch.manual_seed(0)
+    if library == "timm":
+        model = timm.create_model(name, pretrained=False)
+        sizes = sorted({*IMAGE_SIZES[:2], model.default_cfg["input_size"][-1]})
+    else:
+        model, sizes = torchvision.models.get_model(name, weights=None), IMAGE_SIZES
+    for size in sizes:
+        batch = torch.randn(BATCH, 3, size, size)
+        try:
+            with torch.no_grad():
+                model.eval()(batch)
+                model.train()(batch)
+        except Exception as error:  # a model's own checks raise what they like
+            reason = error
+        else:
+            return model, batch
+    raise RuntimeError(f"the float model takes no image of {sizes}: {reason}")
+
+
+def check(name: str) -> dict[str, Any]:
+    """One model through everything; "status" of the result is "ok", or what failed and why."""
+    import quantize
+
+    result: dict[str, Any] = {"model": name, "status": PASSED}
+    step = "building it"
+    try:
+        model, batch = build(name)
+        result["parameters"] = sum(p.numel() for p in model.parameters())
+        result["image"] = batch.shape[-1]
+        step = "prepare"
+        plan = quantize.plan(model, SCHEME, batch)
+        result["binary"], result["layers"] = len(plan.binary), len(plan)
+        model = quantize.apply_plan(model, plan, inplace=True)
+        step = "training"
+        _train_step(model, batch)
+        step = "summary"
+        cost = quantize.summary(model.eval(), batch)
+        for field in ("macs", "binary_macs", "float_bytes", "packed_bytes"):
+            result[field] = getattr(cost, field)
+        step = "ONNX export"
+        with tempfile.TemporaryDirectory() as folder:
+            report = quantize.export_onnx(model, Path(folder) / "model.onnx", batch)
+        result["difference"] = report.parity.difference
+    except Exception as error:
+        result["status"] = f"{step}: {' '.join(str(error).split()) or type(error).__name__}"
+    return result
+
+
+def _train_step(model, batch) -> None:
+    """Forward and backward; RuntimeError when the weights of a binary layer get no finite gradient."""
+    import torch
+    from torch.utils._pytree import tree_leaves
+
+    import quantize
+
+    outputs = [y for y in tree_leaves(model.train()(batch)) if isinstance(y, torch.Tensor)]
+    torch.stack([y.float().square().mean() for y in outputs]).sum().backward()
+    for layer_name, layer in model.named_modules():
+        if isinstance(layer, quantize.BinaryLayer):
+            gradient = layer.weight.grad
+            if gradient is None or not gradient.isfinite().all():
+                raise RuntimeError(f"layer {layer_name!r} gets {'no' if gradient is None else 'an infinite'} gradient")
+    model.zero_grad(set_to_none=True)
+
+
+def work(name: str, memory: float) -> None:
+    """The body of a model's process: prints the result as one line of JSON."""
+    import torch
+
+    resource.setrlimit(resource.RLIMIT_DATA, (int(memory * 2**30),) * 2)
+    torch.set_num_threads(2)
+    warnings.simplefilter("ignore")
+    print(json.dumps(check(name)))
+
+
+def run(name: str, seconds: float, memory: float) -> dict[str, Any]:
+    """The result of ``name``, computed in a process of its own."""
+    command = [sys.executable, __file__, "--worker", name, "--memory", str(memory)]
+    start = time.monotonic()
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds)
+        result = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
+        ended = f"the process ended with {done.returncode}: {(done.stderr.strip().splitlines() or [''])[-1]}"
+    except subprocess.TimeoutExpired:
+        result, ended = None, f"not done after {seconds:g} s"
+    result = result or {"model": name, "status": ended}
+    return {**result, "seconds": round(time.monotonic() - start, 1)}
+
+
+def report(names: list[str], results: dict[str, dict[str, Any]]) -> str:
+    """READMEs/models.md."""
+    passed = sum(results.get(name, {}).get("status") == PASSED for name in names)
+    versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in PACKAGES)
+    lines = [
+        "# Models of torchvision and timm",
+        "",
+        "Written by `python tools/sweep_models.py`: every classification model of torchvision and the smallest model",
+        f"of each timm family, with scheme `{SCHEME}` and random weights, through `prepare` with an example input, a",
+        "forward and backward pass, `summary`, and ONNX export whose result is compared with PyTorch's.",
+        "",
+        f"**{passed} of {len(names)} go through.** {versions}; {datetime.date.today()}.",
+        "",
+        "*binary* counts the layers that became binary, of all that hold a matrix or filters (`quantize.plan` gives",
+        "the reason for each that did not); *binary MACs* is their share of the multiply-accumulates that layers do on",
+        "an image of that size; *packed* is the size of the file with 1 bit a binary weight, then against float.",
+    ]
+    for library in ("torchvision", "timm"):
+        own = [name for name in names if name.startswith(library)]
+        lines += ["", f"## {library}", "", *_table(own, results)]
+    return "\n".join(lines) + "\n"
+
+
+def _table(names: list[str], results: dict[str, dict[str, Any]]) -> list[str]:
+    rows = [
+        "| model | image | parameters | binary | binary MACs | packed bytes | | status |",
+        "|---|--:|--:|--:|--:|--:|--:|---|",
+    ]
+    for name in names:
+        result = results.get(name, {"status": "not run"})
+        cells = [name.partition("/")[2], *_figures(result), result["status"].replace("|", "\\|")]
+        rows.append(f"| {' | '.join(cells)} |")
+    return rows
+
+
+def _figures(result: dict[str, Any]) -> list[str]:
+    if "packed_bytes" not in result:
+        return [str(result.get("image", "")), f"{result['parameters']:,}" if "parameters" in result else "", *[""] * 4]
+    share = result["binary_macs"] / max(1, result["macs"] + result["binary_macs"])
+    return [
+        str(result["image"]),
+        f"{result['parameters']:,}",
+        f"{result['binary']} of {result['layers']}",
+        f"{share:.1%}",
+        f"{result['packed_bytes']:,}",
+        f"1/{result['float_bytes'] / result['packed_bytes']:.1f}",
+    ]
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", metavar="PATTERN", help="only these, such as 'timm/*' or 'torchvision/resnet18'")
+    parser.add_argument(
+        "--results", type=Path, default=ROOT / "runs" / "sweep_models.jsonl", help="default: %(default)s"
+    )
+    parser.add_argument("--seconds", type=float, default=300, help="limit a model (default: %(default)g)")
+    parser.add_argument("--memory", type=float, default=14, help="GiB, limit a model (default: %(default)g)")
+    parser.add_argument("--report", action="store_true", help="run nothing, write the table from the results")
+    parser.add_argument("--worker", metavar="NAME", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_arguments()
+    if args.worker:
+        return work(args.worker, args.memory)
+    args.results.parent.mkdir(parents=True, exist_ok=True)
+    names = model_names(args.results.with_name(f"timm_{importlib.metadata.version('timm')}.json"))
+    lines = args.results.read_text().splitlines() if args.results.exists() else []
+    results = {result["model"]: result for result in map(json.loads, lines)}
+    if args.models:
+        wanted = fnmatch.filter(names, args.models)
+    else:
+        wanted = [name for name in names if name not in results]
+    for i, name in enumerate([] if args.report else wanted, 1):
+        results[name] = run(name, args.seconds, args.memory)
+        with args.results.open("a") as file:
+            file.write(json.dumps(results[name]) + "\n")
+        print(f"{i}/{len(wanted)} {name}: {results[name]['status'][:200]} ({results[name]['seconds']} s)", flush=True)
+    REPORT.write_text(report(names, results))
+
+
+if __name__ == "__main__":
+    main()
