@@ -8,6 +8,7 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
+from .layers import check_images
 from .registry import register_model
 
 EPS = 1e-4  # of every batch norm; from the XNOR-Net reference networks
@@ -36,8 +37,7 @@ class LeNet5(nn.Sequential):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dim() != 4 or x.shape[-2:] != (28, 28):
-            raise ValueError(f"lenet5 takes images of 28x28, got an input of shape {tuple(x.shape)}")
+        check_images(x, "lenet5", 28)
         return super().forward(x)
 
 

@@ -2,6 +2,10 @@
 
 A network is registered with the layouts it has. A name that ends in a scheme stands for the layout
 made for that scheme; whoever trains it applies the scheme. This package builds float networks only.
+
+Layouts: "float", the network as published; "binary", its inputs of binary layers have both signs; and
+where a network has them, "bireal" (a shortcut round every convolution), "react" (the same with RPReLU)
+and "weights" (for binary weights and float activations, where "binary" leaves the activations to the sign).
 """
 
 import dataclasses
@@ -14,10 +18,21 @@ from torch import nn
 
 TIMM_PREFIX = "timm/"
 
-# Which layout a name ending in `_<suffix>` stands for, and the scheme that goes with it.
-_SUFFIXES: dict[str, tuple[str, str]] = {
-    "xnornet": ("binary", "xnor"),
-    **{s: ("binary", s) for s in ("binaryconnect", "bnn", "bwn", "dorefa", "ternary", "xnor")},
+FIRST_AND_LAST = ("first", "last")
+
+# The schemes whose names may end a network's, each with the layouts it prefers to "binary".
+_PREFERRED: dict[str, tuple[str, ...]] = {
+    "binaryconnect": ("weights",),
+    "bireal": ("bireal",),
+    "bnn": (),
+    "bwn": ("weights",),
+    "dorefa": (),
+    "irnet": ("bireal",),
+    "react": ("react",),
+    "recu": ("bireal",),
+    "ternary": ("weights",),
+    "xnor": (),
+    "xnorpp": ("bireal",),
 }
 
 
@@ -28,9 +43,10 @@ class ModelSpec:
     Attributes:
         name: the name itself.
         arch: the registered network, or ``timm/<name>``.
-        layout: "float" or "binary" (batch norm before the sign); a network may have one for both.
+        layout: see the module's docstring; a network may have one for all.
         scheme: the scheme the name asks for, or None.
         input_size: (channels, height, width) the network was made for; None where timm knows.
+        keep_float: what stays float when the network becomes binary, as ``quantize.prepare`` takes it.
     """
 
     name: str
@@ -38,32 +54,58 @@ class ModelSpec:
     layout: str
     scheme: str | None
     input_size: tuple[int, int, int] | None
+    keep_float: tuple[str, ...] = FIRST_AND_LAST
 
 
 @dataclasses.dataclass(frozen=True)
 class _Entry:
     build: Callable[..., nn.Module]
     input_size: tuple[int, int, int]
+    layouts: tuple[str, ...]
+    keep_float: tuple[str, ...]
+
+    def layout_for(self, scheme: str) -> str:
+        return next((layout for layout in _PREFERRED.get(scheme, ()) if layout in self.layouts), "binary")
 
 
 _REGISTRY: dict[str, _Entry] = {}
 
 
-def register_model(name: str, input_size: tuple[int, int, int]):
-    """Decorator for ``build(num_classes, in_chans, layout, **options) -> nn.Module``."""
+def register_model(
+    name: str,
+    input_size: tuple[int, int, int],
+    extra_layouts: tuple[str, ...] = (),
+    keep_float: tuple[str, ...] = FIRST_AND_LAST,
+):
+    """Decorator for ``build(num_classes, in_chans, layout, **options) -> nn.Module``.
+
+    Args:
+        name: of the network.
+        input_size: (channels, height, width) it was made for.
+        extra_layouts: those it has beside "float" and "binary".
+        keep_float: see :class:`ModelSpec`.
+
+    Raises ValueError when the name is taken.
+    """
 
     def register(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
         if name in _REGISTRY:
             raise ValueError(f"network name {name!r} is taken; choose another")
-        _REGISTRY[name] = _Entry(build, input_size)
+        _REGISTRY[name] = _Entry(build, input_size, ("float", "binary", *extra_layouts), keep_float)
         return build
 
     return register
 
 
 def list_models() -> list[str]:
-    """All names that :func:`create_model` knows, timm's (``timm/<name>``) left out."""
-    return sorted(_REGISTRY) + sorted(f"{arch}_xnornet" for arch in _REGISTRY)
+    """The networks, each with ``_xnornet``, and those with a layout for one scheme (``resnet18_bireal``).
+
+    Left out: the other ``<arch>_<scheme>`` and timm's (``timm/<name>``).
+    """
+    special = [
+        f"{arch}_{layout}" for arch, entry in _REGISTRY.items() for layout in entry.layouts if layout in _PREFERRED
+    ]
+    return sorted(_REGISTRY) + sorted(f"{arch}_xnornet" for arch in _REGISTRY) + sorted(special)
 
 
 def resolve(name: str, schemes: tuple[str, ...] = ()) -> ModelSpec:
@@ -79,27 +121,32 @@ def resolve(name: str, schemes: tuple[str, ...] = ()) -> ModelSpec:
         _timm_entrypoint(name)
         return ModelSpec(name, name, "float", None, None)
     if name in _REGISTRY:
-        return ModelSpec(name, name, "float", None, _REGISTRY[name].input_size)
-    suffixes = {**{s: ("binary", s) for s in schemes}, **_SUFFIXES}
-    for suffix, (layout, scheme) in suffixes.items():
+        entry = _REGISTRY[name]
+        return ModelSpec(name, name, "float", None, entry.input_size, entry.keep_float)
+    for suffix in (*schemes, *_PREFERRED, "xnornet"):
         arch = name.removesuffix(f"_{suffix}")
         if arch != name and arch in _REGISTRY:
-            return ModelSpec(name, arch, layout, scheme, _REGISTRY[arch].input_size)
-    raise ValueError(_unknown(name, list_models(), "timm/<name> gives any timm backbone"))
+            entry, scheme = _REGISTRY[arch], "xnor" if suffix == "xnornet" else suffix
+            return ModelSpec(name, arch, entry.layout_for(scheme), scheme, entry.input_size, entry.keep_float)
+    more = "each also as <arch>_xnornet or <arch>_<scheme>; timm/<name> gives any timm backbone"
+    raise ValueError(_unknown(name, list_models(), f"valid: {', '.join(sorted(_REGISTRY))}; {more}"))
 
 
-def create_model(name: str, num_classes: int = 10, in_chans: int | None = None, **options) -> nn.Module:
+def create_model(
+    name: str, num_classes: int = 10, in_chans: int | None = None, schemes: tuple[str, ...] = (), **options
+) -> nn.Module:
     """A float network with fresh weights, in the layout that ``name`` stands for.
 
     Args:
         name: ``nin_gc``, ``nin_gc_xnornet`` (its layout for binary layers), ``timm/resnet18``, ...
         num_classes: outputs of the last layer.
         in_chans: channels of the input; the network's own by default.
+        schemes: further scheme names that may end ``name``, see :func:`resolve`.
         options: further keyword arguments of the network (of ``timm.create_model`` for timm).
 
     Raises ValueError for an unknown name or option, or a size below 1.
     """
-    spec = resolve(name)
+    spec = resolve(name, schemes)
     in_chans = (spec.input_size[0] if spec.input_size else 3) if in_chans is None else in_chans
     for what, value in (("num_classes", num_classes), ("in_chans", in_chans)):
         if not isinstance(value, int) or value < 1:
@@ -123,11 +170,11 @@ def _timm_entrypoint(name: str) -> None:
 
     bare = name.removeprefix(TIMM_PREFIX)
     if not timm.is_model(bare):
-        raise ValueError(_unknown(name, [TIMM_PREFIX + m for m in timm.list_models()], "see timm.list_models()"))
+        names = [TIMM_PREFIX + m for m in timm.list_models()]
+        raise ValueError(_unknown(name, names, f"valid: {len(names)} names, see timm.list_models()"))
 
 
-def _unknown(name: str, valid: list[str], more: str) -> str:
-    close = difflib.get_close_matches(name, valid, n=3, cutoff=0.5)
+def _unknown(name: str, names: list[str], valid: str) -> str:
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(repr(c) for c in close)}? " if close else ""
-    shown = ", ".join(valid) if len(valid) <= 40 else f"{len(valid)} names"
-    return f"unknown network {name!r}: {hint}valid: {shown}; {more}"
+    return f"unknown network {name!r}: {hint}{valid}"
