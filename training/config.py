@@ -12,10 +12,8 @@ import quantize
 from quantize.scheme import did_you_mean
 
 from .data import AUGMENTATIONS, DATASETS, PRESETS, get_augmentation
-from .defaults import default_flags
+from .defaults import FLOAT_SCHEMES, default_flags, effective_scheme, input_size
 from .optim import LR_SCHEDULES, OPTIMIZERS
-
-FLOAT_SCHEMES = ("none", "float")  # --scheme none: the float twin of the same layout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,10 +30,11 @@ class TrainConfig:
     lr_schedule: str
     milestones: tuple[int, ...]
     augment: str
+    keep_float: tuple[str, ...]
+    clip_weights: float
     gamma: float = 0.1
     momentum: float = 0.9
     scheme: str | None = None
-    keep_float: tuple[str, ...] = ("first", "last")
     overrides: dict[str, str | None] = dataclasses.field(default_factory=dict)
     data_dir: str = "data"
     img_size: int | None = None
@@ -59,7 +58,8 @@ class TrainConfig:
         Raises ValueError for a value that cannot be used.
         """
         names = {"arch": "nin_gc_xnornet", "dataset": "cifar10"} | given
-        flags = {**default_flags(models.resolve(names["arch"]).arch, names["dataset"]), **names}
+        wanted = {key: given[key] for key in ("img_size", "scheme") if key in given}
+        flags = {**default_flags(names["arch"], names["dataset"], **wanted), **names}
         if "milestones" not in given:  # the recipe's are shares of the epochs
             flags["milestones"] = tuple(sorted({round(share * flags["epochs"]) for share in flags["milestones"]} - {0}))
         config = cls(**flags)
@@ -67,15 +67,19 @@ class TrainConfig:
         return config
 
     @property
+    def input_size(self) -> tuple[int, int, int]:
+        """(channels, height, width) of the network's images."""
+        return input_size(self.arch, self.dataset, self.img_size)
+
+    @property
     def effective_scheme(self) -> str | None:
         """The scheme of ``--scheme``, else the one the network's name ends in; None for float."""
-        if self.scheme is None:
-            return models.resolve(self.arch).scheme
-        return None if self.scheme in FLOAT_SCHEMES else self.scheme
+        return effective_scheme(self.arch, self.scheme)
 
     def check(self) -> None:
         """Raises ValueError for the first value that cannot be used."""
-        for field, least in (("epochs", 1), ("batch_size", 1), ("workers", 0), ("weight_decay", 0), ("momentum", 0)):
+        lowest = {"epochs": 1, "batch_size": 1, "workers": 0, "weight_decay": 0, "momentum": 0, "clip_weights": 0}
+        for field, least in lowest.items():
             if getattr(self, field) < least:
                 raise ValueError(f"--{field.replace('_', '-')} is {getattr(self, field)}; it must be at least {least}")
         if self.lr <= 0:
@@ -134,7 +138,7 @@ def _add_network_flags(group) -> None:
     group.add_argument(
         "--scheme", help=f"{', '.join(quantize.list_schemes())}, with options as in xnor:center=false; none"
     )
-    group.add_argument("--keep-float", nargs="*", metavar="LAYER", help='default: "first" "last"')
+    group.add_argument("--keep-float", nargs="*", metavar="LAYER", help="default: first last, mostly")
     group.add_argument(
         "--override", dest="overrides", action=_Override, metavar="PATTERN=SCHEME", help="or PATTERN=none"
     )
@@ -161,6 +165,7 @@ def _add_training_flags(group) -> None:
     group.add_argument("--lr", type=float)
     group.add_argument("--momentum", type=float, help="of sgd and rmsprop")
     group.add_argument("--weight-decay", "--wd", type=float)
+    group.add_argument("--clip-weights", type=float, metavar="LIMIT", help="of latent weights; 0: none")
     group.add_argument("--lr-schedule", help=", ".join(LR_SCHEDULES))
     group.add_argument("--milestones", "--schedule", type=int, nargs="+", metavar="EPOCH", help="implies step")
     group.add_argument("--gamma", type=float, help="factor of lr at a milestone")

@@ -6,6 +6,8 @@ A run takes the recipe of its network, then the changes for its dataset, then th
 import dataclasses
 from typing import Any
 
+import models
+
 from .data import get_dataset
 
 
@@ -35,7 +37,43 @@ DATASET_CHANGES: dict[str, dict[str, Any]] = {
 }
 
 
-def default_flags(arch: str, dataset: str) -> dict[str, Any]:
-    """The recipe of ``arch`` (as the registry names it) on ``dataset``; raises ValueError for an unknown set."""
-    recipe = dataclasses.asdict(RECIPES.get(arch, OTHER_NETWORKS))
-    return {**recipe, "augment": get_dataset(dataset).augmentation, **DATASET_CHANGES.get(dataset, {})}
+FLOAT_SCHEMES = ("none", "float")  # --scheme none: the float twin of the same layout
+
+# Schemes without a scale, whose weights get no gradient beyond 1 and could not come back.
+CLIPPED_SCHEMES = ("binaryconnect", "bnn")
+
+LARGE_PICTURES = 64  # pixels; above, a random region of a picture is better than a shift
+
+
+def input_size(arch: str, dataset: str, img_size: int | None = None) -> tuple[int, int, int]:
+    """(channels, height, width) of a network's images: the size given, its own, or the dataset's.
+
+    Raises ValueError for an unknown name.
+    """
+    channels, *size = models.resolve(arch).input_size or (3,)
+    if img_size is not None:
+        size = [img_size] * 2
+    height, width = size or get_dataset(dataset).image_size
+    return channels, height, width
+
+
+def effective_scheme(arch: str, scheme: str | None = None) -> str | None:
+    """The scheme given, else the one that the network's name ends in; None for float."""
+    if scheme is None:
+        return models.resolve(arch).scheme
+    return None if scheme in FLOAT_SCHEMES else scheme
+
+
+def default_flags(arch: str, dataset: str, img_size: int | None = None, scheme: str | None = None) -> dict[str, Any]:
+    """Values of the flags for ``arch`` on ``dataset``. Raises ValueError for an unknown name."""
+    network, images = models.resolve(arch), get_dataset(dataset)
+    recipe = dataclasses.asdict(RECIPES.get(network.arch, OTHER_NETWORKS))
+    pictures = images.load is None and max(input_size(arch, dataset, img_size)) > LARGE_PICTURES
+    name = (effective_scheme(arch, scheme) or "").partition(":")[0]
+    return {
+        **recipe,
+        "augment": "resized_crop" if pictures else images.augmentation,
+        "keep_float": network.keep_float,
+        "clip_weights": 1.0 if name in CLIPPED_SCHEMES else 0.0,
+        **DATASET_CHANGES.get(dataset, {}),
+    }

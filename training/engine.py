@@ -37,8 +37,10 @@ def fit(session: Session) -> float:
                 stop_nonfinite(session, "a weight", f"after epoch {session.epoch + 1}", images)
             session.scheduler.step()
             session.epoch += 1
-            save(session, test.top1)
+            best = test.top1 > session.best_acc1
+            session.best_acc1 = max(test.top1, session.best_acc1)
             logger.epoch(session.epoch, lr, train, test)
+            save(session, test.top1, best)
         session.model.load_state_dict(read_checkpoint(session.run_dir, BEST)["model"])
         logger.finish()
     return session.best_acc1
@@ -74,10 +76,8 @@ def evaluate(model: nn.Module, loader: Loader) -> Metrics:
     return meter.result()
 
 
-def save(session: Session, acc1: float) -> None:
-    """Write ``last.pt``, after ``best.pt`` where this is the best epoch: a cut between them loses neither."""
-    best = acc1 > session.best_acc1
-    session.best_acc1 = max(acc1, session.best_acc1)
+def save(session: Session, acc1: float, best: bool) -> None:
+    """Write ``last.pt``, and ``best.pt`` before it: a cut between them loses neither."""
     contents = session.checkpoint(acc1)
     for name in (BEST, LAST) if best else (LAST,):
         save_checkpoint(session.run_dir / name, contents)

@@ -14,18 +14,9 @@ from quantize.layers import FLOAT_CLASSES
 
 from .checkpoint import BEST, find_checkpoint, read_checkpoint, read_file
 from .config import TrainConfig
-from .data import Normalization, get_dataset
+from .data import Normalization
 
 TIMM = "timm"  # --pretrained alone
-
-
-def input_size(config: TrainConfig) -> tuple[int, int, int]:
-    """(channels, height, width) of the images: the flag's, the network's own, or the dataset's."""
-    channels, *size = models.resolve(config.arch).input_size or (3,)
-    if config.img_size is not None:
-        size = [config.img_size] * 2
-    height, width = size or get_dataset(config.dataset).image_size
-    return channels, height, width
 
 
 def build_model(config: TrainConfig, classes: list[str], images: Tensor) -> tuple[nn.Module, quantize.Plan | None]:

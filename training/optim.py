@@ -3,16 +3,21 @@
 from torch import nn, optim
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
 
+import quantize
+
 OPTIMIZERS = {"adam": optim.Adam, "adamw": optim.AdamW, "rmsprop": optim.RMSprop, "sgd": optim.SGD}
 LR_SCHEDULES = ("step", "cosine")
 
 
 def create_optimizer(config, model: nn.Module) -> optim.Optimizer:
-    """``config.optimizer`` over all trainable parameters."""
-    options = {"lr": config.lr, "weight_decay": config.weight_decay}
+    """``config.optimizer`` over all trainable parameters; clips latent weights where the configuration says so."""
+    options = {"lr": config.lr}
     if config.optimizer in ("sgd", "rmsprop"):
         options["momentum"] = config.momentum
-    return OPTIMIZERS[config.optimizer]([p for p in model.parameters() if p.requires_grad], **options)
+    optimizer = OPTIMIZERS[config.optimizer](quantize.param_groups(model, config.weight_decay), **options)
+    if config.clip_weights:
+        quantize.clip_after_step(optimizer, model, config.clip_weights)
+    return optimizer
 
 
 def create_scheduler(config, optimizer: optim.Optimizer) -> LRScheduler:

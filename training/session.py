@@ -16,7 +16,7 @@ from .checkpoint import BEST, LAST, find_checkpoint, read_checkpoint, restore_rn
 from .config import TrainConfig
 from .data import Data, load_data
 from .device import select_device, set_deterministic
-from .model import build_model, input_size, rebuild
+from .model import build_model, rebuild
 from .optim import create_optimizer, create_scheduler
 
 # How a run is started, not what it computes: a resumed run takes these from its own command line.
@@ -79,7 +79,7 @@ def setup(config: TrainConfig) -> Session:
     check_paths(config, run_dir)
     device = select_device(config.gpu)
     set_deterministic(config.deterministic)
-    data = load_data(config, input_size(config), device)
+    data = load_data(config, config.input_size, device)
     if checkpoint is None:
         images = next(iter(data.train))[0].cpu()
         model, plan = build_model(config, data.classes, images)
