@@ -57,7 +57,7 @@ def read_file(path: Path) -> Any:
     """What a ``.pt`` file holds, on the CPU. Raises ValueError for a truncated or foreign file."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
         reason = str(error).strip().partition("\n")[0][:200]
         raise ValueError(
             f"{str(path)!r} is not a complete checkpoint, or not one of plain tensors ({reason}); "

@@ -1,0 +1,334 @@
+"""Loaders against plain loops, and every way that data can be missing."""
+
+import pickle
+import urllib.error
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from training import TrainConfig
+from training.data import Augmentation, adapt, datasets, derive_seed, imagefolder, load_data
+from training.data.loaders import MemoryLoader, StreamLoader
+from training.data.normalization import PRESETS, Normalization, get_preset, given
+
+CPU = torch.device("cpu")
+
+
+def write_pictures(root, classes=("cat", "dog"), count=3, size=(6, 6), splits=("train", "test")):
+    rng = np.random.default_rng(0)
+    for split in splits:
+        for name in classes:
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{i}.png")
+    return root
+
+
+def folder_config(root, **flags):
+    return TrainConfig.create(arch="nin", dataset="imagefolder", data_dir=str(root), **{"batch_size": 2, **flags})
+
+
+# Normalization.
+
+
+def test_normalization_is_the_formula():
+    images = torch.randint(256, (5, 3, 4, 4), dtype=torch.uint8)
+    mean, std = PRESETS["cifar10"]
+    expected = (images.double() / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    torch.testing.assert_close(PRESETS["cifar10"](images).double(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_presets_fit_other_channels():
+    assert get_preset("mnist", 3).mean == (0.1307,) * 3
+    assert get_preset("cifar10", 1).std == pytest.approx((sum(PRESETS["cifar10"].std) / 3,))
+    with pytest.raises(ValueError, match=r"unknown normalization 'imagnet'.*did you mean 'imagenet'"):
+        get_preset("imagnet", 3)
+
+
+def test_given_normalization_is_checked():
+    assert given((0.5,), (0.2,), 3) == Normalization((0.5,) * 3, (0.2,) * 3)
+    with pytest.raises(ValueError, match="--mean has 2 values; images of 3 channels need 1 or 3"):
+        given((0.5, 0.5), (0.2,), 3)
+    with pytest.raises(ValueError, match="given together"):
+        given((0.5,), (), 3)
+    with pytest.raises(ValueError, match="must be positive"):
+        given((0.5,), (0.0,), 1)
+
+
+# Augmentation.
+
+
+@pytest.mark.parametrize(("padding", "flip"), [(0, True), (4, False), (4, True)])
+def test_augmentation_gives_crops_of_the_padded_image(padding, flip):
+    images = torch.randint(256, (64, 2, 32, 32), dtype=torch.uint8)
+    out = Augmentation(padding, flip)(images, torch.Generator().manual_seed(1))
+    padded = np.pad(images.numpy(), [(0, 0), (0, 0), (padding,) * 2, (padding,) * 2])
+    seen = set()
+    for n, crop in enumerate(out.numpy()):
+        found = [
+            (y, x, mirrored)
+            for mirrored in ((False, True) if flip else (False,))
+            for y in range(2 * padding + 1)
+            for x in range(2 * padding + 1)
+            if np.array_equal(crop[..., ::-1] if mirrored else crop, padded[n, :, y : y + 32, x : x + 32])
+        ]
+        assert len(found) == 1, n
+        seen.add(found[0])
+    assert len(seen) > (1 if padding == 0 else 30)  # images are treated one by one
+    assert {mirrored for *_, mirrored in seen} == ({False, True} if flip else {False})
+
+
+def test_padding_scales_with_the_image():
+    images = torch.full((200, 1, 64, 64), 255, dtype=torch.uint8)
+    black_rows = (Augmentation(padding=4)(images, torch.Generator().manual_seed(0))[:, 0].amax(2) == 0).sum(1)
+    assert black_rows.max() == 8
+
+
+# Loaders.
+
+
+def memory_loader(**options):
+    images = torch.arange(10, dtype=torch.uint8).view(10, 1, 1, 1).expand(10, 1, 4, 4).contiguous()
+    return MemoryLoader(images, torch.arange(10), 4, Normalization((0.0,), (1 / 255,)), **options)
+
+
+def order(loader, epoch):
+    loader.set_epoch(epoch)
+    return torch.cat([labels for _, labels in loader]).tolist()
+
+
+def test_shuffled_epochs_depend_on_seed_and_epoch_alone():
+    loader = memory_loader(shuffle=True, seed=3)
+    epochs = [order(loader, epoch) for epoch in range(4)]
+    assert len({tuple(e) for e in epochs}) == 4
+    torch.randn(7)  # another random stream does not matter
+    assert order(memory_loader(shuffle=True, seed=3), 2) == epochs[2]
+    assert order(memory_loader(shuffle=True, seed=4), 2) != epochs[2]
+    assert all(len(e) == len(set(e)) == 8 for e in epochs)  # the last incomplete batch is left out
+    assert len(loader) == 2
+
+
+def test_test_sets_come_whole_and_in_order():
+    loader = memory_loader()
+    assert order(loader, 0) == order(loader, 5) == list(range(10))
+    assert len(loader) == 3
+    for images, labels in loader:
+        assert torch.allclose(images[:, 0, 0, 0], labels.float(), atol=1e-4)  # pictures stay with their labels
+        assert images.dtype == torch.float32
+
+
+def test_derived_seeds_differ():
+    assert len({derive_seed(a, b) for a in range(30) for b in range(30)}) == 900
+
+
+# Sets by name.
+
+
+def test_digits_are_split_evenly_and_without_overlap():
+    classes, train, test = datasets.load_digits(None)
+    assert classes == [str(d) for d in range(10)]
+    assert (len(train.images), len(test.images)) == (1442, 355)
+    assert train.images.dtype == torch.uint8
+    assert train.images.amax() == 255
+    share = torch.bincount(test.labels) / (torch.bincount(test.labels) + torch.bincount(train.labels))
+    assert ((share > 0.19) & (share <= 0.2)).all()
+    from sklearn.datasets import load_digits
+
+    everything = sorted(map(tuple, load_digits().data.tolist()))
+    both = torch.cat([train.images, test.images]).flatten(1)
+    assert sorted(map(tuple, (both.float() * 16 / 255).round().tolist())) == everything
+
+
+def test_images_are_adapted_to_the_network():
+    colour = torch.randint(256, (3, 3, 8, 8), dtype=torch.uint8)
+    grey = adapt(colour, (1, 8, 8))
+    expected = np.einsum("nchw,c->nhw", colour.numpy(), [0.299, 0.587, 0.114]).round()
+    assert np.abs(grey[:, 0].numpy() - expected).max() <= 1
+    bigger = adapt(grey, (3, 16, 16))
+    assert bigger.shape == (3, 3, 16, 16)
+    assert torch.equal(bigger[:, 0], bigger[:, 2])
+    assert adapt(torch.full((1, 1, 8, 8), 77, dtype=torch.uint8), (1, 11, 11)).unique().tolist() == [77]
+
+
+def test_digits_arrive_in_the_networks_shape():
+    for arch, shape in (("nin_gc_xnornet", (3, 32, 32)), ("lenet5", (1, 28, 28))):
+        config = TrainConfig.create(arch=arch, dataset="digits")
+        data = load_data(config, config.input_size, CPU)
+        images, labels = next(iter(data.train))
+        assert images.shape == (config.batch_size, *shape)
+        assert abs(images.mean()) < 0.2
+        assert labels.max() < len(data.classes)
+
+
+def write_idx(path, array):
+    header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+    path.write_bytes(header + array.tobytes())
+
+
+@pytest.mark.parametrize(("name", "folder"), [("mnist", "MNIST"), ("fashionmnist", "FashionMNIST")])
+def test_mnist_is_read_from_its_files(tmp_path, name, folder):
+    raw = tmp_path / folder / "raw"
+    raw.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split, count in (("train", 12), ("t10k", 5)):
+        images, labels = rng.integers(0, 256, (count, 28, 28)), rng.integers(0, 10, count)
+        arrays[split] = images.astype(np.uint8), labels.astype(np.uint8)
+        write_idx(raw / f"{split}-images-idx3-ubyte", arrays[split][0])
+        write_idx(raw / f"{split}-labels-idx1-ubyte", arrays[split][1])
+    classes, train, test = datasets.get_dataset(name).load(tmp_path)
+    assert len(classes) == 10
+    np.testing.assert_array_equal(train.images[:, 0], arrays["train"][0])
+    np.testing.assert_array_equal(test.labels, arrays["t10k"][1])
+
+
+@pytest.mark.parametrize(("name", "cls"), [("cifar10", "CIFAR10"), ("cifar100", "CIFAR100")])
+def test_cifar_is_read_from_its_files(tmp_path, monkeypatch, name, cls):
+    import torchvision.datasets
+
+    make = getattr(torchvision.datasets, cls)
+    monkeypatch.setattr(make, "_check_integrity", lambda self: True)
+    monkeypatch.setattr(make, "meta", {**make.meta, "md5": None})
+    folder = tmp_path / make.base_folder
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    pixels = {}
+    for file, _ in make.train_list + make.test_list:
+        pixels[file] = rng.integers(0, 256, (2, 3, 32, 32), dtype=np.uint8)
+        entry = {"data": pixels[file].reshape(2, -1), "labels": [3, 4], "fine_labels": [3, 4]}
+        (folder / file).write_bytes(pickle.dumps(entry))
+    names = [f"class {i}" for i in range(100)]
+    (folder / make.meta["filename"]).write_bytes(pickle.dumps({make.meta["key"]: names}))
+    classes, train, test = datasets.get_dataset(name).load(tmp_path)
+    assert classes == names
+    np.testing.assert_array_equal(test.images, pixels[make.test_list[0][0]])
+    assert train.labels.tolist() == [3, 4] * len(make.train_list)
+
+
+def test_svhn_is_read_from_its_files(tmp_path, monkeypatch):
+    import scipy.io
+    import torchvision.datasets
+
+    monkeypatch.setattr(torchvision.datasets.SVHN, "_check_integrity", lambda self: True)
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3, 4), dtype=np.uint8)
+    for split in ("train", "test"):
+        scipy.io.savemat(tmp_path / f"{split}_32x32.mat", {"X": pixels, "y": np.array([[1], [10], [3], [9]])})
+    classes, train, _ = datasets.get_dataset("svhn").load(tmp_path)
+    assert len(classes) == 10
+    assert train.labels.tolist() == [1, 0, 3, 9]
+    np.testing.assert_array_equal(train.images, pixels.transpose(3, 2, 0, 1))
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashionmnist", "cifar10", "cifar100", "svhn"])
+def test_without_network_the_error_says_which_files_go_where(tmp_path, monkeypatch, name):
+    def offline(*args, **kwargs):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr("urllib.request.urlopen", offline)
+    target = tmp_path / "data"
+    with pytest.raises(FileNotFoundError, match=r"could not be downloaded.*: put .* there.*--data-dir") as caught:
+        datasets.get_dataset(name).load(target)
+    assert str(target) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not target.exists()  # nothing half-made is left
+
+
+def test_unknown_dataset_names_close_ones():
+    with pytest.raises(ValueError, match=r"unknown dataset 'cifar': did you mean 'cifar10'.*imagefolder"):
+        TrainConfig.create(dataset="cifar")
+
+
+# Folders of pictures.
+
+
+def test_a_folder_is_decoded_exactly(tmp_path):
+    write_pictures(tmp_path)
+    classes, train, _ = imagefolder.find_pictures(tmp_path)
+    assert classes == ["cat", "dog"]
+    decoded = imagefolder.decode(train, (3, 6, 6))
+    for image, path in zip(decoded.images, train.paths, strict=True):
+        np.testing.assert_array_equal(image.permute(1, 2, 0), np.asarray(Image.open(path)))
+    assert decoded.labels.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_pictures_are_cut_to_shape_and_grey_where_wanted(tmp_path):
+    write_pictures(tmp_path, size=(10, 20))
+    _, train, _ = imagefolder.find_pictures(tmp_path)
+    assert imagefolder.decode(train, (1, 5, 5)).images.shape == (6, 1, 5, 5)
+
+
+def test_streamed_batches_equal_those_from_memory(tmp_path, monkeypatch):
+    write_pictures(tmp_path, count=5)
+    config = folder_config(tmp_path, img_size=8, workers=1)
+    memory = load_data(config, config.input_size, CPU)
+    monkeypatch.setattr("training.data.MEMORY_LIMIT", 0)
+    stream = load_data(config, config.input_size, CPU)
+    assert isinstance(stream.train, StreamLoader)
+    for name in ("train", "test"):
+        for epoch in (0, 1):
+            loaders = getattr(memory, name), getattr(stream, name)
+            for loader in loaders:
+                loader.set_epoch(epoch)
+            for (a, x), (b, y) in zip(*loaders, strict=True):
+                assert torch.equal(a, b)
+                assert torch.equal(x, y)
+
+
+def test_random_crops_of_files_repeat_whatever_the_workers(tmp_path):
+    write_pictures(tmp_path, count=4, size=(40, 40))
+    batches = []
+    for workers in (0, 2):
+        config = folder_config(tmp_path, img_size=16, workers=workers, augment="resized_crop")
+        loader = load_data(config, config.input_size, CPU).train
+        loader.set_epoch(1)
+        torch.randn(workers)
+        batches.append(torch.cat([images for images, _ in loader]))
+    assert torch.equal(*batches)
+    loader.set_epoch(2)
+    assert not torch.equal(torch.cat([images for images, _ in loader]), batches[0])
+
+
+def test_large_pictures_are_cropped_from_their_files_by_default():
+    small, large = (TrainConfig.create(arch="nin", dataset="imagefolder", img_size=n).augment for n in (64, 65))
+    assert (small, large) == ("crop_flip", "resized_crop")
+    config = TrainConfig.create(arch="nin", dataset="digits", augment="resized_crop")
+    with pytest.raises(ValueError, match="needs picture files"):
+        load_data(config, config.input_size, CPU)
+
+
+def test_val_is_preferred_to_test(tmp_path):
+    write_pictures(tmp_path, splits=("train", "test", "val"))
+    (tmp_path / "val" / "cat" / "2.png").unlink()
+    assert len(imagefolder.find_pictures(tmp_path)[2].paths) == 5
+
+
+def test_missing_and_empty_folders(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no data directory .*nowhere.*--data-dir"):
+        imagefolder.find_pictures(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"must hold train/<class>/ and val/ or test/<class>/; it has nothing"):
+        imagefolder.find_pictures(tmp_path)
+    (tmp_path / "train").mkdir()
+    (tmp_path / "test").mkdir()
+    with pytest.raises(FileNotFoundError, match="no pictures to train on"):
+        imagefolder.find_pictures(tmp_path)
+    (tmp_path / "train" / "cat").mkdir()
+    with pytest.raises(FileNotFoundError, match="cat"):
+        imagefolder.find_pictures(tmp_path)
+
+
+def test_classes_that_differ_are_named(tmp_path):
+    write_pictures(tmp_path, ("cat", "dog"), splits=("train",))
+    write_pictures(tmp_path, ("cat", "frog"), splits=("test",))
+    with pytest.raises(ValueError, match="only in the first: dog; only in the second: frog"):
+        imagefolder.find_pictures(tmp_path)
+
+
+def test_a_file_that_is_no_picture_is_named(tmp_path):
+    write_pictures(tmp_path)
+    (tmp_path / "train" / "cat" / "1.png").write_bytes(b"not a picture")
+    config = folder_config(tmp_path)
+    with pytest.raises(ValueError, match=r"1\.png' is not a readable picture"):
+        load_data(config, config.input_size, CPU)

@@ -1,0 +1,261 @@
+"""The loop: it learns, repeats, resumes exactly and stops where numbers are not finite."""
+
+import itertools
+import math
+import re
+import shutil
+
+import pytest
+import torch
+from tiny_runs import epochs_of, tiny_flags, train
+from torch.nn import functional as F
+
+import training
+from training import checkpoint as checkpoints
+from training import engine
+from training.nonfinite import first_nonfinite
+
+
+def assert_same(a, b):
+    """Bit for bit, through dicts and lists."""
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_same(a[key], b[key])
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            assert_same(x, y)
+    else:
+        assert a == b
+
+
+def assert_same_run(one, other):
+    for name in ("last.pt", "best.pt"):
+        a, b = (torch.load(run / name, weights_only=True) for run in (one, other))
+        for key in ("model", "optimizer", "scheduler", "rng", "epoch", "acc1", "best_acc1"):
+            assert_same(a[key], b[key])
+
+
+@pytest.fixture
+def cuts(monkeypatch, tmp_path):
+    """Run directories as they were after each epoch."""
+
+    def save_and_copy(session, acc1, best):
+        save(session, acc1, best)
+        shutil.copytree(session.run_dir, tmp_path / f"cut{session.epoch}")
+
+    save = engine.save
+    monkeypatch.setattr(engine, "save", save_and_copy)
+    return tmp_path
+
+
+def test_training_learns(tmp_path):
+    session = train(tmp_path / "run", epochs=6, lr=0.01)
+    assert session.best_acc1 > 85
+    tops = [entry["test"]["top1"] for entry in epochs_of(tmp_path / "run")]
+    assert session.best_acc1 == max(tops)
+    best = torch.load(tmp_path / "run" / "best.pt", weights_only=True)
+    assert best["acc1"] == max(tops)
+    assert best["epoch"] == 1 + tops.index(max(tops))
+    assert_same(best["model"], dict(session.model.state_dict()))
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"optimizer": "adam", "lr_schedule": "cosine"},
+        {"optimizer": "sgd", "lr": 0.05, "lr_schedule": "step", "milestones": (2, 3), "weight_decay": 1e-4},
+        {"scheme": "binaryconnect:stochastic=true"},
+        {"scheme": "irnet"},
+        {"scheme": "none"},
+    ],
+    ids=["adam", "sgd", "stochastic", "annealed", "float"],
+)
+def test_a_run_cut_at_any_epoch_and_resumed_equals_the_uncut_one(cuts, monkeypatch, flags):
+    train(cuts / "uncut", epochs=4, augment="crop_flip", **flags)
+    monkeypatch.undo()
+    for epoch in (1, 2, 3):
+        torch.manual_seed(1000 + epoch)  # another process has another random state
+        run = cuts / f"cut{epoch}"
+        session = training.setup(training.config_from_flags({"resume": str(run), "gpu": ""}))
+        assert session.epoch == epoch
+        training.fit(session)
+        assert_same_run(run, cuts / "uncut")
+        assert epochs_of(run) == epochs_of(cuts / "uncut")
+
+
+def test_a_run_interrupted_within_an_epoch_resumes_exactly(tmp_path, monkeypatch):
+    train(tmp_path / "uncut", epochs=3)
+    calls = 0
+
+    def interrupt(*args):
+        nonlocal calls
+        calls += 1
+        if calls == 130:  # 45 + 12 batches an epoch: in the third
+            raise KeyboardInterrupt
+        return F_cross_entropy(*args)
+
+    F_cross_entropy = F.cross_entropy
+    monkeypatch.setattr(F, "cross_entropy", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut", epochs=3)
+    monkeypatch.undo()
+    assert len(epochs_of(tmp_path / "cut")) == 2
+    training.fit(training.setup(training.config_from_flags({"resume": str(tmp_path / "cut"), "gpu": ""})))
+    assert_same_run(tmp_path / "cut", tmp_path / "uncut")
+
+
+def test_a_resumed_run_without_its_best_checkpoint_makes_a_new_one(cuts, monkeypatch):
+    train(cuts / "uncut", epochs=3)
+    monkeypatch.undo()
+    target = cuts / "elsewhere"
+    flags = {"resume": str(cuts / "cut1" / "last.pt"), "log_path": str(target), "gpu": ""}
+    session = training.setup(training.config_from_flags(flags))
+    training.fit(session)
+    assert session.best_acc1 == max(entry["test"]["top1"] for entry in epochs_of(target))
+    assert (target / "best.pt").exists()
+
+
+def test_runs_repeat_and_the_seed_matters(tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train(tmp_path / name, epochs=1, seed=seed)
+    assert epochs_of(tmp_path / "a") == epochs_of(tmp_path / "b")
+    assert epochs_of(tmp_path / "a") != epochs_of(tmp_path / "c")
+
+
+def test_learning_rates_follow_the_schedule(tmp_path):
+    train(tmp_path / "step", epochs=4, lr=0.01, lr_schedule="step", milestones=(1, 3), gamma=0.5)
+    assert [e["lr"] for e in epochs_of(tmp_path / "step")] == pytest.approx([0.01, 0.005, 0.005, 0.0025])
+    train(tmp_path / "cosine", epochs=4, lr=0.01, lr_schedule="cosine")
+    expected = [0.005 * (1 + math.cos(math.pi * i / 4)) for i in range(4)]
+    assert [e["lr"] for e in epochs_of(tmp_path / "cosine")] == pytest.approx(expected)
+
+
+def test_evaluate_equals_a_plain_loop(tmp_path):
+    session = train(tmp_path / "run", epochs=1)
+    images = torch.cat([images for images, _ in session.data.test])
+    labels = torch.cat([labels for _, labels in session.data.test])
+    log_p = session.model.eval()(images).double().log_softmax(1)
+    loss = -sum(log_p[i, label].item() for i, label in enumerate(labels)) / len(labels)
+    right = sum(int(row.argmax()) == label for row, label in zip(log_p, labels.tolist(), strict=True))
+    result = training.evaluate(session.model, session.data.test)
+    assert result.loss == pytest.approx(loss, rel=1e-5)
+    assert result.top1 == pytest.approx(100 * right / len(labels))
+    assert result.images == len(labels) == 355
+    assert 0 <= result.load_seconds <= result.seconds
+
+
+def test_latent_weights_are_clipped_where_asked(tmp_path):
+    session = train(tmp_path / "run", epochs=1, lr=0.5, clip_weights=0.25)
+    assert session.model[2].weight.abs().max() == 0.25
+    assert session.model[0].weight.abs().max() > 0.25  # a float layer
+
+
+# Numbers that are not finite.
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    train(tmp_path / "run", epochs=1, lr_schedule="step", milestones=(1,))
+    flags = {"resume": str(tmp_path / "run"), "epochs": 2, "gpu": ""}
+    session = training.setup(training.config_from_flags(flags))
+    steps = itertools.count(1)
+
+    def break_the_last_layer(*_):
+        if next(steps) == 3:
+            session.model[9].weight.data[0, 0] = math.inf
+
+    session.optimizer.register_step_post_hook(break_the_last_layer)
+    with pytest.raises(training.NonFiniteError) as caught:
+        training.fit(session)
+    message = str(caught.value)
+    expected = r"the loss is (nan|inf) at epoch 2, step 4 of 45: the first layer with a non-finite output is .9. \(Linear"
+    assert re.match(expected, message)
+    assert f"the last good checkpoint is {tmp_path / 'run' / 'last.pt'}" in message
+    model, info = training.load_model(tmp_path / "run" / "last.pt")
+    assert info.epoch == 1
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+
+
+def test_a_weight_that_hides_behind_a_sign_stops_the_run_too(tmp_path):
+    session = training.setup(training.config_from_flags(tiny_flags(tmp_path / "run", scheme="bnn", clip_weights=0.0)))
+    weight = session.model[5].weight
+    session.optimizer.register_step_post_hook(lambda *_: weight.data[0, 0, 0, 0].fill_(math.nan))
+    with pytest.raises(training.NonFiniteError, match=r"a weight after epoch 1: .*weights is '5' \(BinaryConv2d\)"):
+        training.fit(session)
+    assert not (tmp_path / "run" / "last.pt").exists()
+
+
+def test_the_first_layer_in_execution_order_is_named():
+    class Backwards(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.last, self.first = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+
+        def forward(self, x):
+            return self.last(self.first(x))
+
+    model = Backwards()
+    assert first_nonfinite(model, torch.ones(1, 2)) == "every layer's output is finite"
+    model.first.weight.data[0, 0] = math.inf
+    text = first_nonfinite(model, torch.ones(1, 2))
+    assert "'first' (Linear)" in text
+    assert "its weights are not finite either" in text
+    assert "gradient" not in text
+    model.first.weight.grad = torch.full((2, 2), math.nan)
+    assert "gradient of the step before" in first_nonfinite(model, torch.ones(1, 2))
+    model.first.weight.data.fill_(3e38)
+    assert "its weights are finite" in first_nonfinite(model, torch.full((1, 2), 10.0))
+
+
+# Checkpoints.
+
+
+def test_a_checkpoint_is_whole_or_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "last.pt"
+    checkpoints.save_checkpoint(path, {"epoch": 1})
+
+    def break_off(contents, file):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", break_off)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.save_checkpoint(path, {"epoch": 2})
+    assert checkpoints.read_checkpoint(path)["epoch"] == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_a_checkpoint_carries_what_made_it(tmp_path):
+    train(tmp_path / "run", epochs=1, overrides={"2": "bwn"}, seed=5)
+    contents = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    assert contents["config"]["seed"] == 5
+    assert contents["config"]["overrides"] == {"2": "bwn"}
+    assert contents["arch"] == "tiny_xnornet"
+    assert contents["scheme"] == "xnor"
+    assert {row["name"]: row["scheme"] for row in contents["plan"]} == {"0": None, "2": "bwn", "5": "xnor", "9": None}
+    assert contents["classes"] == [str(i) for i in range(10)]
+    assert contents["input_size"] == (1, 8, 8)
+    assert contents["normalization"] == {"mean": (0.3053,), "std": (0.376,)}
+    assert contents["versions"]["torch"] == str(torch.__version__)
+
+
+def test_what_is_no_checkpoint_is_said_in_a_sentence(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no checkpoint"):
+        checkpoints.read_checkpoint(tmp_path)
+    path = tmp_path / "last.pt"
+    checkpoints.save_checkpoint(path, {"epoch": 1, "weights": torch.randn(1000)})
+    whole = path.read_bytes()
+    for length in (0, 10, len(whole) // 2, len(whole) - 30):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match="is not a complete checkpoint") as caught:
+            checkpoints.read_checkpoint(path)
+        assert "\n" not in str(caught.value)
+    torch.save({"weight": torch.ones(1)}, path)
+    with pytest.raises(ValueError, match="plain weights go to --pretrained"):
+        checkpoints.read_checkpoint(path)
+    torch.save({"format": 99}, path)
+    with pytest.raises(ValueError, match="format 99; this version reads 1"):
+        checkpoints.read_checkpoint(path)

@@ -1,0 +1,45 @@
+"""A network small enough to train in a test, and runs of it on scikit-learn's digits."""
+
+from torch import nn
+
+import models
+import training
+from training.runlog import read_log
+
+
+@models.register_model("tiny", input_size=(1, 8, 8))
+def tiny(num_classes=10, in_chans=1, layout="float"):
+    """Three convolutions with batch norm before the inner ones, and dropout."""
+    return nn.Sequential(
+        nn.Conv2d(in_chans, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.Conv2d(8, 16, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.BatchNorm2d(16),
+        nn.Conv2d(16, 16, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Dropout(0.2),
+        nn.Linear(64, num_classes),
+    )
+
+
+def tiny_flags(run_dir, **flags):
+    return {"arch": "tiny_xnornet", "dataset": "digits", "gpu": "", "log_path": str(run_dir), "epochs": 2, **flags}
+
+
+def train(run_dir, **flags):
+    """A finished run's session."""
+    session = training.setup(training.config_from_flags(tiny_flags(run_dir, **flags)))
+    training.fit(session)
+    return session
+
+
+def epochs_of(run_dir):
+    """The log's epochs, times left out."""
+    timed = ("seconds", "load_seconds")
+    entries = [entry for entry in read_log(run_dir) if entry["kind"] == "epoch"]
+    for entry in entries:
+        for part in ("train", "test"):
+            entry[part] = {name: value for name, value in entry[part].items() if name not in timed}
+    return entries
