@@ -55,14 +55,14 @@ def find_checkpoint(path: str | Path, default: str = LAST) -> Path:
 
 def read_file(path: Path) -> Any:
     """What a ``.pt`` file holds, on the CPU. Raises ValueError for a truncated or foreign file."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
-        reason = str(error).strip().partition("\n")[0][:200]
-        raise ValueError(
-            f"{str(path)!r} is not a complete checkpoint, or not one of plain tensors ({reason}); "
-            f"use another one, such as {BEST} of the same run"
-        ) from error
+    with path.open("rb") as file:  # a file that may not be read is another matter
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
+            raise ValueError(
+                f"{str(path)!r} is not a complete checkpoint of plain tensors: it is cut short, or holds other "
+                f"objects (a whole model instead of its state_dict); use another one, such as {BEST} of the same run"
+            ) from error
 
 
 def read_checkpoint(path: str | Path, default: str = LAST) -> dict[str, Any]:

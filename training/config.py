@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -78,12 +79,16 @@ class TrainConfig:
 
     def check(self) -> None:
         """Raises ValueError for the first value that cannot be used."""
-        lowest = {"epochs": 1, "batch_size": 1, "workers": 0, "weight_decay": 0, "momentum": 0, "clip_weights": 0}
+        lowest = {"epochs": 1, "batch_size": 1} | dict.fromkeys(
+            ("workers", "weight_decay", "momentum", "gamma", "clip_weights"), 0
+        )
         for field, least in lowest.items():
-            if getattr(self, field) < least:
-                raise ValueError(f"--{field.replace('_', '-')} is {getattr(self, field)}; it must be at least {least}")
-        if self.lr <= 0:
-            raise ValueError(f"--lr is {self.lr}; it must be positive")
+            value = getattr(self, field)
+            if not least <= value < math.inf:
+                finite = ", and finite" if isinstance(value, float) else ""
+                raise ValueError(f"--{field.replace('_', '-')} is {value}; it must be at least {least}{finite}")
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"--lr is {self.lr}; it must be positive, and finite")
         if self.img_size is not None and self.img_size < 1:
             raise ValueError(f"--img-size is {self.img_size}; it must be at least 1")
         for flag, value, valid in (

@@ -13,7 +13,7 @@ import torch
 
 import quantize
 
-PACKAGES = ("torch", "torchvision", "timm", "onnxruntime", "numpy")
+PACKAGES = ("torchvision", "timm", "onnxruntime", "numpy")
 
 
 def describe(device: torch.device) -> dict[str, Any]:
@@ -26,7 +26,12 @@ def describe(device: torch.device) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "system": platform.platform(terse=True),
-        "versions": {"python": platform.python_version(), "xnorkit": quantize.__version__, **_installed()},
+        "versions": {
+            "python": platform.python_version(),
+            "xnorkit": quantize.__version__,
+            "torch": str(torch.__version__),  # with its build, such as +cpu
+            **_installed(),
+        },
     }
 
 

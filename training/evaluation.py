@@ -68,14 +68,14 @@ def evaluate_checkpoint(flags: dict[str, Any]) -> Metrics:
     if path is None:
         raise ValueError("--evaluate names no checkpoint; write --evaluate CHECKPOINT")
     file = find_checkpoint(path, BEST)
-    model, info, data, config = open_checkpoint(file, flags)
+    model, info, data, _ = open_checkpoint(file, flags)
     images, _ = next(iter(data.test))
     say(*complexity_lines(quantize.summary(model, images[:1])))
     result = evaluate(model, data.test)
     say(f"Test:  loss {result.loss:.4f}  top-1 {result.top1:6.2f}%  {result.images:,} images")
     say(f"best_acc1: {result.top1:.2f}", f"checkpoint_path: {file}")
-    if config.export is not None:
-        export(model, data, info, config.export or file.with_name(ONNX))
+    if "export" in flags:  # not where the run itself was to export
+        export(model, data, info, flags["export"] or file.with_name(ONNX))
     return result
 
 

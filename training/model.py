@@ -63,11 +63,11 @@ def check_shape(model: nn.Module, images: Tensor, config: TrainConfig) -> None:
     try:
         with torch.no_grad():
             model.eval()(images[:1])
-    except (RuntimeError, ValueError) as error:
-        shape, reason = tuple(images.shape[1:]), str(error).partition("\n")[0]
-        raise ValueError(
-            f"{config.arch!r} does not take images of shape {shape} ({reason}); change --img-size"
-        ) from error
+    except (RuntimeError, ValueError, AssertionError) as error:
+        shape, reason = tuple(images.shape[1:]), str(error).partition("\n")[0].rstrip(".")
+        own = models.resolve(config.arch).input_size
+        fix = "change --img-size" + (f", or leave it out for the network's own {own}" if own else "")
+        raise ValueError(f"{config.arch!r} does not take images of shape {shape} ({reason}); {fix}") from error
     finally:
         model.train(training)
 

@@ -93,7 +93,7 @@ def setup(config: TrainConfig) -> Session:
     session = Session(config, device, data, model, plan, optimizer, scheduler, run_dir)
     if checkpoint is not None:
         _continue(session, checkpoint)
-    run_dir.mkdir(parents=True, exist_ok=True)
+    make_run_dir(run_dir)
     return session
 
 
@@ -121,9 +121,24 @@ def check_paths(config: TrainConfig, run_dir: Path) -> None:
     if config.resume is None and (run_dir / LAST).exists():
         path = str(run_dir)
         raise ValueError(f"{path!r} holds a run already; continue it with --resume, or choose another --log-path")
-    folder = Path(config.export or run_dir).expanduser().absolute().parent
-    if config.export and folder != run_dir.absolute() and not folder.is_dir():
-        raise FileNotFoundError(f"--export {config.export!r}: there is no directory {str(folder)!r}; make it first")
+    if not config.export:
+        return
+    file = Path(config.export).expanduser().absolute()
+    if file.is_dir():
+        raise IsADirectoryError(f"--export {config.export!r} is a directory; name a file, such as {file / 'net.onnx'}")
+    if file.parent != run_dir.absolute() and not file.parent.is_dir():
+        folder = str(file.parent)
+        raise FileNotFoundError(f"--export {config.export!r}: there is no directory {folder!r}; make it first")
+
+
+def make_run_dir(path: Path) -> None:
+    """Make ``path`` a directory. Raises OSError, in one sentence, where that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"{str(path)!r} cannot be made a run directory ({error.strerror}); choose another --log-path"
+        ) from error
 
 
 def choose_run_dir(config: TrainConfig) -> Path:

@@ -1,0 +1,131 @@
+"""Flags and defaults: what is not said follows the network and the set, what cannot be is refused."""
+
+import dataclasses
+
+import pytest
+from tiny_runs import train
+
+import models
+import quantize
+from training import TrainConfig, config_from_flags
+from training.config import make_parser, parse_flags
+from training.data import DATASETS
+from training.device import select_device
+
+
+def config_of(*argv):
+    return TrainConfig.create(**parse_flags(argv))
+
+
+def test_every_field_has_a_flag_and_every_flag_a_field():
+    flags = {action.dest for action in make_parser()._actions} - {"help"}
+    assert flags == {field.name for field in dataclasses.fields(TrainConfig)}
+
+
+def test_the_flags_of_older_trainers_are_known():
+    flags = parse_flags(["--valuate", "a.pt", "--schedule", "10", "20", "--wd", "0.1", "-b", "7", "-j", "0"])
+    assert flags == {
+        "evaluate": "a.pt",
+        "milestones": (10, 20),
+        "lr_schedule": "step",
+        "weight_decay": 0.1,
+        "batch_size": 7,
+        "workers": 0,
+    }
+
+
+@pytest.mark.parametrize("dataset", sorted(DATASETS))
+@pytest.mark.parametrize("arch", models.list_models())
+def test_network_and_set_are_all_that_need_be_said(arch, dataset):
+    config = config_of("--arch", arch, "--dataset", dataset)
+    assert config.epochs >= 1
+    assert config.keep_float == models.resolve(arch).keep_float
+    assert config.input_size == models.resolve(arch).input_size
+
+
+def test_the_recipes_milestones_follow_the_epochs():
+    assert config_of("--arch", "nin", "--dataset", "cifar10").milestones == (120, 200, 240, 280)
+    assert config_of("--arch", "nin", "--dataset", "cifar10", "--epochs", "32").milestones == (12, 20, 24, 28)
+    assert config_of("--arch", "nin", "--dataset", "cifar10", "--epochs", "1").milestones in {(), (1,)}
+    assert config_of("--arch", "nin", "--dataset", "cifar10", "--milestones", "3", "9").milestones == (3, 9)
+
+
+def test_the_scheme_is_the_flags_or_the_names():
+    assert config_of("--arch", "nin_xnornet").effective_scheme == "xnor"
+    assert config_of("--arch", "nin_xnornet", "--scheme", "bnn").effective_scheme == "bnn"
+    assert config_of("--arch", "nin_xnornet", "--scheme", "none").effective_scheme is None
+    assert config_of("--arch", "nin").effective_scheme is None
+
+
+def test_latent_weights_are_clipped_by_the_schemes_that_need_it():
+    assert config_of("--arch", "nin_xnornet").clip_weights == 0
+    assert config_of("--arch", "nin_bnn").clip_weights == 1
+    assert config_of("--arch", "nin", "--scheme", "binaryconnect:stochastic=true").clip_weights == 1
+    assert config_of("--arch", "nin_bnn", "--clip-weights", "0").clip_weights == 0
+
+
+def test_overrides_are_collected():
+    config = config_of("--override", "a.b=none", "--override", "c.*=dorefa:w_bits=1,a_bits=2")
+    assert config.overrides == {"a.b": None, "c.*": "dorefa:w_bits=1,a_bits=2"}
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--epochs", "0"], "--epochs is 0; it must be at least 1"),
+        (["--batch-size", "0"], "--batch-size is 0"),
+        (["--lr", "0"], "--lr is 0.0; it must be positive"),
+        (["--weight-decay", "-1"], "--weight-decay is -1.0; it must be at least 0"),
+        (["--img-size", "0"], "--img-size is 0"),
+        (["--optimizer", "adm"], "unknown --optimizer 'adm': did you mean 'adam'"),
+        (["--lr-schedule", "cos"], "unknown --lr-schedule 'cos': did you mean 'cosine'"),
+        (["--milestones", "9", "3"], "--milestones 9 3 must rise"),
+        (["--augment", "flip"], "unknown augmentation 'flip': did you mean 'crop_flip'"),
+        (["--scheme", "xnr"], "unknown scheme 'xnr': did you mean 'xnor'"),
+        (["--override", "a=xnr"], "unknown scheme 'xnr'"),
+        (["--arch", "nin_gcc"], "unknown network 'nin_gcc': did you mean 'nin_gc'"),
+        (["--dataset", "minst"], "unknown dataset 'minst': did you mean 'mnist'"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_named(argv, message):
+    with pytest.raises(ValueError, match=message):
+        config_of(*argv)
+
+
+@pytest.mark.parametrize("argv", [["--epochs", "many"], ["--no-such-flag"], ["--override", "a"], ["--arch"]])
+def test_a_flag_that_cannot_be_parsed_gives_one_line(argv, capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse_flags(argv)
+    error = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert error.startswith("trainer_exp.py: error: ")
+    assert error.count("\n") == 1
+
+
+def test_devices(monkeypatch):
+    assert select_device("").type == "cpu"
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert str(select_device("1")) == "cuda:1"
+    with pytest.raises(ValueError, match='there is no GPU \'7\'; valid: 0, 1, or --gpu "" for the CPU'):
+        select_device("7")
+
+
+def test_a_resumed_run_keeps_its_configuration_and_refuses_another(tmp_path):
+    train(tmp_path / "step", epochs=1, lr_schedule="step", milestones=(1,), seed=4)
+    resume = {"resume": str(tmp_path / "step")}
+    config = config_from_flags({**resume, "epochs": 3, "seed": 4})
+    assert (config.arch, config.seed, config.epochs, config.milestones) == ("tiny_xnornet", 4, 3, (1,))
+    with pytest.raises(ValueError, match="has all 1 epochs; nothing is left to train"):
+        config_from_flags(resume)
+    with pytest.raises(ValueError, match=r"--lr 0.5 contradicts '.*last.pt', which was trained with 0.001; leave"):
+        config_from_flags({**resume, "epochs": 3, "lr": 0.5})
+    with pytest.raises(ValueError, match="--arch nin contradicts"):
+        config_from_flags({**resume, "arch": "nin"})
+    train(tmp_path / "cosine", epochs=1, lr_schedule="cosine")
+    with pytest.raises(ValueError, match="--epochs 3 contradicts"):  # the cosine is laid out over its epochs
+        config_from_flags({"resume": str(tmp_path / "cosine"), "epochs": 3})
+
+
+def test_every_scheme_can_end_a_networks_name():
+    for scheme in quantize.list_schemes():
+        assert config_of("--arch", f"lenet5_{scheme}").effective_scheme == scheme
