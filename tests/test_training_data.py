@@ -6,29 +6,13 @@ import urllib.error
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from training import TrainConfig
-from training.data import Augmentation, adapt, datasets, derive_seed, imagefolder, load_data
-from training.data.loaders import MemoryLoader, StreamLoader
+from training.data import Augmentation, adapt, datasets, derive_seed, load_data
+from training.data.loaders import MemoryLoader
 from training.data.normalization import PRESETS, Normalization, get_preset, given
 
 CPU = torch.device("cpu")
-
-
-def write_pictures(root, classes=("cat", "dog"), count=3, size=(6, 6), splits=("train", "test")):
-    rng = np.random.default_rng(0)
-    for split in splits:
-        for name in classes:
-            (root / split / name).mkdir(parents=True)
-            for i in range(count):
-                pixels = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(root / split / name / f"{i}.png")
-    return root
-
-
-def folder_config(root, **flags):
-    return TrainConfig.create(arch="nin", dataset="imagefolder", data_dir=str(root), **{"batch_size": 2, **flags})
 
 
 # Normalization.
@@ -239,96 +223,3 @@ def test_without_network_the_error_says_which_files_go_where(tmp_path, monkeypat
 def test_unknown_dataset_names_close_ones():
     with pytest.raises(ValueError, match=r"unknown dataset 'cifar': did you mean 'cifar10'.*imagefolder"):
         TrainConfig.create(dataset="cifar")
-
-
-# Folders of pictures.
-
-
-def test_a_folder_is_decoded_exactly(tmp_path):
-    write_pictures(tmp_path)
-    classes, train, _ = imagefolder.find_pictures(tmp_path)
-    assert classes == ["cat", "dog"]
-    decoded = imagefolder.decode(train, (3, 6, 6))
-    for image, path in zip(decoded.images, train.paths, strict=True):
-        np.testing.assert_array_equal(image.permute(1, 2, 0), np.asarray(Image.open(path)))
-    assert decoded.labels.tolist() == [0, 0, 0, 1, 1, 1]
-
-
-def test_pictures_are_cut_to_shape_and_grey_where_wanted(tmp_path):
-    write_pictures(tmp_path, size=(10, 20))
-    _, train, _ = imagefolder.find_pictures(tmp_path)
-    assert imagefolder.decode(train, (1, 5, 5)).images.shape == (6, 1, 5, 5)
-
-
-def test_streamed_batches_equal_those_from_memory(tmp_path, monkeypatch):
-    write_pictures(tmp_path, count=5)
-    config = folder_config(tmp_path, img_size=8, workers=1)
-    memory = load_data(config, config.input_size, CPU)
-    monkeypatch.setattr("training.data.MEMORY_LIMIT", 0)
-    stream = load_data(config, config.input_size, CPU)
-    assert isinstance(stream.train, StreamLoader)
-    for name in ("train", "test"):
-        for epoch in (0, 1):
-            loaders = getattr(memory, name), getattr(stream, name)
-            for loader in loaders:
-                loader.set_epoch(epoch)
-            for (a, x), (b, y) in zip(*loaders, strict=True):
-                assert torch.equal(a, b)
-                assert torch.equal(x, y)
-
-
-def test_random_crops_of_files_repeat_whatever_the_workers(tmp_path):
-    write_pictures(tmp_path, count=4, size=(40, 40))
-    batches = []
-    for workers in (0, 2):
-        config = folder_config(tmp_path, img_size=16, workers=workers, augment="resized_crop")
-        loader = load_data(config, config.input_size, CPU).train
-        loader.set_epoch(1)
-        torch.randn(workers)
-        batches.append(torch.cat([images for images, _ in loader]))
-    assert torch.equal(*batches)
-    loader.set_epoch(2)
-    assert not torch.equal(torch.cat([images for images, _ in loader]), batches[0])
-
-
-def test_large_pictures_are_cropped_from_their_files_by_default():
-    small, large = (TrainConfig.create(arch="nin", dataset="imagefolder", img_size=n).augment for n in (64, 65))
-    assert (small, large) == ("crop_flip", "resized_crop")
-    config = TrainConfig.create(arch="nin", dataset="digits", augment="resized_crop")
-    with pytest.raises(ValueError, match="needs picture files"):
-        load_data(config, config.input_size, CPU)
-
-
-def test_val_is_preferred_to_test(tmp_path):
-    write_pictures(tmp_path, splits=("train", "test", "val"))
-    (tmp_path / "val" / "cat" / "2.png").unlink()
-    assert len(imagefolder.find_pictures(tmp_path)[2].paths) == 5
-
-
-def test_missing_and_empty_folders(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no data directory .*nowhere.*--data-dir"):
-        imagefolder.find_pictures(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match=r"must hold train/<class>/ and val/ or test/<class>/; it has nothing"):
-        imagefolder.find_pictures(tmp_path)
-    (tmp_path / "train").mkdir()
-    (tmp_path / "test").mkdir()
-    with pytest.raises(FileNotFoundError, match="no pictures to train on"):
-        imagefolder.find_pictures(tmp_path)
-    (tmp_path / "train" / "cat").mkdir()
-    with pytest.raises(FileNotFoundError, match="cat"):
-        imagefolder.find_pictures(tmp_path)
-
-
-def test_classes_that_differ_are_named(tmp_path):
-    write_pictures(tmp_path, ("cat", "dog"), splits=("train",))
-    write_pictures(tmp_path, ("cat", "frog"), splits=("test",))
-    with pytest.raises(ValueError, match="only in the first: dog; only in the second: frog"):
-        imagefolder.find_pictures(tmp_path)
-
-
-def test_a_file_that_is_no_picture_is_named(tmp_path):
-    write_pictures(tmp_path)
-    (tmp_path / "train" / "cat" / "1.png").write_bytes(b"not a picture")
-    config = folder_config(tmp_path)
-    with pytest.raises(ValueError, match=r"1\.png' is not a readable picture"):
-        load_data(config, config.input_size, CPU)

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..errors import UnreadablePicture
 from .datasets import ArraySet
 
 BILINEAR = Image.Resampling.BILINEAR
@@ -65,13 +66,13 @@ def _scan(split_dir: Path) -> tuple[list[str], Pictures]:
 def read_picture(path: str, channels: int) -> Image.Image:
     """A picture as grey (1 channel) or RGB (3 channels).
 
-    Raises ValueError for a file that is not a picture.
+    Raises UnreadablePicture for a file that is not one.
     """
     try:
         with Image.open(path) as picture:
             return picture.convert("L" if channels == 1 else "RGB")
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"{path!r} is not a readable picture ({error}); remove or replace it") from error
+        raise UnreadablePicture(f"{path!r} is not a readable picture; remove or replace it") from error
 
 
 def to_tensor(picture: Image.Image) -> Tensor:
