@@ -106,7 +106,7 @@ def test_devices(monkeypatch):
     assert select_device("").type == "cpu"
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     assert str(select_device("1")) == "cuda:1"
-    with pytest.raises(ValueError, match='there is no GPU \'7\'; valid: 0, 1, or --gpu "" for the CPU'):
+    with pytest.raises(ValueError, match="there is no GPU '7'; valid: 0, 1, or --gpu \"\" for the CPU"):
         select_device("7")
 
 

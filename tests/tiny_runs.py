@@ -3,6 +3,7 @@
 from torch import nn
 
 import models
+import trainer_exp
 import training
 from training.runlog import read_log
 
@@ -33,6 +34,14 @@ def train(run_dir, **flags):
     session = training.setup(training.config_from_flags(tiny_flags(run_dir, **flags)))
     training.fit(session)
     return session
+
+
+def call(*argv):
+    """The exit code of the command line, on the CPU where it names no other device."""
+    try:
+        return trainer_exp.main(["--gpu", "", *map(str, argv)])
+    except SystemExit as stop:
+        return stop.code
 
 
 def epochs_of(run_dir):
