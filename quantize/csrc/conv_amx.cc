@@ -1,0 +1,285 @@
+// AMX int8: tiles of 32 output pixels by 32 output channels, 64 products a step.
+//
+// The input becomes bytes of -1, 0 (padding) and +1, [phase][row][column][channel] with its padding: a quarter
+// of the float input. Phase (Y mod stride_h, X mod stride_w) of a padded position makes a strided window
+// dense, so 16 consecutive positions are a tile's 16 rows whatever the stride. Positions run over the padded
+// width; those past the output's are computed and dropped.
+// Weights stay bits in memory. 16 words become the 16 x 64 bytes of a tile just before their use, while the
+// matrix unit is busy with the step before: it takes 64 cycles a step and leaves the other ports free.
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "conv.h"
+
+#define XK_TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq")))
+
+namespace xk {
+namespace amx {
+
+// The compiler's own intrinsics do not tell it which memory they read. Tiles 0 to 3 are sums [pixels][block],
+// 4 and 5 pixels, 6 and 7 weights.
+#define TILE_LOAD(tile, base, stride) \
+  asm volatile("tileloadd (%0,%1,1), %%tmm" #tile ::"r"(base), "r"(static_cast<int64_t>(stride)) : "memory")
+#define TILE_STORE(tile, base) \
+  asm volatile("tilestored %%tmm" #tile ", (%0,%1,1)" ::"r"(base), "r"(int64_t{64}) : "memory")
+#define TILE_ZERO(tile) asm volatile("tilezero %%tmm" #tile ::)
+#define TILE_DOT(sum, pixels, weights) asm volatile("tdpbssd %%tmm" #weights ", %%tmm" #pixels ", %%tmm" #sum ::)
+
+constexpr int kTileBytes = 1024;
+
+struct TileConfig {
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+
+// Tiles in use for a task, on whatever thread it runs.
+class TilesInUse {
+ public:
+  TilesInUse() {
+    static const TileConfig config;
+    asm volatile("ldtilecfg %0" ::"m"(config));
+  }
+  ~TilesInUse() { asm volatile("tilerelease" ::); }
+};
+
+struct Step {
+  int64_t input;  // bytes from a pixel's origin
+  int valid;      // of 64 bytes; the weights of the others are 0
+};
+
+class TileConv {
+ public:
+  explicit TileConv(const ConvCall& call)
+      : call_(call),
+        s_(call.shape),
+        phase_rows_(ceil_div(s_.height + s_.pad_top + s_.pad_bottom, s_.stride_h)),
+        phase_columns_(ceil_div(s_.width + s_.pad_left + s_.pad_right, s_.stride_w)),
+        phase_bytes_(phase_rows_ * phase_columns_ * s_.channels),
+        image_bytes_(phase_bytes_ * s_.stride_h * s_.stride_w),
+        bytes_(static_cast<int8_t*>(std::aligned_alloc(64, buffer_size()))) {
+    if (!bytes_) throw std::bad_alloc();
+    make_steps();
+  }
+
+  int64_t rows() const { return s_.batch * s_.stride_h * phase_rows_; }
+  XK_TARGET void expand_row(int64_t index) const;
+  // Sums of two blocks of channels (or one, twice), [block][pixel][kLanes].
+  void chunk(int64_t image, const int64_t (&blocks)[2], const Chunk& chunk, int32_t* dots) const;
+
+ private:
+  struct Free {
+    void operator()(void* p) const { std::free(p); }
+  };
+
+  // The last tile reads up to 15 pixels and one step past the last window.
+  size_t buffer_size() const {
+    return static_cast<size_t>(ceil_div(s_.batch * image_bytes_ + 16 * s_.channels + 64, 64) * 64);
+  }
+
+  void make_steps() {
+    const TilePlan plan = tile_plan(s_);
+    const int64_t taps_a_run = plan.row_runs ? s_.kernel_w : 1;
+    for (int64_t ky = 0; ky < s_.kernel_h; ++ky)
+      for (int64_t kx = 0; kx < s_.kernel_w; kx += taps_a_run) {
+        const int64_t y = ky * s_.dilation_h, x = kx * s_.dilation_w;
+        const int64_t phase = y % s_.stride_h * s_.stride_w + x % s_.stride_w;
+        const int64_t start =
+            phase * phase_bytes_ + (y / s_.stride_h * phase_columns_ + x / s_.stride_w) * s_.channels;
+        for (int64_t done = 0; done < plan.run_length; done += 64)
+          steps_.push_back({start + done, static_cast<int>(std::min<int64_t>(64, plan.run_length - done))});
+      }
+  }
+
+  XK_TARGET void expand_weights(const uint64_t* const (&words)[2], size_t step, int8_t* tiles) const;
+  template <int kPixelTiles>
+  XK_TARGET void tile(const int8_t* input, const uint64_t* const (&words)[2], int8_t* ring, bool resident,
+                      int32_t* sums) const;
+
+  const ConvCall& call_;
+  const Shape& s_;
+  const int64_t phase_rows_, phase_columns_, phase_bytes_, image_bytes_;
+  const std::unique_ptr<int8_t, Free> bytes_;
+  std::vector<Step> steps_;
+};
+
+XK_TARGET static inline __m512i signs(uint64_t bits) {
+  return _mm512_mask_blend_epi8(bits, _mm512_set1_epi8(-1), _mm512_set1_epi8(1));
+}
+
+XK_TARGET static inline void expand_pixel(const uint64_t* bits, int64_t channels, int8_t* bytes) {
+  int64_t c = 0;
+  for (; c + kWordBits <= channels; c += kWordBits) _mm512_storeu_si512(bytes + c, signs(*bits++));
+  if (c < channels) _mm512_mask_storeu_epi8(bytes + c, (uint64_t{1} << (channels - c)) - 1, signs(*bits));
+}
+
+XK_TARGET void TileConv::expand_row(int64_t index) const {
+  const int64_t row = index % phase_rows_, phase_y = index / phase_rows_ % s_.stride_h;
+  const int64_t image = index / phase_rows_ / s_.stride_h, y = row * s_.stride_h + phase_y - s_.pad_top;
+  const int64_t row_bytes = phase_columns_ * s_.channels;
+  for (int64_t phase_x = 0; phase_x < s_.stride_w; ++phase_x) {
+    int8_t* target = bytes_.get() + image * image_bytes_ + (phase_y * s_.stride_w + phase_x) * phase_bytes_ +
+                     row * row_bytes;
+    if (y < 0 || y >= s_.height) {
+      std::memset(target, 0, static_cast<size_t>(row_bytes));
+      continue;
+    }
+    const uint64_t* source = call_.bits + (image * s_.height + y) * s_.width * s_.words;
+    for (int64_t column = 0; column < phase_columns_; ++column, target += s_.channels) {
+      const int64_t x = column * s_.stride_w + phase_x - s_.pad_left;
+      if (x >= 0 && x < s_.width)
+        expand_pixel(source + x * s_.words, s_.channels, target);
+      else
+        std::memset(target, 0, static_cast<size_t>(s_.channels));
+    }
+  }
+}
+
+// Word k of a step holds weights 4 k to 4 k + 3 of 16 channels: row k of the tile.
+XK_TARGET void TileConv::expand_weights(const uint64_t* const (&words)[2], size_t step, int8_t* tiles) const {
+  const int valid = steps_[step].valid;
+  for (int block = 0; block < 2; ++block) {
+    const uint64_t* w = words[block] + step * 16;
+    int8_t* target = tiles + block * kTileBytes;
+    if (valid == 64) {
+#pragma GCC unroll 16
+      for (int k = 0; k < 16; ++k) _mm512_store_si512(target + 64 * k, signs(w[k]));
+    } else {
+      for (int k = 0; k < 16; ++k) {
+        const int rest = std::clamp(valid - 4 * k, 0, 4);
+        const __mmask64 mask = rest == 4 ? ~uint64_t{0} : 0x1111111111111111u * ((1u << rest) - 1);
+        _mm512_store_si512(target + 64 * k, _mm512_maskz_mov_epi8(mask, signs(w[k])));
+      }
+    }
+  }
+}
+
+constexpr size_t kRing = 16;  // steps whose weights are bytes at a time: 32 kB
+constexpr size_t kAhead = 2;  // steps between expanding weights and loading them, for the stores to finish
+
+// Weights of up to kRing steps stay in the ring from the first tile of a task on (`resident`).
+template <int kPixelTiles>
+XK_TARGET void TileConv::tile(const int8_t* input, const uint64_t* const (&words)[2], int8_t* ring, bool resident,
+                              int32_t* sums) const {
+  const size_t steps = steps_.size();
+  if (!resident)
+    for (size_t i = 0; i < std::min(kAhead, steps); ++i) expand_weights(words, i, ring + i * 2 * kTileBytes);
+  TILE_ZERO(0);
+  TILE_ZERO(1);
+  if (kPixelTiles == 2) {
+    TILE_ZERO(2);
+    TILE_ZERO(3);
+  }
+  for (size_t i = 0; i < steps; ++i) {
+    if (!resident && i + kAhead < steps)
+      expand_weights(words, i + kAhead, ring + (i + kAhead) % kRing * 2 * kTileBytes);
+    const int8_t* pixels = input + steps_[i].input;
+    const int8_t* weights = ring + i % kRing * 2 * kTileBytes;
+    TILE_LOAD(6, weights, 64);
+    TILE_LOAD(4, pixels, s_.channels);
+    TILE_DOT(0, 4, 6);
+    TILE_LOAD(7, weights + kTileBytes, 64);
+    TILE_DOT(1, 4, 7);
+    if (kPixelTiles == 2) {
+      TILE_LOAD(5, pixels + 16 * s_.channels, s_.channels);
+      TILE_DOT(2, 5, 6);
+      TILE_DOT(3, 5, 7);
+    }
+  }
+  TILE_STORE(0, sums);
+  TILE_STORE(1, sums + 256);
+  if (kPixelTiles == 2) {
+    TILE_STORE(2, sums + 512);
+    TILE_STORE(3, sums + 768);
+  }
+}
+
+void TileConv::chunk(int64_t image, const int64_t (&blocks)[2], const Chunk& chunk, int32_t* dots) const {
+  alignas(64) int8_t ring[kRing * 2 * kTileBytes];
+  alignas(64) int32_t sums[4 * 256];
+  const uint64_t* all = static_cast<const uint64_t*>(call_.weights);
+  const uint64_t* const words[2] = {all + blocks[0] * static_cast<int64_t>(steps_.size()) * 16,
+                                    all + blocks[1] * static_cast<int64_t>(steps_.size()) * 16};
+  const bool resident = steps_.size() <= kRing;
+  if (resident)
+    for (size_t i = 0; i < steps_.size(); ++i) expand_weights(words, i, ring + i * 2 * kTileBytes);
+  const int8_t* input = bytes_.get() + image * image_bytes_ + s_.group_of(blocks[0]) * s_.group_channels +
+                        (chunk.row * phase_columns_ + chunk.column) * s_.channels;
+  const int64_t positions = (chunk.rows - 1) * phase_columns_ + chunk.columns;
+  int64_t row = 0, column = 0;
+  for (int64_t p = 0; p < positions; p += 32) {
+    const int64_t count = std::min<int64_t>(32, positions - p);
+    count > 16 ? tile<2>(input + p * s_.channels, words, ring, resident, sums)
+               : tile<1>(input + p * s_.channels, words, ring, resident, sums);
+    for (int64_t i = 0; i < count; ++i) {
+      if (column < chunk.columns)
+        for (int b = 0; b < 2; ++b)
+          std::memcpy(dots + (b * kChunkPixels + row * chunk.columns + column) * kLanes,
+                      sums + (i / 16 * 2 + b) * 256 + i % 16 * 16, kLanes * sizeof(int32_t));
+      if (++column == phase_columns_) column = 0, ++row;
+    }
+  }
+}
+
+static void conv_tiles(const ConvCall& call) {
+  const Shape& s = call.shape;
+  const TileConv conv(call);
+  constexpr int64_t kRows = 8;
+  parallel_for(call.parallel, ceil_div(conv.rows(), kRows), [&](int64_t index) {
+    for (int64_t row = index * kRows; row < std::min(conv.rows(), (index + 1) * kRows); ++row) conv.expand_row(row);
+  });
+  const Chunks chunks(s);
+  const int64_t group_pairs = ceil_div(s.group_blocks, 2), pairs = s.groups * group_pairs;
+  const int64_t together = call.output.kind == XK_OUT_BITS ? pairs : 1, parts = pairs / together;
+  parallel_for(call.parallel, s.batch * chunks.count() * parts, [&](int64_t index) {
+    alignas(64) int32_t dots[2 * kChunkPixels * kLanes];
+    const TilesInUse tiles;
+    const int64_t image = index / parts / chunks.count();
+    const Chunk chunk = chunks[index / parts % chunks.count()];
+    if (call.output.kind == XK_OUT_BITS) clear_bits(call, image, chunk);
+    for (int64_t pair = index % parts * together; pair < (index % parts + 1) * together; ++pair) {
+      const int64_t first = pair / group_pairs * s.group_blocks + pair % group_pairs * 2;
+      const bool two = pair % group_pairs * 2 + 1 < s.group_blocks;
+      const int64_t blocks[2] = {first, first + two};
+      conv.chunk(image, blocks, chunk, dots);
+      for (int b = 0; b <= two; ++b) store_block(call, image, blocks[b], chunk, dots + b * kChunkPixels * kLanes);
+    }
+  });
+}
+
+// The processor has it, the system saves its registers, and grants this process their use.
+static bool granted() {
+  unsigned a, b, c, d;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  const bool tile = d >> 24 & 1, int8 = d >> 25 & 1;
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return tile && int8 && !syscall(SYS_arch_prctl, kRequestPermission, kTileData);
+}
+
+}  // namespace amx
+
+extern const Kernel kAvx512;
+extern const Parts kAvx512Parts;
+
+static bool amx_usable() {
+  static const bool usable = kAvx512.usable() && amx::granted();
+  return usable;
+}
+
+static bool amx_preferred(const Shape& s) {
+  return s.channels > 0;
+}
+
+extern const Kernel kAmx = {"amx", amx_usable, amx_preferred, WeightOrder::kTiles, amx::conv_tiles, &kAvx512Parts};
+
+}  // namespace xk
+#endif
