@@ -4,8 +4,8 @@
 // of the float input. Phase (Y mod stride_h, X mod stride_w) of a padded position makes a strided window
 // dense, so 16 consecutive positions are a tile's 16 rows whatever the stride. Positions run over the padded
 // width; those past the output's are computed and dropped.
-// Weights stay bits in memory. 16 words become the 16 x 64 bytes of a tile just before their use, while the
-// matrix unit is busy with the step before: it takes 64 cycles a step and leaves the other ports free.
+// Weights stay bits in memory. Those of two blocks of channels become bytes for one chunk of pixels, in a
+// buffer that the second cache holds; a step of the matrix unit, 64 cycles, hides its loads from there.
 #if defined(__x86_64__) && defined(__linux__)
 #include <cpuid.h>
 #include <immintrin.h>
@@ -52,6 +52,20 @@ class TilesInUse {
   ~TilesInUse() { asm volatile("tilerelease" ::); }
 };
 
+struct Free {
+  void operator()(void* p) const { std::free(p); }
+};
+template <class T>
+using Buffer = std::unique_ptr<T, Free>;
+
+// `count` values from a cache line on, not initialized.
+template <class T>
+Buffer<T> allocate(size_t count) {
+  Buffer<T> buffer(static_cast<T*>(std::aligned_alloc(64, (count * sizeof(T) + 63) / 64 * 64)));
+  if (!buffer) throw std::bad_alloc();
+  return buffer;
+}
+
 struct Step {
   int64_t input;  // bytes from a pixel's origin
   int valid;      // of 64 bytes; the weights of the others are 0
@@ -66,24 +80,19 @@ class TileConv {
         phase_columns_(ceil_div(s_.width + s_.pad_left + s_.pad_right, s_.stride_w)),
         phase_bytes_(phase_rows_ * phase_columns_ * s_.channels),
         image_bytes_(phase_bytes_ * s_.stride_h * s_.stride_w),
-        bytes_(static_cast<int8_t*>(std::aligned_alloc(64, buffer_size()))) {
-    if (!bytes_) throw std::bad_alloc();
+        bytes_(allocate<int8_t>(buffer_size())) {
     make_steps();
   }
 
   int64_t rows() const { return s_.batch * s_.stride_h * phase_rows_; }
   XK_TARGET void expand_row(int64_t index) const;
   // Sums of two blocks of channels (or one, twice), [block][pixel][kLanes].
-  void chunk(int64_t image, const int64_t (&blocks)[2], const Chunk& chunk, int32_t* dots) const;
+  XK_TARGET void chunk(int64_t image, const int64_t (&blocks)[2], const Chunk& chunk, int32_t* dots) const;
 
  private:
-  struct Free {
-    void operator()(void* p) const { std::free(p); }
-  };
-
   // The last tile reads up to 15 pixels and one step past the last window.
   size_t buffer_size() const {
-    return static_cast<size_t>(ceil_div(s_.batch * image_bytes_ + 16 * s_.channels + 64, 64) * 64);
+    return static_cast<size_t>(s_.batch * image_bytes_ + 16 * s_.channels + 64);
   }
 
   void make_steps() {
@@ -100,15 +109,14 @@ class TileConv {
       }
   }
 
-  XK_TARGET void expand_weights(const uint64_t* const (&words)[2], size_t step, int8_t* tiles) const;
+  XK_TARGET void expand_weights(const uint64_t* words, size_t first, size_t count, int8_t* tiles) const;
   template <int kPixelTiles>
-  XK_TARGET void tile(const int8_t* input, const uint64_t* const (&words)[2], int8_t* ring, bool resident,
-                      int32_t* sums) const;
+  void accumulate(const int8_t* input, const int8_t* weights, size_t first, size_t count, int32_t* sums) const;
 
   const ConvCall& call_;
   const Shape& s_;
   const int64_t phase_rows_, phase_columns_, phase_bytes_, image_bytes_;
-  const std::unique_ptr<int8_t, Free> bytes_;
+  const Buffer<int8_t> bytes_;
   std::vector<Step> steps_;
 };
 
@@ -145,89 +153,83 @@ XK_TARGET void TileConv::expand_row(int64_t index) const {
 }
 
 // Word k of a step holds weights 4 k to 4 k + 3 of 16 channels: row k of the tile.
-XK_TARGET void TileConv::expand_weights(const uint64_t* const (&words)[2], size_t step, int8_t* tiles) const {
-  const int valid = steps_[step].valid;
-  for (int block = 0; block < 2; ++block) {
-    const uint64_t* w = words[block] + step * 16;
-    int8_t* target = tiles + block * kTileBytes;
-    if (valid == 64) {
+XK_TARGET void TileConv::expand_weights(const uint64_t* words, size_t first, size_t count, int8_t* tiles) const {
+  for (size_t i = first; i < first + count; ++i, tiles += 2 * kTileBytes) {
+    const uint64_t* w = words + 16 * i;
+    if (steps_[i].valid == 64) {
 #pragma GCC unroll 16
-      for (int k = 0; k < 16; ++k) _mm512_store_si512(target + 64 * k, signs(w[k]));
+      for (int k = 0; k < 16; ++k) _mm512_store_si512(tiles + 64 * k, signs(w[k]));
     } else {
       for (int k = 0; k < 16; ++k) {
-        const int rest = std::clamp(valid - 4 * k, 0, 4);
+        const int rest = std::clamp(steps_[i].valid - 4 * k, 0, 4);
         const __mmask64 mask = rest == 4 ? ~uint64_t{0} : 0x1111111111111111u * ((1u << rest) - 1);
-        _mm512_store_si512(target + 64 * k, _mm512_maskz_mov_epi8(mask, signs(w[k])));
+        _mm512_store_si512(tiles + 64 * k, _mm512_maskz_mov_epi8(mask, signs(w[k])));
       }
     }
   }
 }
 
-constexpr size_t kRing = 16;  // steps whose weights are bytes at a time: 32 kB
-constexpr size_t kAhead = 2;  // steps between expanding weights and loading them, for the stores to finish
-
-// Weights of up to kRing steps stay in the ring from the first tile of a task on (`resident`).
+// Adds the products of `count` steps to the sums of 16 or 32 pixels, [pixel tile][block][pixel][kLanes].
 template <int kPixelTiles>
-XK_TARGET void TileConv::tile(const int8_t* input, const uint64_t* const (&words)[2], int8_t* ring, bool resident,
-                              int32_t* sums) const {
-  const size_t steps = steps_.size();
-  if (!resident)
-    for (size_t i = 0; i < std::min(kAhead, steps); ++i) expand_weights(words, i, ring + i * 2 * kTileBytes);
-  TILE_ZERO(0);
-  TILE_ZERO(1);
-  if (kPixelTiles == 2) {
+void TileConv::accumulate(const int8_t* input, const int8_t* weights, size_t first, size_t count,
+                          int32_t* sums) const {
+  const int64_t pitch = s_.channels;
+  if (first == 0) {
+    TILE_ZERO(0);
+    TILE_ZERO(1);
     TILE_ZERO(2);
     TILE_ZERO(3);
+  } else {
+    TILE_LOAD(0, sums, 64);
+    TILE_LOAD(1, sums + 256, 64);
+    TILE_LOAD(2, sums + 512, 64);
+    TILE_LOAD(3, sums + 768, 64);
   }
-  for (size_t i = 0; i < steps; ++i) {
-    if (!resident && i + kAhead < steps)
-      expand_weights(words, i + kAhead, ring + (i + kAhead) % kRing * 2 * kTileBytes);
+  for (size_t i = first; i < first + count; ++i, weights += 2 * kTileBytes) {
     const int8_t* pixels = input + steps_[i].input;
-    const int8_t* weights = ring + i % kRing * 2 * kTileBytes;
+    TILE_LOAD(4, pixels, pitch);
     TILE_LOAD(6, weights, 64);
-    TILE_LOAD(4, pixels, s_.channels);
     TILE_DOT(0, 4, 6);
     TILE_LOAD(7, weights + kTileBytes, 64);
     TILE_DOT(1, 4, 7);
-    if (kPixelTiles == 2) {
-      TILE_LOAD(5, pixels + 16 * s_.channels, s_.channels);
-      TILE_DOT(2, 5, 6);
-      TILE_DOT(3, 5, 7);
-    }
+    if (kPixelTiles == 1) continue;
+    TILE_LOAD(5, pixels + 16 * pitch, pitch);
+    TILE_DOT(2, 5, 6);
+    TILE_DOT(3, 5, 7);
   }
   TILE_STORE(0, sums);
   TILE_STORE(1, sums + 256);
-  if (kPixelTiles == 2) {
-    TILE_STORE(2, sums + 512);
-    TILE_STORE(3, sums + 768);
-  }
+  TILE_STORE(2, sums + 512);
+  TILE_STORE(3, sums + 768);
 }
 
-void TileConv::chunk(int64_t image, const int64_t (&blocks)[2], const Chunk& chunk, int32_t* dots) const {
-  alignas(64) int8_t ring[kRing * 2 * kTileBytes];
-  alignas(64) int32_t sums[4 * 256];
-  const uint64_t* all = static_cast<const uint64_t*>(call_.weights);
-  const uint64_t* const words[2] = {all + blocks[0] * static_cast<int64_t>(steps_.size()) * 16,
-                                    all + blocks[1] * static_cast<int64_t>(steps_.size()) * 16};
-  const bool resident = steps_.size() <= kRing;
-  if (resident)
-    for (size_t i = 0; i < steps_.size(); ++i) expand_weights(words, i, ring + i * 2 * kTileBytes);
+constexpr size_t kSteps = 48;  // whose weights are bytes at a time: 96 kB, in the second cache
+
+XK_TARGET void TileConv::chunk(int64_t image, const int64_t (&blocks)[2], const Chunk& chunk, int32_t* dots) const {
+  const int64_t positions = (chunk.rows - 1) * phase_columns_ + chunk.columns, pairs = ceil_div(positions, 32);
+  const size_t parts = (steps_.size() + kSteps - 1) / kSteps, part = (steps_.size() + parts - 1) / parts;
+  const Buffer<int8_t> weights = allocate<int8_t>(part * 2 * kTileBytes);
+  const Buffer<int32_t> sums = allocate<int32_t>(static_cast<size_t>(pairs) * 1024);
   const int8_t* input = bytes_.get() + image * image_bytes_ + s_.group_of(blocks[0]) * s_.group_channels +
                         (chunk.row * phase_columns_ + chunk.column) * s_.channels;
-  const int64_t positions = (chunk.rows - 1) * phase_columns_ + chunk.columns;
-  int64_t row = 0, column = 0;
-  for (int64_t p = 0; p < positions; p += 32) {
-    const int64_t count = std::min<int64_t>(32, positions - p);
-    count > 16 ? tile<2>(input + p * s_.channels, words, ring, resident, sums)
-               : tile<1>(input + p * s_.channels, words, ring, resident, sums);
-    for (int64_t i = 0; i < count; ++i) {
-      if (column < chunk.columns)
-        for (int b = 0; b < 2; ++b)
-          std::memcpy(dots + (b * kChunkPixels + row * chunk.columns + column) * kLanes,
-                      sums + (i / 16 * 2 + b) * 256 + i % 16 * 16, kLanes * sizeof(int32_t));
-      if (++column == phase_columns_) column = 0, ++row;
+  for (size_t first = 0; first < steps_.size(); first += part) {
+    const size_t count = std::min(part, steps_.size() - first);
+    for (int b = 0; b < 2; ++b)
+      expand_weights(static_cast<const uint64_t*>(call_.weights) + blocks[b] * static_cast<int64_t>(steps_.size()) * 16,
+                     first, count, weights.get() + b * kTileBytes);
+    for (int64_t i = 0; i < pairs; ++i) {
+      const bool two = positions - 32 * i > 16;
+      (this->*(two ? &TileConv::accumulate<2> : &TileConv::accumulate<1>))(
+          input + 32 * i * s_.channels, weights.get(), first, count, sums.get() + 1024 * i);
     }
   }
+  for (int64_t row = 0; row < chunk.rows; ++row)
+    for (int64_t column = 0; column < chunk.columns; ++column, dots += kLanes) {
+      const int64_t p = row * phase_columns_ + column;
+      const int32_t* sum = sums.get() + p / 16 * 512 + p % 16 * kLanes;
+      _mm512_store_si512(dots, _mm512_load_si512(sum));
+      _mm512_store_si512(dots + kChunkPixels * kLanes, _mm512_load_si512(sum + 256));
+    }
 }
 
 static void conv_tiles(const ConvCall& call) {

@@ -117,8 +117,9 @@ XK_TARGET static inline void transpose_8x8(__m256* r) {
   for (int i = 0; i < 8; ++i) r[i] = a[i];
 }
 
-XK_TARGET static void store_planes_8x8(const int32_t* rows, int64_t pixels, int lanes, int32_t* planes,
-                                       int64_t plane) {
+XK_TARGET static void store_planes_8x8(const Finish& f, int64_t pixels, int32_t* rows, int32_t* planes, int64_t pitch) {
+  if (!f.integers) finish_portable(f, pixels, rows);
+  const int lanes = f.lanes;
   int64_t p = 0;
   for (; p + 8 <= pixels; p += 8)
     for (int first = 0; first < lanes; first += 8) {
@@ -127,9 +128,9 @@ XK_TARGET static void store_planes_8x8(const int32_t* rows, int64_t pixels, int 
         block[i] = _mm256_loadu_ps(reinterpret_cast<const float*>(rows + (p + i) * kLanes + first));
       transpose_8x8(block);
       for (int l = first; l < std::min(first + 8, lanes); ++l)
-        _mm256_storeu_ps(reinterpret_cast<float*>(planes + l * plane + p), block[l - first]);
+        _mm256_storeu_ps(reinterpret_cast<float*>(planes + l * pitch + p), block[l - first]);
     }
-  store_planes_portable(rows + p * kLanes, pixels - p, lanes, planes + p, plane);
+  transpose_portable(rows + p * kLanes, pixels - p, lanes, planes + p, pitch);
 }
 
 static bool usable() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2"); }
@@ -138,7 +139,7 @@ static bool preferred(const Shape&) { return true; }
 }  // namespace avx2
 
 extern const Parts kAvx2Parts = {
-    avx2::dot_tile,    avx2::finish,    avx2::binarize,     avx2::store_planes_8x8,
+    avx2::dot_tile,    avx2::store_planes_8x8, avx2::store_rows_portable,  avx2::store_signs_portable,
     avx2::pack_planes, avx2::pack_rows, avx2::merge_fields,
 };
 extern const Kernel kAvx2 = {"avx2",       avx2::usable, avx2::preferred, WeightOrder::kWords,

@@ -90,21 +90,57 @@ XK_TARGET static inline void transpose_16x16(__m512i* rows) {
   }
 }
 
-XK_TARGET static void store_planes_16x16(const int32_t* rows, int64_t pixels, int lanes, int32_t* planes,
-                                         int64_t plane) {
+// One pixel's sums as floats after the epilogue, or as they are.
+template <bool kIntegers>
+XK_TARGET static inline __m512i finish_16(const Finish& f, const int32_t* dots, int64_t pixel) {
+  const __m512i sums = _mm512_loadu_si512(dots + pixel * kLanes);
+  if (kIntegers) return sums;
+  __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), _mm512_loadu_ps(f.scale));
+  if (f.input_scale) y = _mm512_mul_ps(y, _mm512_set1_ps(f.input_scale[pixel]));
+  y = _mm512_add_ps(y, _mm512_loadu_ps(f.bias));
+  if (f.relu) y = _mm512_max_ps(_mm512_setzero_ps(), y);  // the second operand where one is NaN
+  return _mm512_castps_si512(y);
+}
+
+template <bool kIntegers>
+XK_TARGET static void store_planes_16x16(const Finish& f, int64_t pixels, int32_t* dots, int32_t* planes,
+                                         int64_t pitch) {
   for (int64_t p = 0; p < pixels; p += 16) {
     const int64_t count = std::min<int64_t>(16, pixels - p);
     __m512i block[16];
 #pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) block[i] = _mm512_loadu_si512(rows + (p + std::min<int64_t>(i, count - 1)) * kLanes);
+    for (int i = 0; i < 16; ++i) block[i] = finish_16<kIntegers>(f, dots, p + std::min<int64_t>(i, count - 1));
     transpose_16x16(block);
-    const __mmask16 mask = static_cast<__mmask16>((1u << count) - 1);
-    if (lanes == kLanes && count == 16) {
+    if (f.lanes == kLanes && count == 16) {
 #pragma GCC unroll 16
-      for (int l = 0; l < kLanes; ++l) _mm512_storeu_si512(planes + l * plane + p, block[l]);
+      for (int l = 0; l < kLanes; ++l) _mm512_storeu_si512(planes + l * pitch + p, block[l]);
     } else {
-      for (int l = 0; l < lanes; ++l) _mm512_mask_storeu_epi32(planes + l * plane + p, mask, block[l]);
+      const __mmask16 mask = static_cast<__mmask16>((1u << count) - 1);
+      for (int l = 0; l < f.lanes; ++l) _mm512_mask_storeu_epi32(planes + l * pitch + p, mask, block[l]);
     }
+  }
+}
+
+static void store_planes(const Finish& f, int64_t pixels, int32_t* dots, int32_t* planes, int64_t pitch) {
+  (f.integers ? store_planes_16x16<true> : store_planes_16x16<false>)(f, pixels, dots, planes, pitch);
+}
+
+template <bool kIntegers>
+XK_TARGET static void store_rows_1x16(const Finish& f, int64_t pixels, int32_t* dots, int32_t* rows, int64_t pitch) {
+  const __mmask16 mask = static_cast<__mmask16>((1u << f.lanes) - 1);
+  for (int64_t p = 0; p < pixels; ++p)
+    _mm512_mask_storeu_epi32(rows + p * pitch, mask, finish_16<kIntegers>(f, dots, p));
+}
+
+static void store_rows(const Finish& f, int64_t pixels, int32_t* dots, int32_t* rows, int64_t pitch) {
+  (f.integers ? store_rows_1x16<true> : store_rows_1x16<false>)(f, pixels, dots, rows, pitch);
+}
+
+XK_TARGET static void store_signs(const Finish& f, int64_t pixels, int32_t* dots, uint16_t* signs) {
+  const __m512i flip = _mm512_loadu_si512(f.flip);
+  for (int64_t p = 0; p < pixels; ++p) {
+    const __m512 y = _mm512_castsi512_ps(_mm512_xor_si512(finish_16<false>(f, dots, p), flip));
+    signs[p] = _mm512_cmp_ps_mask(y, _mm512_loadu_ps(f.threshold), _CMP_GE_OQ);
   }
 }
 
@@ -119,7 +155,7 @@ static bool preferred(const Shape&) { return true; }
 }  // namespace avx512
 
 extern const Parts kAvx512Parts = {
-    avx512::dot_tile,    avx512::finish,    avx512::binarize,     avx512::store_planes_16x16,
+    avx512::dot_tile,    avx512::store_planes, avx512::store_rows,  avx512::store_signs,
     avx512::pack_planes, avx512::pack_rows, avx512::merge_fields,
 };
 extern const Kernel kAvx512 = {"avx512",       avx512::usable, avx512::preferred, WeightOrder::kWords,

@@ -81,7 +81,9 @@ static void dot_tile_16xN(const Tile& t) {
   }
 }
 
-static void store_planes_4x4(const int32_t* rows, int64_t pixels, int lanes, int32_t* planes, int64_t plane) {
+static void store_planes_4x4(const Finish& f, int64_t pixels, int32_t* rows, int32_t* planes, int64_t pitch) {
+  if (!f.integers) finish_portable(f, pixels, rows);
+  const int lanes = f.lanes;
   int64_t p = 0;
   for (; p + 4 <= pixels; p += 4)
     for (int first = 0; first < lanes; first += 4) {
@@ -93,9 +95,9 @@ static void store_planes_4x4(const int32_t* rows, int64_t pixels, int lanes, int
           vcombine_s32(vget_low_s32(a.val[1]), vget_low_s32(b.val[1])),
           vcombine_s32(vget_high_s32(a.val[0]), vget_high_s32(b.val[0])),
           vcombine_s32(vget_high_s32(a.val[1]), vget_high_s32(b.val[1]))};
-      for (int l = first; l < std::min(first + 4, lanes); ++l) vst1q_s32(planes + l * plane + p, columns[l - first]);
+      for (int l = first; l < std::min(first + 4, lanes); ++l) vst1q_s32(planes + l * pitch + p, columns[l - first]);
     }
-  store_planes_portable(rows + p * kLanes, pixels - p, lanes, planes + p, plane);
+  transpose_portable(rows + p * kLanes, pixels - p, lanes, planes + p, pitch);
 }
 
 static bool usable() { return true; }  // part of every aarch64
@@ -104,7 +106,7 @@ static bool preferred(const Shape&) { return true; }
 }  // namespace neon
 
 extern const Parts kNeonParts = {
-    neon::dot_tile_16xN,    neon::finish,    neon::binarize,     neon::store_planes_4x4,
+    neon::dot_tile_16xN,    neon::store_planes_4x4, neon::store_rows_portable,  neon::store_signs_portable,
     neon::pack_planes, neon::pack_rows, neon::merge_fields,
 };
 extern const Kernel kNeon = {"neon",       neon::usable, neon::preferred, WeightOrder::kWords,

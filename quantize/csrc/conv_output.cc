@@ -13,6 +13,7 @@ Finish finish_of(const ConvCall& call, int64_t image, int64_t block, int64_t pos
   Finish f{};
   f.lanes = s.lanes(block);
   f.relu = call.epilogue.relu != 0;
+  f.integers = call.output.kind == XK_OUT_INT32;
   const int64_t first = s.first_channel(block);
   for (int l = 0; l < f.lanes; ++l) {
     f.scale[l] = call.epilogue.scale ? call.epilogue.scale[first + l] : 1.0f;
@@ -29,10 +30,10 @@ Finish finish_of(const ConvCall& call, int64_t image, int64_t block, int64_t pos
 }
 
 void store_bits(const ConvCall& call, const Finish& f, int64_t first_channel, int64_t pixel, int64_t pixels,
-                const float* values) {
+                int32_t* dots) {
   const Shape& s = call.shape;
   uint16_t signs[kChunkPixels];
-  call.kernel->parts->binarize(f, pixels, values, signs);
+  call.kernel->parts->store_signs(f, pixels, dots, signs);
   const uint64_t valid = (uint64_t{1} << f.lanes) - 1;
   const int shift = static_cast<int>(first_channel % kWordBits);
   uint64_t* words = static_cast<uint64_t*>(call.output.data) + pixel * s.out_words + first_channel / kWordBits;
@@ -57,17 +58,13 @@ void store_block(const ConvCall& call, int64_t image, int64_t block, const Chunk
   const int64_t position = chunk.row * s.out_width + chunk.column, plane = s.out_height * s.out_width;
   const int64_t pixels = chunk.pixels(), first = s.first_channel(block);
   const Finish f = finish_of(call, image, block, position);
-  if (call.output.kind != XK_OUT_INT32) call.kernel->parts->finish(f, pixels, dots);
-  if (call.output.kind == XK_OUT_BITS)
-    return store_bits(call, f, first, image * plane + position, pixels, reinterpret_cast<const float*>(dots));
-  int32_t* output = static_cast<int32_t*>(call.output.data);  // or floats: 32 bits are moved
-  if (call.output.layout == XK_NCHW) {
-    output += (image * s.out_channels + first) * plane + position;
-    return call.kernel->parts->store_planes(dots, pixels, f.lanes, output, plane);
-  }
-  output += (image * plane + position) * s.out_channels + first;
-  for (int64_t p = 0; p < pixels; ++p)
-    std::memcpy(output + p * s.out_channels, dots + p * kLanes, static_cast<size_t>(f.lanes) * sizeof(int32_t));
+  const Parts& parts = *call.kernel->parts;
+  if (call.output.kind == XK_OUT_BITS) return store_bits(call, f, first, image * plane + position, pixels, dots);
+  int32_t* output = static_cast<int32_t*>(call.output.data);  // or floats: 32-bit values
+  if (call.output.layout == XK_NCHW)
+    parts.store_planes(f, pixels, dots, output + (image * s.out_channels + first) * plane + position, plane);
+  else
+    parts.store_rows(f, pixels, dots, output + (image * plane + position) * s.out_channels + first, s.out_channels);
 }
 
 }  // namespace xk

@@ -33,13 +33,18 @@ static void dot_tile_16x1(const Tile& t) {
   }
 }
 
+static void store_planes(const Finish& f, int64_t pixels, int32_t* dots, int32_t* planes, int64_t pitch) {
+  if (!f.integers) finish_portable(f, pixels, dots);
+  transpose_portable(dots, pixels, f.lanes, planes, pitch);
+}
+
 static bool usable() { return true; }
 static bool preferred(const Shape&) { return true; }
 
 }  // namespace scalar
 
 extern const Parts kScalarParts = {
-    scalar::dot_tile_16x1,    scalar::finish,    scalar::binarize,     scalar::store_planes_portable,
+    scalar::dot_tile_16x1,    scalar::store_planes, scalar::store_rows_portable,  scalar::store_signs_portable,
     scalar::pack_planes, scalar::pack_rows, scalar::merge_fields,
 };
 extern const Kernel kScalar = {"scalar",       scalar::usable, scalar::preferred, WeightOrder::kWords,

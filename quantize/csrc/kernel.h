@@ -43,6 +43,7 @@ struct Finish {
   uint32_t flip[kLanes];     // the sign bit where the comparison is turned around
   const float* input_scale;  // [pixel], or NULL
   bool relu;
+  bool integers;  // the sums themselves
   int lanes;
 };
 
@@ -60,12 +61,13 @@ struct PackPlanes {
 // What an instruction set provides to the drivers.
 struct Parts {
   void (*dot_tile)(const Tile& tile);
-  // In place, int32 sums to floats: [pixel][kLanes].
-  void (*finish)(const Finish& finish, int64_t pixels, int32_t* dots);
-  // Bit l of result[p]: whether channel l of pixel p is +1, from floats [pixel][kLanes].
-  void (*binarize)(const Finish& finish, int64_t pixels, const float* values, uint16_t* result);
-  // [pixel][kLanes] to [lane][pixel], lanes `plane` apart: 32-bit values of any kind.
-  void (*store_planes)(const int32_t* rows, int64_t pixels, int lanes, int32_t* planes, int64_t plane);
+  // The ends of a convolution. From sums [pixel][kLanes], which they may overwrite:
+  // to planes, [lane][pixel], lanes `pitch` 32-bit values apart;
+  void (*store_planes)(const Finish& finish, int64_t pixels, int32_t* dots, int32_t* output, int64_t pitch);
+  // to rows, [pixel][lane], pixels `pitch` apart;
+  void (*store_rows)(const Finish& finish, int64_t pixels, int32_t* dots, int32_t* output, int64_t pitch);
+  // to signs: bit l of signs[p] tells whether lane l of pixel p is +1.
+  void (*store_signs)(const Finish& finish, int64_t pixels, int32_t* dots, uint16_t* signs);
   void (*pack_planes)(const PackPlanes& pack);
   void (*pack_rows)(const PackPlanes& pack);  // the same with input [pixel][channel]
   // words[g] = the fields taps[0][g], taps[1][g], ... side by side, low first; 8 / field_bytes of them.
