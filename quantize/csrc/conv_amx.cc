@@ -4,8 +4,8 @@
 // of the float input. Phase (Y mod stride_h, X mod stride_w) of a padded position makes a strided window
 // dense, so 16 consecutive positions are a tile's 16 rows whatever the stride. Positions run over the padded
 // width; those past the output's are computed and dropped.
-// Weights stay bits in memory. Those of two blocks of channels become bytes for one chunk of pixels, in a
-// buffer that the second cache holds; a step of the matrix unit, 64 cycles, hides its loads from there.
+// Weights stay bits in memory and become bytes just before their use, one instruction for 64 of them: a step
+// keeps the matrix unit busy for 64 cycles and leaves the ports that this needs free.
 #if defined(__x86_64__) && defined(__linux__)
 #include <cpuid.h>
 #include <immintrin.h>
@@ -20,7 +20,7 @@
 
 #include "conv.h"
 
-#define XK_TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq")))
+#define XK_TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,gfni")))
 
 namespace xk {
 namespace amx {
@@ -52,20 +52,6 @@ class TilesInUse {
   ~TilesInUse() { asm volatile("tilerelease" ::); }
 };
 
-struct Free {
-  void operator()(void* p) const { std::free(p); }
-};
-template <class T>
-using Buffer = std::unique_ptr<T, Free>;
-
-// `count` values from a cache line on, not initialized.
-template <class T>
-Buffer<T> allocate(size_t count) {
-  Buffer<T> buffer(static_cast<T*>(std::aligned_alloc(64, (count * sizeof(T) + 63) / 64 * 64)));
-  if (!buffer) throw std::bad_alloc();
-  return buffer;
-}
-
 struct Step {
   int64_t input;  // bytes from a pixel's origin
   int valid;      // of 64 bytes; the weights of the others are 0
@@ -80,7 +66,8 @@ class TileConv {
         phase_columns_(ceil_div(s_.width + s_.pad_left + s_.pad_right, s_.stride_w)),
         phase_bytes_(phase_rows_ * phase_columns_ * s_.channels),
         image_bytes_(phase_bytes_ * s_.stride_h * s_.stride_w),
-        bytes_(allocate<int8_t>(buffer_size())) {
+        bytes_(static_cast<int8_t*>(std::aligned_alloc(64, buffer_size()))) {
+    if (!bytes_) throw std::bad_alloc();
     make_steps();
   }
 
@@ -90,9 +77,13 @@ class TileConv {
   XK_TARGET void chunk(int64_t image, const int64_t (&blocks)[2], const Chunk& chunk, int32_t* dots) const;
 
  private:
-  // The last tile reads up to 15 pixels and one step past the last window.
+  struct Free {
+    void operator()(void* p) const { std::free(p); }
+  };
+
+  // The last tile reads up to 31 pixels and one step past the last window.
   size_t buffer_size() const {
-    return static_cast<size_t>(s_.batch * image_bytes_ + 16 * s_.channels + 64);
+    return static_cast<size_t>(ceil_div(s_.batch * image_bytes_ + 32 * s_.channels + 64, 64) * 64);
   }
 
   void make_steps() {
@@ -109,14 +100,15 @@ class TileConv {
       }
   }
 
-  XK_TARGET void expand_weights(const uint64_t* words, size_t first, size_t count, int8_t* tiles) const;
+  XK_TARGET void expand_weights(const uint64_t* const (&words)[2], size_t step, int8_t* tiles) const;
   template <int kPixelTiles>
-  void accumulate(const int8_t* input, const int8_t* weights, size_t first, size_t count, int32_t* sums) const;
+  XK_TARGET size_t tile(const int8_t* input, const uint64_t* const (&words)[2], int8_t* ring, size_t slot,
+                        int32_t* const (&sums)[2]) const;
 
   const ConvCall& call_;
   const Shape& s_;
   const int64_t phase_rows_, phase_columns_, phase_bytes_, image_bytes_;
-  const Buffer<int8_t> bytes_;
+  const std::unique_ptr<int8_t, Free> bytes_;
   std::vector<Step> steps_;
 };
 
@@ -152,41 +144,53 @@ XK_TARGET void TileConv::expand_row(int64_t index) const {
   }
 }
 
+// A byte of the result is bit q of a byte of the word, as -1 for 0 and +1 for 1, q the byte's eighth of the
+// vector: one affine map over GF(2) whose upper seven rows select the bit and whose constant inverts them.
+XK_TARGET static inline __m512i weight_signs(uint64_t word) {
+  const __m512i select = _mm512_set_epi64(0x0080808080808080, 0x0040404040404040, 0x0020202020202020,
+                                          0x0010101010101010, 0x0008080808080808, 0x0004040404040404,
+                                          0x0002020202020202, 0x0001010101010101);
+  return _mm512_gf2p8affine_epi64_epi8(_mm512_set1_epi64(static_cast<int64_t>(word)), select, 0xff);
+}
+
 // Word k of a step holds weights 4 k to 4 k + 3 of 16 channels: row k of the tile.
-XK_TARGET void TileConv::expand_weights(const uint64_t* words, size_t first, size_t count, int8_t* tiles) const {
-  for (size_t i = first; i < first + count; ++i, tiles += 2 * kTileBytes) {
-    const uint64_t* w = words + 16 * i;
-    if (steps_[i].valid == 64) {
+XK_TARGET void TileConv::expand_weights(const uint64_t* const (&words)[2], size_t step, int8_t* tiles) const {
+  const int valid = steps_[step].valid;
+  for (int block = 0; block < 2; ++block, tiles += kTileBytes) {
+    const uint64_t* w = words[block] + 16 * step;
+    if (valid == 64) {
 #pragma GCC unroll 16
-      for (int k = 0; k < 16; ++k) _mm512_store_si512(tiles + 64 * k, signs(w[k]));
+      for (int k = 0; k < 16; ++k) _mm512_store_si512(tiles + 64 * k, weight_signs(w[k]));
     } else {
       for (int k = 0; k < 16; ++k) {
-        const int rest = std::clamp(steps_[i].valid - 4 * k, 0, 4);
+        const int rest = std::clamp(valid - 4 * k, 0, 4);
         const __mmask64 mask = rest == 4 ? ~uint64_t{0} : 0x1111111111111111u * ((1u << rest) - 1);
-        _mm512_store_si512(tiles + 64 * k, _mm512_maskz_mov_epi8(mask, signs(w[k])));
+        _mm512_store_si512(tiles + 64 * k, _mm512_maskz_mov_epi8(mask, weight_signs(w[k])));
       }
     }
   }
 }
 
-// Adds the products of `count` steps to the sums of 16 or 32 pixels, [pixel tile][block][pixel][kLanes].
+// Weights are bytes in a ring of steps, expanded some steps before their use for the stores to finish.
+constexpr size_t kRing = 4, kAhead = 2;
+
+// Sums of 16 or 32 pixels, [block][pixel][kLanes]. The ring goes around tile after tile: the steps of the next
+// one, which has the same weights, follow the last of this one. Returns the slot of the next step.
 template <int kPixelTiles>
-void TileConv::accumulate(const int8_t* input, const int8_t* weights, size_t first, size_t count,
-                          int32_t* sums) const {
+XK_TARGET size_t TileConv::tile(const int8_t* input, const uint64_t* const (&words)[2], int8_t* ring, size_t slot,
+                                int32_t* const (&sums)[2]) const {
   const int64_t pitch = s_.channels;
-  if (first == 0) {
-    TILE_ZERO(0);
-    TILE_ZERO(1);
-    TILE_ZERO(2);
-    TILE_ZERO(3);
-  } else {
-    TILE_LOAD(0, sums, 64);
-    TILE_LOAD(1, sums + 256, 64);
-    TILE_LOAD(2, sums + 512, 64);
-    TILE_LOAD(3, sums + 768, 64);
-  }
-  for (size_t i = first; i < first + count; ++i, weights += 2 * kTileBytes) {
+  const size_t steps = steps_.size();
+  size_t ahead = kAhead % steps;
+  TILE_ZERO(0);
+  TILE_ZERO(1);
+  TILE_ZERO(2);
+  TILE_ZERO(3);
+  for (size_t i = 0; i < steps; ++i, ++slot) {
+    const int8_t* weights = ring + slot % kRing * 2 * kTileBytes;
     const int8_t* pixels = input + steps_[i].input;
+    expand_weights(words, ahead, ring + (slot + kAhead) % kRing * 2 * kTileBytes);
+    if (++ahead == steps) ahead = 0;
     TILE_LOAD(4, pixels, pitch);
     TILE_LOAD(6, weights, 64);
     TILE_DOT(0, 4, 6);
@@ -197,39 +201,43 @@ void TileConv::accumulate(const int8_t* input, const int8_t* weights, size_t fir
     TILE_DOT(2, 5, 6);
     TILE_DOT(3, 5, 7);
   }
-  TILE_STORE(0, sums);
-  TILE_STORE(1, sums + 256);
-  TILE_STORE(2, sums + 512);
-  TILE_STORE(3, sums + 768);
+  TILE_STORE(0, sums[0]);
+  TILE_STORE(1, sums[1]);
+  if (kPixelTiles == 2) {
+    TILE_STORE(2, sums[0] + 256);
+    TILE_STORE(3, sums[1] + 256);
+  }
+  return slot;
 }
 
-constexpr size_t kSteps = 48;  // whose weights are bytes at a time: 96 kB, in the second cache
-
 XK_TARGET void TileConv::chunk(int64_t image, const int64_t (&blocks)[2], const Chunk& chunk, int32_t* dots) const {
-  const int64_t positions = (chunk.rows - 1) * phase_columns_ + chunk.columns, pairs = ceil_div(positions, 32);
-  const size_t parts = (steps_.size() + kSteps - 1) / kSteps, part = (steps_.size() + parts - 1) / parts;
-  const Buffer<int8_t> weights = allocate<int8_t>(part * 2 * kTileBytes);
-  const Buffer<int32_t> sums = allocate<int32_t>(static_cast<size_t>(pairs) * 1024);
+  alignas(64) int8_t ring[kRing * 2 * kTileBytes];
+  alignas(64) int32_t buffer[2][32 * kLanes];
+  const int64_t filter_words = static_cast<int64_t>(steps_.size()) * 16;
+  const uint64_t* const all = static_cast<const uint64_t*>(call_.weights);
+  const uint64_t* const words[2] = {all + blocks[0] * filter_words, all + blocks[1] * filter_words};
   const int8_t* input = bytes_.get() + image * image_bytes_ + s_.group_of(blocks[0]) * s_.group_channels +
                         (chunk.row * phase_columns_ + chunk.column) * s_.channels;
-  for (size_t first = 0; first < steps_.size(); first += part) {
-    const size_t count = std::min(part, steps_.size() - first);
-    for (int b = 0; b < 2; ++b)
-      expand_weights(static_cast<const uint64_t*>(call_.weights) + blocks[b] * static_cast<int64_t>(steps_.size()) * 16,
-                     first, count, weights.get() + b * kTileBytes);
-    for (int64_t i = 0; i < pairs; ++i) {
-      const bool two = positions - 32 * i > 16;
-      (this->*(two ? &TileConv::accumulate<2> : &TileConv::accumulate<1>))(
-          input + 32 * i * s_.channels, weights.get(), first, count, sums.get() + 1024 * i);
+  const int64_t positions = (chunk.rows - 1) * phase_columns_ + chunk.columns;
+  const bool dense = positions == chunk.pixels();  // no position is dropped
+  for (size_t i = 0; i < kAhead; ++i) expand_weights(words, i % steps_.size(), ring + i * 2 * kTileBytes);
+  size_t slot = 0;
+  int64_t row = 0, column = 0;
+  for (int64_t p = 0; p < positions; p += 32) {
+    int32_t* const block_dots[2] = {dots, dots + kChunkPixels * kLanes};
+    int32_t* const sums[2] = {dense ? block_dots[0] + p * kLanes : buffer[0],
+                              dense ? block_dots[1] + p * kLanes : buffer[1]};
+    const int64_t count = std::min<int64_t>(32, positions - p);
+    slot = count > 16 ? tile<2>(input + p * s_.channels, words, ring, slot, sums)
+                      : tile<1>(input + p * s_.channels, words, ring, slot, sums);
+    for (int64_t i = 0; i < count && !dense; ++i) {
+      if (column < chunk.columns)
+        for (int b = 0; b < 2; ++b)
+          _mm512_store_si512(block_dots[b] + (row * chunk.columns + column) * kLanes,
+                             _mm512_load_si512(buffer[b] + i * kLanes));
+      if (++column == phase_columns_) column = 0, ++row;
     }
   }
-  for (int64_t row = 0; row < chunk.rows; ++row)
-    for (int64_t column = 0; column < chunk.columns; ++column, dots += kLanes) {
-      const int64_t p = row * phase_columns_ + column;
-      const int32_t* sum = sums.get() + p / 16 * 512 + p % 16 * kLanes;
-      _mm512_store_si512(dots, _mm512_load_si512(sum));
-      _mm512_store_si512(dots + kChunkPixels * kLanes, _mm512_load_si512(sum + 256));
-    }
 }
 
 static void conv_tiles(const ConvCall& call) {
@@ -262,9 +270,9 @@ static void conv_tiles(const ConvCall& call) {
 static bool granted() {
   unsigned a, b, c, d;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
-  const bool tile = d >> 24 & 1, int8 = d >> 25 & 1;
+  const bool tile = d >> 24 & 1, int8 = d >> 25 & 1, gfni = c >> 8 & 1;
   constexpr int kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-  return tile && int8 && !syscall(SYS_arch_prctl, kRequestPermission, kTileData);
+  return tile && int8 && gfni && !syscall(SYS_arch_prctl, kRequestPermission, kTileData);
 }
 
 }  // namespace amx

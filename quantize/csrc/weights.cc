@@ -47,8 +47,8 @@ void pack_words(const Shape& s, const uint8_t* dense, uint64_t* words) {
     }
 }
 
-// [block][step][16] words: bit 4 l + j of word k is weight 4 k + j of the step's 64, of lane l; the order of
-// a tile's bytes.
+// [block][step][16] words. Word k is row k of a weight tile: its byte 4 l + j is weight 4 k + j of the step's 64,
+// of lane l. Byte b of the row is bit b / 8 of byte b % 8 of the word, see weight_signs() in conv_amx.cc.
 void pack_tiles(const Shape& s, const uint8_t* dense, uint64_t* words) {
   const TilePlan plan = tile_plan(s);
   for (int64_t block = 0; block < s.blocks(); ++block)
@@ -57,7 +57,8 @@ void pack_tiles(const Shape& s, const uint8_t* dense, uint64_t* words) {
       for (int64_t i = 0; i < s.filter_bits; ++i) {
         const int64_t run = i / plan.run_length, byte = i % plan.run_length;
         const int64_t step = block * plan.steps + run * plan.run_steps + byte / 64;
-        words[step * 16 + byte % 64 / 4] |= static_cast<uint64_t>(bit_of(filter, i)) << (4 * lane + byte % 4);
+        const int64_t b = 4 * lane + byte % 4;
+        words[step * 16 + byte % 64 / 4] |= static_cast<uint64_t>(bit_of(filter, i)) << (b % 8 * 8 + b / 8);
       }
     }
 }
