@@ -54,7 +54,7 @@ class TilesInUse {
 
 struct Step {
   int64_t input;  // bytes from a pixel's origin
-  int valid;      // of 64 bytes; the weights of the others are 0
+  bool whole;     // or the last of a run, whose weights beyond the run's length are 0
 };
 
 class TileConv {
@@ -72,6 +72,7 @@ class TileConv {
   }
 
   int64_t rows() const { return s_.batch * s_.stride_h * phase_rows_; }
+  int64_t row_pitch() const { return phase_columns_; }  // of positions
   XK_TARGET void expand_row(int64_t index) const;
   // Sums of two blocks of channels (or one, twice), [block][pixel][kLanes].
   XK_TARGET void chunk(int64_t image, const int64_t (&blocks)[2], const Chunk& chunk, int32_t* dots) const;
@@ -96,8 +97,12 @@ class TileConv {
         const int64_t start =
             phase * phase_bytes_ + (y / s_.stride_h * phase_columns_ + x / s_.stride_w) * s_.channels;
         for (int64_t done = 0; done < plan.run_length; done += 64)
-          steps_.push_back({start + done, static_cast<int>(std::min<int64_t>(64, plan.run_length - done))});
+          steps_.push_back({start + done, plan.run_length - done >= 64});
       }
+    for (int k = 0; k < 16; ++k) {
+      const int64_t weights = std::clamp<int64_t>(plan.run_length % 64 - 4 * k, 0, 4);  // of row k, a channel
+      tail_masks_[k] = 0x1111111111111111u * ((1u << weights) - 1);
+    }
   }
 
   XK_TARGET void expand_weights(const uint64_t* const (&words)[2], size_t step, int8_t* tiles) const;
@@ -110,6 +115,7 @@ class TileConv {
   const int64_t phase_rows_, phase_columns_, phase_bytes_, image_bytes_;
   const std::unique_ptr<int8_t, Free> bytes_;
   std::vector<Step> steps_;
+  uint64_t tail_masks_[16];
 };
 
 XK_TARGET static inline __m512i signs(uint64_t bits) {
@@ -153,21 +159,25 @@ XK_TARGET static inline __m512i weight_signs(uint64_t word) {
   return _mm512_gf2p8affine_epi64_epi8(_mm512_set1_epi64(static_cast<int64_t>(word)), select, 0xff);
 }
 
-// Word k of a step holds weights 4 k to 4 k + 3 of 16 channels: row k of the tile.
-XK_TARGET void TileConv::expand_weights(const uint64_t* const (&words)[2], size_t step, int8_t* tiles) const {
-  const int valid = steps_[step].valid;
-  for (int block = 0; block < 2; ++block, tiles += kTileBytes) {
-    const uint64_t* w = words[block] + 16 * step;
-    if (valid == 64) {
+// Word k holds weights 4 k to 4 k + 3 of 16 channels: row k of a tile.
+XK_TARGET static inline void expand_whole(const uint64_t* words, int8_t* tile) {
 #pragma GCC unroll 16
-      for (int k = 0; k < 16; ++k) _mm512_store_si512(tiles + 64 * k, weight_signs(w[k]));
-    } else {
-      for (int k = 0; k < 16; ++k) {
-        const int rest = std::clamp(valid - 4 * k, 0, 4);
-        const __mmask64 mask = rest == 4 ? ~uint64_t{0} : 0x1111111111111111u * ((1u << rest) - 1);
-        _mm512_store_si512(tiles + 64 * k, _mm512_maskz_mov_epi8(mask, weight_signs(w[k])));
-      }
-    }
+  for (int k = 0; k < 16; ++k) _mm512_store_si512(tile + 64 * k, weight_signs(words[k]));
+}
+
+XK_TARGET static inline void expand_masked(const uint64_t* words, const uint64_t* masks, int8_t* tile) {
+  for (int k = 0; k < 16; ++k)
+    _mm512_store_si512(tile + 64 * k, _mm512_maskz_mov_epi8(masks[k], weight_signs(words[k])));
+}
+
+XK_TARGET inline void TileConv::expand_weights(const uint64_t* const (&words)[2], size_t step, int8_t* tiles) const {
+  const uint64_t *first = words[0] + 16 * step, *second = words[1] + 16 * step;
+  if (steps_[step].whole) {
+    expand_whole(first, tiles);
+    expand_whole(second, tiles + kTileBytes);
+  } else {
+    expand_masked(first, tail_masks_, tiles);
+    expand_masked(second, tail_masks_, tiles + kTileBytes);
   }
 }
 
@@ -212,32 +222,25 @@ XK_TARGET size_t TileConv::tile(const int8_t* input, const uint64_t* const (&wor
 
 XK_TARGET void TileConv::chunk(int64_t image, const int64_t (&blocks)[2], const Chunk& chunk, int32_t* dots) const {
   alignas(64) int8_t ring[kRing * 2 * kTileBytes];
-  alignas(64) int32_t buffer[2][32 * kLanes];
   const int64_t filter_words = static_cast<int64_t>(steps_.size()) * 16;
   const uint64_t* const all = static_cast<const uint64_t*>(call_.weights);
   const uint64_t* const words[2] = {all + blocks[0] * filter_words, all + blocks[1] * filter_words};
   const int8_t* input = bytes_.get() + image * image_bytes_ + s_.group_of(blocks[0]) * s_.group_channels +
                         (chunk.row * phase_columns_ + chunk.column) * s_.channels;
   const int64_t positions = (chunk.rows - 1) * phase_columns_ + chunk.columns;
-  const bool dense = positions == chunk.pixels();  // no position is dropped
   for (size_t i = 0; i < kAhead; ++i) expand_weights(words, i % steps_.size(), ring + i * 2 * kTileBytes);
   size_t slot = 0;
-  int64_t row = 0, column = 0;
   for (int64_t p = 0; p < positions; p += 32) {
-    int32_t* const block_dots[2] = {dots, dots + kChunkPixels * kLanes};
-    int32_t* const sums[2] = {dense ? block_dots[0] + p * kLanes : buffer[0],
-                              dense ? block_dots[1] + p * kLanes : buffer[1]};
-    const int64_t count = std::min<int64_t>(32, positions - p);
-    slot = count > 16 ? tile<2>(input + p * s_.channels, words, ring, slot, sums)
-                      : tile<1>(input + p * s_.channels, words, ring, slot, sums);
-    for (int64_t i = 0; i < count && !dense; ++i) {
-      if (column < chunk.columns)
-        for (int b = 0; b < 2; ++b)
-          _mm512_store_si512(block_dots[b] + (row * chunk.columns + column) * kLanes,
-                             _mm512_load_si512(buffer[b] + i * kLanes));
-      if (++column == phase_columns_) column = 0, ++row;
-    }
+    int32_t* const sums[2] = {dots + p * kLanes, dots + (kChunkPixels + p) * kLanes};
+    slot = positions - p > 16 ? tile<2>(input + p * s_.channels, words, ring, slot, sums)
+                              : tile<1>(input + p * s_.channels, words, ring, slot, sums);
   }
+  // Close the gaps between rows. Not tile by tile: loads would wait for the tiles' stores.
+  for (int b = 0; b < 2; ++b, dots += kChunkPixels * kLanes)
+    for (int64_t row = 1; row < chunk.rows && phase_columns_ > chunk.columns; ++row)
+      for (int64_t column = 0; column < chunk.columns; ++column)
+        _mm512_store_si512(dots + (row * chunk.columns + column) * kLanes,
+                           _mm512_load_si512(dots + (row * phase_columns_ + column) * kLanes));
 }
 
 static void conv_tiles(const ConvCall& call) {
@@ -247,7 +250,7 @@ static void conv_tiles(const ConvCall& call) {
   parallel_for(call.parallel, ceil_div(conv.rows(), kRows), [&](int64_t index) {
     for (int64_t row = index * kRows; row < std::min(conv.rows(), (index + 1) * kRows); ++row) conv.expand_row(row);
   });
-  const Chunks chunks(s);
+  const Chunks chunks(s, kChunkPixels, conv.row_pitch());
   const int64_t group_pairs = ceil_div(s.group_blocks, 2), pairs = s.groups * group_pairs;
   const int64_t together = call.output.kind == XK_OUT_BITS ? pairs : 1, parts = pairs / together;
   parallel_for(call.parallel, s.batch * chunks.count() * parts, [&](int64_t index) {

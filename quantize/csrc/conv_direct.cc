@@ -87,7 +87,7 @@ class DirectConv {
 
 void conv_direct(const ConvCall& call) {
   const Shape& s = call.shape;
-  const Chunks chunks(s);
+  const Chunks chunks(s, kChunkPixels, s.out_width);
   const DirectConv conv(call);
   const int64_t together = blocks_a_task(call), parts = s.blocks() / together;
   parallel_for(call.parallel, s.batch * chunks.count() * parts, [&](int64_t index) {

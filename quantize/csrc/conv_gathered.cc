@@ -160,7 +160,7 @@ class GatheredConv {
 
 void conv_gathered(const ConvCall& call) {
   const Shape& s = call.shape;
-  const Chunks chunks(s, kGatherPixels);
+  const Chunks chunks(s, kGatherPixels, s.out_width);
   const GatheredConv conv(call);
   parallel_for(call.parallel, s.batch * chunks.count(), [&](int64_t index) {
     alignas(64) int32_t dots[kGatherPixels * kLanes];

@@ -117,8 +117,8 @@ void even_part(int64_t total, int64_t parts, int64_t i, int64_t* begin, int64_t*
 
 }  // namespace
 
-Chunks::Chunks(const Shape& s, int64_t pixels) : height_(s.out_height), width_(s.out_width) {
-  const int64_t rows = std::max<int64_t>(1, pixels / width_);
+Chunks::Chunks(const Shape& s, int64_t pixels, int64_t pitch) : height_(s.out_height), width_(s.out_width) {
+  const int64_t rows = std::max<int64_t>(0, pixels - width_) / pitch + 1;  // (rows - 1) * pitch + width <= pixels
   bands_ = ceil_div(height_, rows);
   pieces_ = ceil_div(width_, pixels);
 }

@@ -61,7 +61,8 @@ constexpr int64_t kChunkPixels = 256;
 
 class Chunks {
  public:
-  explicit Chunks(const Shape& shape, int64_t pixels = kChunkPixels);
+  // Chunks of at most `pixels` positions where rows are `pitch` >= out_width apart.
+  Chunks(const Shape& shape, int64_t pixels, int64_t pitch);
   int64_t count() const { return bands_ * pieces_; }
   Chunk operator[](int64_t index) const;
 
