@@ -4,8 +4,8 @@
 // of the float input. Phase (Y mod stride_h, X mod stride_w) of a padded position makes a strided window
 // dense, so 16 consecutive positions are a tile's 16 rows whatever the stride. Positions run over the padded
 // width; those past the output's are computed and dropped.
-// Weights stay bits in memory and become bytes just before their use, one instruction for 64 of them: a step
-// keeps the matrix unit busy for 64 cycles and leaves the ports that this needs free.
+// Weights stay bits in memory. Those of some steps become bytes in the first cache, one instruction for 64 of
+// them, and serve all tiles of a chunk.
 #if defined(__x86_64__) && defined(__linux__)
 #include <cpuid.h>
 #include <immintrin.h>
@@ -105,10 +105,10 @@ class TileConv {
     }
   }
 
-  XK_TARGET void expand_weights(const uint64_t* const (&words)[2], size_t step, int8_t* tiles) const;
+  XK_TARGET void expand_weights(int64_t block, size_t first, size_t count, int8_t* tiles) const;
   template <int kPixelTiles>
-  XK_TARGET size_t tile(const int8_t* input, const uint64_t* const (&words)[2], int8_t* ring, size_t slot,
-                        int32_t* const (&sums)[2]) const;
+  void add_products(const int8_t* input, const int8_t* weights, size_t first, size_t count,
+                    int32_t* const (&sums)[2]) const;
 
   const ConvCall& call_;
   const Shape& s_;
@@ -170,37 +170,34 @@ XK_TARGET static inline void expand_masked(const uint64_t* words, const uint64_t
     _mm512_store_si512(tile + 64 * k, _mm512_maskz_mov_epi8(masks[k], weight_signs(words[k])));
 }
 
-XK_TARGET inline void TileConv::expand_weights(const uint64_t* const (&words)[2], size_t step, int8_t* tiles) const {
-  const uint64_t *first = words[0] + 16 * step, *second = words[1] + 16 * step;
-  if (steps_[step].whole) {
-    expand_whole(first, tiles);
-    expand_whole(second, tiles + kTileBytes);
-  } else {
-    expand_masked(first, tail_masks_, tiles);
-    expand_masked(second, tail_masks_, tiles + kTileBytes);
-  }
+// One block's weights of `count` steps to every other tile.
+XK_TARGET void TileConv::expand_weights(int64_t block, size_t first, size_t count, int8_t* tiles) const {
+  const uint64_t* words = static_cast<const uint64_t*>(call_.weights) +
+                          (static_cast<size_t>(block) * steps_.size() + first) * 16;
+  for (size_t i = first; i < first + count; ++i, words += 16, tiles += 2 * kTileBytes)
+    steps_[i].whole ? expand_whole(words, tiles) : expand_masked(words, tail_masks_, tiles);
 }
 
-// Weights are bytes in a ring of steps, expanded some steps before their use for the stores to finish.
-constexpr size_t kRing = 4, kAhead = 2;
-
-// Sums of 16 or 32 pixels, [block][pixel][kLanes]. The ring goes around tile after tile: the steps of the next
-// one, which has the same weights, follow the last of this one. Returns the slot of the next step.
+// Adds `count` steps to the sums of 16 or 32 pixels, [block][pixel][kLanes].
 template <int kPixelTiles>
-XK_TARGET size_t TileConv::tile(const int8_t* input, const uint64_t* const (&words)[2], int8_t* ring, size_t slot,
-                                int32_t* const (&sums)[2]) const {
+void TileConv::add_products(const int8_t* input, const int8_t* weights, size_t first, size_t count,
+                            int32_t* const (&sums)[2]) const {
   const int64_t pitch = s_.channels;
-  const size_t steps = steps_.size();
-  size_t ahead = kAhead % steps;
-  TILE_ZERO(0);
-  TILE_ZERO(1);
-  TILE_ZERO(2);
-  TILE_ZERO(3);
-  for (size_t i = 0; i < steps; ++i, ++slot) {
-    const int8_t* weights = ring + slot % kRing * 2 * kTileBytes;
+  if (first == 0) {
+    TILE_ZERO(0);
+    TILE_ZERO(1);
+    TILE_ZERO(2);
+    TILE_ZERO(3);
+  } else {
+    TILE_LOAD(0, sums[0], 64);
+    TILE_LOAD(1, sums[1], 64);
+    if (kPixelTiles == 2) {
+      TILE_LOAD(2, sums[0] + 256, 64);
+      TILE_LOAD(3, sums[1] + 256, 64);
+    }
+  }
+  for (size_t i = first; i < first + count; ++i, weights += 2 * kTileBytes) {
     const int8_t* pixels = input + steps_[i].input;
-    expand_weights(words, ahead, ring + (slot + kAhead) % kRing * 2 * kTileBytes);
-    if (++ahead == steps) ahead = 0;
     TILE_LOAD(4, pixels, pitch);
     TILE_LOAD(6, weights, 64);
     TILE_DOT(0, 4, 6);
@@ -217,23 +214,26 @@ XK_TARGET size_t TileConv::tile(const int8_t* input, const uint64_t* const (&wor
     TILE_STORE(2, sums[0] + 256);
     TILE_STORE(3, sums[1] + 256);
   }
-  return slot;
 }
 
+// Steps whose weights are bytes at a time: 32 kB of the first cache. Every pixel tile of the chunk uses them.
+// (More than about 24 steps between two tile stores also run a third slower on Sapphire Rapids.)
+constexpr size_t kSteps = 16;
+
 XK_TARGET void TileConv::chunk(int64_t image, const int64_t (&blocks)[2], const Chunk& chunk, int32_t* dots) const {
-  alignas(64) int8_t ring[kRing * 2 * kTileBytes];
-  const int64_t filter_words = static_cast<int64_t>(steps_.size()) * 16;
-  const uint64_t* const all = static_cast<const uint64_t*>(call_.weights);
-  const uint64_t* const words[2] = {all + blocks[0] * filter_words, all + blocks[1] * filter_words};
+  alignas(64) int8_t weights[kSteps * 2 * kTileBytes];
   const int8_t* input = bytes_.get() + image * image_bytes_ + s_.group_of(blocks[0]) * s_.group_channels +
                         (chunk.row * phase_columns_ + chunk.column) * s_.channels;
   const int64_t positions = (chunk.rows - 1) * phase_columns_ + chunk.columns;
-  for (size_t i = 0; i < kAhead; ++i) expand_weights(words, i % steps_.size(), ring + i * 2 * kTileBytes);
-  size_t slot = 0;
-  for (int64_t p = 0; p < positions; p += 32) {
-    int32_t* const sums[2] = {dots + p * kLanes, dots + (kChunkPixels + p) * kLanes};
-    slot = positions - p > 16 ? tile<2>(input + p * s_.channels, words, ring, slot, sums)
-                              : tile<1>(input + p * s_.channels, words, ring, slot, sums);
+  const size_t parts = (steps_.size() + kSteps - 1) / kSteps;
+  for (size_t part = 0; part < parts; ++part) {
+    const size_t first = steps_.size() * part / parts, count = steps_.size() * (part + 1) / parts - first;
+    for (int b = 0; b < 2; ++b) expand_weights(blocks[b], first, count, weights + b * kTileBytes);
+    for (int64_t p = 0; p < positions; p += 32) {
+      int32_t* const sums[2] = {dots + p * kLanes, dots + (kChunkPixels + p) * kLanes};
+      positions - p > 16 ? add_products<2>(input + p * s_.channels, weights, first, count, sums)
+                         : add_products<1>(input + p * s_.channels, weights, first, count, sums);
+    }
   }
   // Close the gaps between rows. Not tile by tile: loads would wait for the tiles' stores.
   for (int b = 0; b < 2; ++b, dots += kChunkPixels * kLanes)
