@@ -125,12 +125,14 @@ int32_t xk_output_size(const xk_conv_shape* shape, int64_t* out_height, int64_t*
 int32_t xk_pack(const float* input, int32_t layout, int64_t batch, int64_t channels, int64_t height, int64_t width,
                 const xk_binarize* binarize, uint64_t* bits, const xk_parallel* parallel) {
   return guarded([&] {
+    check_size("batch", batch, 1);
+    check_size("channels", channels, 1);
+    check_size("height", height, 1);
+    check_size("width", width, 1);
+    checked_product("the size of the input", {batch, height, width, ceil_div(channels, kWordBits) * kWordBits, 4});
     check_pointer("input", input);
     check_pointer("bits", bits);
     check_choice("layout", layout, XK_NHWC);
-    for (int64_t size : {batch, channels, height, width})
-      if (size < 1) fail(XK_INVALID_ARGUMENT, "an input size is %" PRId64 "; it must be at least 1", size);
-    checked_product("the size of the input", {batch, height, width, ceil_div(channels, kWordBits) * kWordBits, 4});
     pack(input, layout, batch, channels, height * width, binarize, bits, parallel);
   });
 }

@@ -9,27 +9,22 @@ namespace xk {
 
 namespace {
 
-constexpr int64_t kMaxDimension = int64_t{1} << 40;  // sums and products of two stay inside int64
-
-void check_range(const char* name, int64_t value, int64_t low) {
-  if (value < low || value > kMaxDimension)
-    fail(XK_INVALID_ARGUMENT, "%s is %" PRId64 "; it must be between %" PRId64 " and 2^40", name, value, low);
-}
+constexpr int64_t kMaxSize = int64_t{1} << 40;  // sums and products of two stay inside int64
 
 void check_options(const xk_conv_shape& s) {
-  check_range("channels", s.channels, 1);
-  check_range("out_channels", s.out_channels, 1);
-  check_range("kernel_h", s.kernel_h, 1);
-  check_range("kernel_w", s.kernel_w, 1);
-  check_range("stride_h", s.stride_h, 1);
-  check_range("stride_w", s.stride_w, 1);
-  check_range("dilation_h", s.dilation_h, 1);
-  check_range("dilation_w", s.dilation_w, 1);
-  check_range("pad_top", s.pad_top, 0);
-  check_range("pad_left", s.pad_left, 0);
-  check_range("pad_bottom", s.pad_bottom, 0);
-  check_range("pad_right", s.pad_right, 0);
-  check_range("groups", s.groups, 1);
+  check_size("channels", s.channels, 1);
+  check_size("out_channels", s.out_channels, 1);
+  check_size("kernel_h", s.kernel_h, 1);
+  check_size("kernel_w", s.kernel_w, 1);
+  check_size("stride_h", s.stride_h, 1);
+  check_size("stride_w", s.stride_w, 1);
+  check_size("dilation_h", s.dilation_h, 1);
+  check_size("dilation_w", s.dilation_w, 1);
+  check_size("pad_top", s.pad_top, 0);
+  check_size("pad_left", s.pad_left, 0);
+  check_size("pad_bottom", s.pad_bottom, 0);
+  check_size("pad_right", s.pad_right, 0);
+  check_size("groups", s.groups, 1);
   if (s.channels % s.groups || s.out_channels % s.groups)
     fail(XK_INVALID_ARGUMENT,
          "channels (%" PRId64 ") and out_channels (%" PRId64 ") must be multiples of groups (%" PRId64 ")", s.channels,
@@ -47,10 +42,15 @@ int64_t output_extent(const char* name, int64_t size, int64_t kernel, int64_t st
 
 }  // namespace
 
+void check_size(const char* name, int64_t value, int64_t low) {
+  if (value < low || value > kMaxSize)
+    fail(XK_INVALID_ARGUMENT, "%s is %" PRId64 "; it must be between %" PRId64 " and 2^40", name, value, low);
+}
+
 int64_t checked_product(const char* what, std::initializer_list<int64_t> factors) {
   int64_t product = 1;
   for (int64_t factor : factors)
-    if (__builtin_mul_overflow(product, factor, &product) || product > kMaxDimension)
+    if (__builtin_mul_overflow(product, factor, &product) || product > kMaxSize)
       fail(XK_INVALID_ARGUMENT, "%s is over 2^40: the sizes are not those of a real tensor", what);
   return product;
 }
@@ -77,9 +77,9 @@ Shape weight_shape(const xk_conv_shape& options) {
 
 Shape full_shape(const xk_conv_shape& options) {
   Shape s = weight_shape(options);
-  check_range("batch", s.batch, 1);
-  check_range("height", s.height, 1);
-  check_range("width", s.width, 1);
+  check_size("batch", s.batch, 1);
+  check_size("height", s.height, 1);
+  check_size("width", s.width, 1);
   s.out_height =
       output_extent("height", s.height, s.kernel_h, s.stride_h, s.dilation_h, s.pad_top + s.pad_bottom);
   s.out_width = output_extent("width", s.width, s.kernel_w, s.stride_w, s.dilation_w, s.pad_left + s.pad_right);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <vector>
 
 #include "xnorkit.h"
@@ -12,6 +13,9 @@ constexpr int kWordBits = 64;
 constexpr int kLanes = 16;  // output channels that a kernel computes together
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// An error that names the size unless low <= value <= 2^40.
+void check_size(const char* name, int64_t value, int64_t low);
 
 // a * b * ... or an error that names the product; nothing is read or written before sizes pass here.
 int64_t checked_product(const char* what, std::initializer_list<int64_t> factors);

@@ -294,6 +294,8 @@ void test_bad_arguments() {
             XK_INVALID_ARGUMENT, "short dense weights");
   check(xk_pack(nullptr, 0, 1, 1, 1, 1, nullptr, nowhere, nullptr) == XK_INVALID_ARGUMENT, "NULL input");
   check(xk_pack(problem.x.data(), 0, huge, huge, 1, 1, nullptr, nowhere, nullptr) == XK_INVALID_ARGUMENT, "huge input");
+  check(xk_pack(problem.x.data(), 0, 1, std::numeric_limits<int64_t>::max(), 1, 1, nullptr, nowhere, nullptr) ==
+            XK_INVALID_ARGUMENT, "more channels than any tensor has");
   check(xk_pack(problem.x.data(), 0, 0, 1, 1, 1, nullptr, nowhere, nullptr) == XK_INVALID_ARGUMENT, "empty input");
 }
 
