@@ -24,14 +24,14 @@ class KernelError(ValueError):
     """The library refused its arguments; the message is its own."""
 
 
+_SIZES = (
+    *("batch", "channels", "height", "width", "out_channels", "kernel_h", "kernel_w", "stride_h", "stride_w"),
+    *("dilation_h", "dilation_w", "pad_top", "pad_left", "pad_bottom", "pad_right", "groups"),
+)
+
+
 class _Shape(ctypes.Structure):
-    _fields_ = [
-        (name, ctypes.c_int64)
-        for name in (
-            "batch channels height width out_channels kernel_h kernel_w stride_h stride_w dilation_h dilation_w "
-            "pad_top pad_left pad_bottom pad_right groups"
-        ).split()
-    ]
+    _fields_ = [(name, ctypes.c_int64) for name in _SIZES]
 
 
 class _Binarize(ctypes.Structure):
