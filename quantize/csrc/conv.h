@@ -34,12 +34,16 @@ struct WordPlan {
 };
 WordPlan word_plan(const Shape& shape);
 
-// How AMX sees it: a filter is `runs` of consecutive input bytes, each in steps of 64.
+// How AMX sees it. A group's channels are cut into equal blocks of up to 64, whose bytes lie together. A filter
+// is runs of consecutive bytes of the input, each in steps of 64: a run is a kernel row, or a tap, of a block.
 struct TilePlan {
-  bool row_runs;       // a run is a kernel row; else a tap
+  int64_t channel_blocks;  // of a group
+  int64_t block_channels;  // the last block may have fewer
+  bool row_runs;           // a run is a kernel row
+  int64_t runs;            // [channel block][kernel row, or tap]
+  int64_t run_steps;
   int64_t run_length;  // bytes
-  int64_t run_steps;   // ceil(run_length / 64)
-  int64_t steps;       // of a filter
+  int64_t steps() const { return runs * run_steps; }
 };
 TilePlan tile_plan(const Shape& shape);
 

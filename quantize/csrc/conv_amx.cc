@@ -1,7 +1,7 @@
 // AMX int8: tiles of 32 output pixels by 32 output channels, 64 products a step.
 //
-// The input becomes bytes of -1, 0 (padding) and +1, [phase][row][column][channel] with its padding: a quarter
-// of the float input. Phase (Y mod stride_h, X mod stride_w) of a padded position makes a strided window
+// The input becomes bytes of -1, 0 (padding) and +1, [block of channels][phase][row][column][channel] with its
+// padding: a quarter of the float input, and a tile's 16 pixels lie side by side. Phase (Y mod stride_h, X mod stride_w) of a padded position makes a strided window
 // dense, so 16 consecutive positions are a tile's 16 rows whatever the stride. Positions run over the padded
 // width; those past the output's are computed and dropped.
 // Weights stay bits in memory. Those of some steps become bytes in the first cache, one instruction for 64 of
@@ -62,18 +62,20 @@ class TileConv {
   explicit TileConv(const ConvCall& call)
       : call_(call),
         s_(call.shape),
+        plan_(tile_plan(s_)),
         phase_rows_(ceil_div(s_.height + s_.pad_top + s_.pad_bottom, s_.stride_h)),
         phase_columns_(ceil_div(s_.width + s_.pad_left + s_.pad_right, s_.stride_w)),
-        phase_bytes_(phase_rows_ * phase_columns_ * s_.channels),
-        image_bytes_(phase_bytes_ * s_.stride_h * s_.stride_w),
+        phase_bytes_(phase_rows_ * phase_columns_ * plan_.block_channels),
+        block_bytes_(phase_bytes_ * s_.stride_h * s_.stride_w),
         bytes_(static_cast<int8_t*>(std::aligned_alloc(64, buffer_size()))) {
     if (!bytes_) throw std::bad_alloc();
     make_steps();
   }
 
-  int64_t rows() const { return s_.batch * s_.stride_h * phase_rows_; }
-  int64_t row_pitch() const { return phase_columns_; }  // of positions
+  // Rows of bytes to fill: [image][block of channels][phase][row].
+  int64_t rows() const { return s_.batch * all_blocks() * s_.stride_h * s_.stride_w * phase_rows_; }
   XK_TARGET void expand_row(int64_t index) const;
+  int64_t row_pitch() const { return phase_columns_; }  // of positions
   // Sums of two blocks of channels (or one, twice), [block][pixel][kLanes].
   XK_TARGET void chunk(int64_t image, const int64_t (&blocks)[2], const Chunk& chunk, int32_t* dots) const;
 
@@ -82,25 +84,27 @@ class TileConv {
     void operator()(void* p) const { std::free(p); }
   };
 
+  int64_t all_blocks() const { return s_.groups * plan_.channel_blocks; }
+
   // The last tile reads up to 31 pixels and one step past the last window.
   size_t buffer_size() const {
-    return static_cast<size_t>(ceil_div(s_.batch * image_bytes_ + 32 * s_.channels + 64, 64) * 64);
+    return static_cast<size_t>(ceil_div(s_.batch * all_blocks() * block_bytes_ + 33 * 64, 64) * 64);
   }
 
   void make_steps() {
-    const TilePlan plan = tile_plan(s_);
-    const int64_t taps_a_run = plan.row_runs ? s_.kernel_w : 1;
-    for (int64_t ky = 0; ky < s_.kernel_h; ++ky)
-      for (int64_t kx = 0; kx < s_.kernel_w; kx += taps_a_run) {
-        const int64_t y = ky * s_.dilation_h, x = kx * s_.dilation_w;
-        const int64_t phase = y % s_.stride_h * s_.stride_w + x % s_.stride_w;
-        const int64_t start =
-            phase * phase_bytes_ + (y / s_.stride_h * phase_columns_ + x / s_.stride_w) * s_.channels;
-        for (int64_t done = 0; done < plan.run_length; done += 64)
-          steps_.push_back({start + done, plan.run_length - done >= 64});
-      }
+    const int64_t taps_a_run = plan_.row_runs ? s_.kernel_w : 1;
+    for (int64_t block = 0; block < plan_.channel_blocks; ++block)
+      for (int64_t ky = 0; ky < s_.kernel_h; ++ky)
+        for (int64_t kx = 0; kx < s_.kernel_w; kx += taps_a_run) {
+          const int64_t y = ky * s_.dilation_h, x = kx * s_.dilation_w;
+          const int64_t phase = y % s_.stride_h * s_.stride_w + x % s_.stride_w;
+          const int64_t position = y / s_.stride_h * phase_columns_ + x / s_.stride_w;
+          const int64_t start = block * block_bytes_ + phase * phase_bytes_ + position * plan_.block_channels;
+          for (int64_t done = 0; done < plan_.run_length; done += 64)
+            steps_.push_back({start + done, plan_.run_length - done >= 64});
+        }
     for (int k = 0; k < 16; ++k) {
-      const int64_t weights = std::clamp<int64_t>(plan.run_length % 64 - 4 * k, 0, 4);  // of row k, a channel
+      const int64_t weights = std::clamp<int64_t>(plan_.run_length % 64 - 4 * k, 0, 4);  // of row k, a channel
       tail_masks_[k] = 0x1111111111111111u * ((1u << weights) - 1);
     }
   }
@@ -112,7 +116,8 @@ class TileConv {
 
   const ConvCall& call_;
   const Shape& s_;
-  const int64_t phase_rows_, phase_columns_, phase_bytes_, image_bytes_;
+  const TilePlan plan_;
+  const int64_t phase_rows_, phase_columns_, phase_bytes_, block_bytes_;
   const std::unique_ptr<int8_t, Free> bytes_;
   std::vector<Step> steps_;
   uint64_t tail_masks_[16];
@@ -122,31 +127,34 @@ XK_TARGET static inline __m512i signs(uint64_t bits) {
   return _mm512_mask_blend_epi8(bits, _mm512_set1_epi8(-1), _mm512_set1_epi8(1));
 }
 
-XK_TARGET static inline void expand_pixel(const uint64_t* bits, int64_t channels, int8_t* bytes) {
-  int64_t c = 0;
-  for (; c + kWordBits <= channels; c += kWordBits) _mm512_storeu_si512(bytes + c, signs(*bits++));
-  if (c < channels) _mm512_mask_storeu_epi8(bytes + c, (uint64_t{1} << (channels - c)) - 1, signs(*bits));
+// `count` <= 64 bits from bit `first` of a pixel.
+static inline uint64_t pixel_bits(const uint64_t* pixel, int64_t first, int64_t count) {
+  const int shift = static_cast<int>(first % kWordBits);
+  const uint64_t low = pixel[first / kWordBits] >> shift;
+  return shift + count <= kWordBits ? low : low | pixel[first / kWordBits + 1] << (kWordBits - shift);
 }
 
 XK_TARGET void TileConv::expand_row(int64_t index) const {
-  const int64_t row = index % phase_rows_, phase_y = index / phase_rows_ % s_.stride_h;
-  const int64_t image = index / phase_rows_ / s_.stride_h, y = row * s_.stride_h + phase_y - s_.pad_top;
-  const int64_t row_bytes = phase_columns_ * s_.channels;
-  for (int64_t phase_x = 0; phase_x < s_.stride_w; ++phase_x) {
-    int8_t* target = bytes_.get() + image * image_bytes_ + (phase_y * s_.stride_w + phase_x) * phase_bytes_ +
-                     row * row_bytes;
-    if (y < 0 || y >= s_.height) {
-      std::memset(target, 0, static_cast<size_t>(row_bytes));
-      continue;
-    }
-    const uint64_t* source = call_.bits + (image * s_.height + y) * s_.width * s_.words;
-    for (int64_t column = 0; column < phase_columns_; ++column, target += s_.channels) {
-      const int64_t x = column * s_.stride_w + phase_x - s_.pad_left;
-      if (x >= 0 && x < s_.width)
-        expand_pixel(source + x * s_.words, s_.channels, target);
-      else
-        std::memset(target, 0, static_cast<size_t>(s_.channels));
-    }
+  const int64_t row = index % phase_rows_, phase = index / phase_rows_ % (s_.stride_h * s_.stride_w);
+  const int64_t image_block = index / phase_rows_ / (s_.stride_h * s_.stride_w);
+  const int64_t image = image_block / all_blocks(), block = image_block % all_blocks();
+  const int64_t y = row * s_.stride_h + phase / s_.stride_w - s_.pad_top;
+  const int64_t pitch = plan_.block_channels;
+  int8_t* target = bytes_.get() + index * phase_columns_ * pitch;
+  if (y < 0 || y >= s_.height) {
+    std::memset(target, 0, static_cast<size_t>(phase_columns_ * pitch));
+    return;
+  }
+  const int64_t before = block % plan_.channel_blocks * pitch, count = std::min(pitch, s_.group_channels - before);
+  const int64_t first = block / plan_.channel_blocks * s_.group_channels + before;
+  const __mmask64 valid = ~uint64_t{0} >> (64 - count), stored = ~uint64_t{0} >> (64 - pitch);
+  const uint64_t* source = call_.bits + (image * s_.height + y) * s_.width * s_.words;
+  for (int64_t column = 0; column < phase_columns_; ++column, target += pitch) {
+    const int64_t x = column * s_.stride_w + phase % s_.stride_w - s_.pad_left;
+    __m512i bytes = _mm512_setzero_si512();
+    if (x >= 0 && x < s_.width)
+      bytes = _mm512_maskz_mov_epi8(valid, signs(pixel_bits(source + x * s_.words, first, count)));
+    _mm512_mask_storeu_epi8(target, stored, bytes);
   }
 }
 
@@ -182,7 +190,7 @@ XK_TARGET void TileConv::expand_weights(int64_t block, size_t first, size_t coun
 template <int kPixelTiles>
 void TileConv::add_products(const int8_t* input, const int8_t* weights, size_t first, size_t count,
                             int32_t* const (&sums)[2]) const {
-  const int64_t pitch = s_.channels;
+  const int64_t pitch = plan_.block_channels;
   if (first == 0) {
     TILE_ZERO(0);
     TILE_ZERO(1);
@@ -222,8 +230,10 @@ constexpr size_t kSteps = 16;
 
 XK_TARGET void TileConv::chunk(int64_t image, const int64_t (&blocks)[2], const Chunk& chunk, int32_t* dots) const {
   alignas(64) int8_t weights[kSteps * 2 * kTileBytes];
-  const int8_t* input = bytes_.get() + image * image_bytes_ + s_.group_of(blocks[0]) * s_.group_channels +
-                        (chunk.row * phase_columns_ + chunk.column) * s_.channels;
+  const int64_t pitch = plan_.block_channels;
+  const int8_t* input = bytes_.get() +
+                        (image * s_.groups + s_.group_of(blocks[0])) * plan_.channel_blocks * block_bytes_ +
+                        (chunk.row * phase_columns_ + chunk.column) * pitch;
   const int64_t positions = (chunk.rows - 1) * phase_columns_ + chunk.columns;
   const size_t parts = (steps_.size() + kSteps - 1) / kSteps;
   for (size_t part = 0; part < parts; ++part) {
@@ -231,8 +241,8 @@ XK_TARGET void TileConv::chunk(int64_t image, const int64_t (&blocks)[2], const 
     for (int b = 0; b < 2; ++b) expand_weights(blocks[b], first, count, weights + b * kTileBytes);
     for (int64_t p = 0; p < positions; p += 32) {
       int32_t* const sums[2] = {dots + p * kLanes, dots + (kChunkPixels + p) * kLanes};
-      positions - p > 16 ? add_products<2>(input + p * s_.channels, weights, first, count, sums)
-                         : add_products<1>(input + p * s_.channels, weights, first, count, sums);
+      positions - p > 16 ? add_products<2>(input + p * pitch, weights, first, count, sums)
+                         : add_products<1>(input + p * pitch, weights, first, count, sums);
     }
   }
   // Close the gaps between rows. Not tile by tile: loads would wait for the tiles' stores.
@@ -246,7 +256,7 @@ XK_TARGET void TileConv::chunk(int64_t image, const int64_t (&blocks)[2], const 
 static void conv_tiles(const ConvCall& call) {
   const Shape& s = call.shape;
   const TileConv conv(call);
-  constexpr int64_t kRows = 8;
+  constexpr int64_t kRows = 32;
   parallel_for(call.parallel, ceil_div(conv.rows(), kRows), [&](int64_t index) {
     for (int64_t row = index * kRows; row < std::min(conv.rows(), (index + 1) * kRows); ++row) conv.expand_row(row);
   });

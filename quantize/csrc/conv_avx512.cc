@@ -110,6 +110,8 @@ XK_TARGET static void store_planes_16x16(const Finish& f, int64_t pixels, int32_
     __m512i block[16];
 #pragma GCC unroll 16
     for (int i = 0; i < 16; ++i) block[i] = finish_16<kIntegers>(f, dots, p + std::min<int64_t>(i, count - 1));
+#pragma GCC unroll 16
+    for (int l = 0; l < kLanes; ++l) __builtin_prefetch(planes + l * pitch + p + 16, 1);
     transpose_16x16(block);
     if (f.lanes == kLanes && count == 16) {
 #pragma GCC unroll 16

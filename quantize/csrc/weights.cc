@@ -18,10 +18,12 @@ WordPlan word_plan(const Shape& s) {
 
 TilePlan tile_plan(const Shape& s) {
   TilePlan plan{};
-  plan.row_runs = s.groups == 1 && s.dilation_w == 1 && s.stride_w == 1;
-  plan.run_length = s.group_channels * (plan.row_runs ? s.kernel_w : 1);
+  plan.channel_blocks = ceil_div(s.group_channels, 64);
+  plan.block_channels = ceil_div(s.group_channels, plan.channel_blocks);
+  plan.row_runs = s.dilation_w == 1 && s.stride_w == 1;
+  plan.runs = plan.channel_blocks * (plan.row_runs ? s.kernel_h : s.taps);
+  plan.run_length = plan.block_channels * (plan.row_runs ? s.kernel_w : 1);
   plan.run_steps = ceil_div(plan.run_length, 64);
-  plan.steps = plan.run_steps * (plan.row_runs ? s.kernel_h : s.taps);
   return plan;
 }
 
@@ -55,9 +57,11 @@ void pack_tiles(const Shape& s, const uint8_t* dense, uint64_t* words) {
     for (int lane = 0; lane < s.lanes(block); ++lane) {
       const uint8_t* filter = dense + (s.first_channel(block) + lane) * s.filter_bytes;
       for (int64_t i = 0; i < s.filter_bits; ++i) {
-        const int64_t run = i / plan.run_length, byte = i % plan.run_length;
-        const int64_t step = block * plan.steps + run * plan.run_steps + byte / 64;
-        const int64_t b = 4 * lane + byte % 4;
+        const int64_t tap = i / s.group_channels, channel = i % s.group_channels, within = channel % plan.block_channels;
+        const int64_t run = channel / plan.block_channels * (plan.runs / plan.channel_blocks) +
+                            (plan.row_runs ? tap / s.kernel_w : tap);
+        const int64_t byte = (plan.row_runs ? tap % s.kernel_w * plan.block_channels : 0) + within;
+        const int64_t step = block * plan.steps() + run * plan.run_steps + byte / 64, b = 4 * lane + byte % 4;
         words[step * 16 + byte % 64 / 4] |= static_cast<uint64_t>(bit_of(filter, i)) << (b % 8 * 8 + b / 8);
       }
     }
@@ -80,7 +84,7 @@ WeightsHeader header_of(const Shape& s, int kernel) {
 }  // namespace
 
 size_t weights_bytes(const Shape& s, const Kernel& kernel) {
-  const int64_t words = kernel.order == WeightOrder::kTiles ? tile_plan(s).steps * 16 : word_plan(s).filter_words * kLanes;
+  const int64_t words = kernel.order == WeightOrder::kTiles ? tile_plan(s).steps() * 16 : word_plan(s).filter_words * kLanes;
   return sizeof(WeightsHeader) + static_cast<size_t>(s.blocks() * words) * sizeof(uint64_t);
 }
 
