@@ -109,10 +109,10 @@ class TileConv {
     }
   }
 
-  XK_TARGET void expand_weights(int64_t block, size_t first, size_t count, int8_t* tiles) const;
+  XK_TARGET void expand_weights(const uint64_t* const (&words)[2], size_t step, int8_t* tiles) const;
   template <int kPixelTiles>
-  void add_products(const int8_t* input, const int8_t* weights, size_t first, size_t count,
-                    int32_t* const (&sums)[2]) const;
+  XK_TARGET size_t tile(const int8_t* input, const uint64_t* const (&words)[2], int8_t* ring, size_t slot,
+                        int32_t* const (&sums)[2]) const;
 
   const ConvCall& call_;
   const Shape& s_;
@@ -178,39 +178,45 @@ XK_TARGET static inline void expand_masked(const uint64_t* words, const uint64_t
     _mm512_store_si512(tile + 64 * k, _mm512_maskz_mov_epi8(masks[k], weight_signs(words[k])));
 }
 
-// One block's weights of `count` steps to every other tile.
-XK_TARGET void TileConv::expand_weights(int64_t block, size_t first, size_t count, int8_t* tiles) const {
-  const uint64_t* words = static_cast<const uint64_t*>(call_.weights) +
-                          (static_cast<size_t>(block) * steps_.size() + first) * 16;
-  for (size_t i = first; i < first + count; ++i, words += 16, tiles += 2 * kTileBytes)
-    steps_[i].whole ? expand_whole(words, tiles) : expand_masked(words, tail_masks_, tiles);
+XK_TARGET inline void TileConv::expand_weights(const uint64_t* const (&words)[2], size_t step, int8_t* tiles) const {
+  const uint64_t *first = words[0] + 16 * step, *second = words[1] + 16 * step;
+  if (steps_[step].whole) {
+    expand_whole(first, tiles);
+    expand_whole(second, tiles + kTileBytes);
+  } else {
+    expand_masked(first, tail_masks_, tiles);
+    expand_masked(second, tail_masks_, tiles + kTileBytes);
+  }
 }
 
-// Adds `count` steps to the sums of 16 or 32 pixels, [block][pixel][kLanes].
+// Weights are bytes in a ring of steps, expanded some steps before their use for the stores to finish.
+constexpr size_t kRing = 4, kAhead = 2;
+// More than about 24 steps between two tile stores run a third slower on Sapphire Rapids: store one now and then.
+constexpr size_t kStoreEvery = 4;
+
+// Sums of 16 or 32 pixels, [block][pixel][kLanes]. The ring goes around tile after tile: the steps of the next
+// one, which has the same weights, follow the last of this one. Returns the slot of the next step.
 template <int kPixelTiles>
-void TileConv::add_products(const int8_t* input, const int8_t* weights, size_t first, size_t count,
-                            int32_t* const (&sums)[2]) const {
+XK_TARGET size_t TileConv::tile(const int8_t* input, const uint64_t* const (&words)[2], int8_t* ring, size_t slot,
+                                int32_t* const (&sums)[2]) const {
   const int64_t pitch = plan_.block_channels;
-  if (first == 0) {
-    TILE_ZERO(0);
-    TILE_ZERO(1);
-    TILE_ZERO(2);
-    TILE_ZERO(3);
-  } else {
-    TILE_LOAD(0, sums[0], 64);
-    TILE_LOAD(1, sums[1], 64);
-    if (kPixelTiles == 2) {
-      TILE_LOAD(2, sums[0] + 256, 64);
-      TILE_LOAD(3, sums[1] + 256, 64);
-    }
-  }
-  for (size_t i = first; i < first + count; ++i, weights += 2 * kTileBytes) {
+  const size_t steps = steps_.size();
+  size_t ahead = kAhead % steps;
+  TILE_ZERO(0);
+  TILE_ZERO(1);
+  TILE_ZERO(2);
+  TILE_ZERO(3);
+  for (size_t i = 0; i < steps; ++i, ++slot) {
+    const int8_t* weights = ring + slot % kRing * 2 * kTileBytes;
     const int8_t* pixels = input + steps_[i].input;
+    expand_weights(words, ahead, ring + (slot + kAhead) % kRing * 2 * kTileBytes);
+    if (++ahead == steps) ahead = 0;
     TILE_LOAD(4, pixels, pitch);
     TILE_LOAD(6, weights, 64);
     TILE_DOT(0, 4, 6);
     TILE_LOAD(7, weights + kTileBytes, 64);
     TILE_DOT(1, 4, 7);
+    if (i % kStoreEvery == kStoreEvery - 1) TILE_STORE(0, sums[0]);
     if (kPixelTiles == 1) continue;
     TILE_LOAD(5, pixels + 16 * pitch, pitch);
     TILE_DOT(2, 5, 6);
@@ -222,28 +228,25 @@ void TileConv::add_products(const int8_t* input, const int8_t* weights, size_t f
     TILE_STORE(2, sums[0] + 256);
     TILE_STORE(3, sums[1] + 256);
   }
+  return slot;
 }
 
-// Steps whose weights are bytes at a time: 32 kB of the first cache. Every pixel tile of the chunk uses them.
-// (More than about 24 steps between two tile stores also run a third slower on Sapphire Rapids.)
-constexpr size_t kSteps = 16;
-
 XK_TARGET void TileConv::chunk(int64_t image, const int64_t (&blocks)[2], const Chunk& chunk, int32_t* dots) const {
-  alignas(64) int8_t weights[kSteps * 2 * kTileBytes];
+  alignas(64) int8_t ring[kRing * 2 * kTileBytes];
+  const int64_t filter_words = static_cast<int64_t>(steps_.size()) * 16;
+  const uint64_t* const all = static_cast<const uint64_t*>(call_.weights);
+  const uint64_t* const words[2] = {all + blocks[0] * filter_words, all + blocks[1] * filter_words};
   const int64_t pitch = plan_.block_channels;
   const int8_t* input = bytes_.get() +
                         (image * s_.groups + s_.group_of(blocks[0])) * plan_.channel_blocks * block_bytes_ +
                         (chunk.row * phase_columns_ + chunk.column) * pitch;
   const int64_t positions = (chunk.rows - 1) * phase_columns_ + chunk.columns;
-  const size_t parts = (steps_.size() + kSteps - 1) / kSteps;
-  for (size_t part = 0; part < parts; ++part) {
-    const size_t first = steps_.size() * part / parts, count = steps_.size() * (part + 1) / parts - first;
-    for (int b = 0; b < 2; ++b) expand_weights(blocks[b], first, count, weights + b * kTileBytes);
-    for (int64_t p = 0; p < positions; p += 32) {
-      int32_t* const sums[2] = {dots + p * kLanes, dots + (kChunkPixels + p) * kLanes};
-      positions - p > 16 ? add_products<2>(input + p * pitch, weights, first, count, sums)
-                         : add_products<1>(input + p * pitch, weights, first, count, sums);
-    }
+  for (size_t i = 0; i < kAhead; ++i) expand_weights(words, i % steps_.size(), ring + i * 2 * kTileBytes);
+  size_t slot = 0;
+  for (int64_t p = 0; p < positions; p += 32) {
+    int32_t* const sums[2] = {dots + p * kLanes, dots + (kChunkPixels + p) * kLanes};
+    slot = positions - p > 16 ? tile<2>(input + p * pitch, words, ring, slot, sums)
+                              : tile<1>(input + p * pitch, words, ring, slot, sums);
   }
   // Close the gaps between rows. Not tile by tile: loads would wait for the tiles' stores.
   for (int b = 0; b < 2; ++b, dots += kChunkPixels * kLanes)
@@ -298,11 +301,16 @@ static bool amx_usable() {
   return usable;
 }
 
+// Where tiles are well filled: 16 pixels (all of them, where the size is not known), 16 channels, 64 bytes a step.
 static bool amx_preferred(const Shape& s) {
-  return s.channels > 0;
+  if (s.channels == 0) return false;
+  const TilePlan plan = tile_plan(s);
+  const bool pixels = s.height * s.width == 0 || s.height * s.width >= 16;
+  return pixels && s.group_outputs >= kLanes && 5 * plan.run_length >= 4 * 64 * plan.run_steps;
 }
 
-extern const Kernel kAmx = {"amx", amx_usable, amx_preferred, WeightOrder::kTiles, amx::conv_tiles, &kAvx512Parts};
+extern const Kernel kAmx = {"amx",           amx_usable, amx_preferred, WeightOrder::kTiles,
+                     amx::conv_tiles, &kAvx512Parts};
 
 }  // namespace xk
 #endif
