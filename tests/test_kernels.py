@@ -137,6 +137,19 @@ def test_bits_flow_to_the_next_layer(kernel, out_channels):
     assert torch.equal(bits, packing.pack_activations(expected))  # tail bits are zero
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_floats_in_one_call_are_pack_and_convolve(kernel):
+    geometry = square(70, 24, 3, padding=1)
+    x, filters = problem(geometry, (2, 6, 7))
+    threshold, flip = torch.randint(-1, 2, (70,)).float(), torch.rand(70) < 0.4
+    weights = kernels.prepare_weights(packing.pack_weights(filters), geometry, kernel)
+    expected = kernels.conv2d(packing.pack_activations(x, threshold, flip), weights, geometry)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        laid_out = x.contiguous(memory_format=layout)
+        y = kernels.conv2d_float(laid_out, weights, geometry, threshold=threshold, flip=flip)
+        assert torch.equal(y, expected)
+
+
 @native
 @pytest.mark.parametrize("shape", [(2, 70, 9, 15), (1, 3, 1, 1), (1, 64, 40, 40), (3, 1000, 2, 3)])
 def test_pack_equals_the_definition(shape):

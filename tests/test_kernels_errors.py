@@ -109,6 +109,11 @@ def test_bad_input_to_pack(x, options, message):
         cpu.pack(x, **options)
 
 
+def test_floats_with_other_channels():
+    with pytest.raises(ValueError, match="x has 71 channels; the convolution takes 70"):
+        cpu.conv2d_float(torch.zeros(1, 71, 6, 6), prepared(), GEOMETRY)
+
+
 def test_without_the_library_the_reference_runs_and_one_warning_says_so():
     script = """
 import warnings, torch

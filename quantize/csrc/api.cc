@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cinttypes>
 #include <cstring>
+#include <memory>
 #include <new>
 #include <string>
 #include <vector>
@@ -90,6 +91,28 @@ void check_output(const xk_epilogue& epilogue, const xk_output& output) {
     fail(XK_INVALID_ARGUMENT, "an int32 output holds bare sums: it takes no scale, bias, input_scale or relu");
 }
 
+// Everything of a call that can be checked before its memory is touched; bits are not set.
+ConvCall checked_call(const xk_conv_shape* shape, const void* weights, size_t weights_bytes,
+                      const xk_epilogue* epilogue, const xk_output* output, const xk_parallel* parallel) {
+  check_pointer("shape", shape);
+  check_pointer("output", output);
+  ConvCall call{};
+  call.shape = full_shape(*shape);
+  if (epilogue) call.epilogue = *epilogue;
+  check_output(call.epilogue, *output);
+  check_weights(call.shape, weights, weights_bytes);
+  call.kernel = kKernels[weights_kernel(weights, weights_bytes)];
+  call.weights = static_cast<const char*>(weights) + sizeof(WeightsHeader);
+  call.output = *output;
+  call.parallel = parallel;
+  return call;
+}
+
+void convolve(const ConvCall& call) {
+  call.kernel->convolve(call);
+  last_kernel = call.kernel->name;
+}
+
 }  // namespace
 }  // namespace xk
 
@@ -170,21 +193,26 @@ const char* xk_weights_kernel(const void* weights, size_t bytes) {
 int32_t xk_conv(const xk_conv_shape* shape, const uint64_t* bits, const void* weights, size_t weights_bytes,
                 const xk_epilogue* epilogue, const xk_output* output, const xk_parallel* parallel) {
   return guarded([&] {
-    check_pointer("shape", shape);
+    ConvCall call = checked_call(shape, weights, weights_bytes, epilogue, output, parallel);
     check_pointer("bits", bits);
-    check_pointer("output", output);
-    ConvCall call{};
-    call.shape = full_shape(*shape);
-    if (epilogue) call.epilogue = *epilogue;
-    check_output(call.epilogue, *output);
-    check_weights(call.shape, weights, weights_bytes);
-    call.kernel = kKernels[weights_kernel(weights, weights_bytes)];
     call.bits = bits;
-    call.weights = static_cast<const char*>(weights) + sizeof(WeightsHeader);
-    call.output = *output;
-    call.parallel = parallel;
-    call.kernel->convolve(call);
-    last_kernel = call.kernel->name;
+    convolve(call);
+  });
+}
+
+int32_t xk_conv_float(const xk_conv_shape* shape, const float* input, int32_t input_layout,
+                      const xk_binarize* binarize, const void* weights, size_t weights_bytes,
+                      const xk_epilogue* epilogue, const xk_output* output, const xk_parallel* parallel) {
+  return guarded([&] {
+    ConvCall call = checked_call(shape, weights, weights_bytes, epilogue, output, parallel);
+    check_pointer("input", input);
+    check_choice("input layout", input_layout, XK_NHWC);
+    const Shape& s = call.shape;
+    const int64_t pixels = s.height * s.width;
+    const std::unique_ptr<uint64_t[]> bits(new uint64_t[static_cast<size_t>(s.batch * pixels * s.words)]);
+    pack(input, input_layout, s.batch, s.channels, pixels, binarize, bits.get(), parallel);
+    call.bits = bits.get();
+    convolve(call);
   });
 }
 

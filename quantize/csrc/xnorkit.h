@@ -118,6 +118,11 @@ XK_API const char* xk_weights_kernel(const void* weights, size_t bytes);
 XK_API int32_t xk_conv(const xk_conv_shape* shape, const uint64_t* bits, const void* weights, size_t weights_bytes,
                        const xk_epilogue* epilogue, const xk_output* output, const xk_parallel* parallel);
 
+/* xk_pack and xk_conv in one call: floats [batch][channels][height][width] (or NHWC) in. */
+XK_API int32_t xk_conv_float(const xk_conv_shape* shape, const float* input, int32_t input_layout,
+                             const xk_binarize* binarize, const void* weights, size_t weights_bytes,
+                             const xk_epilogue* epilogue, const xk_output* output, const xk_parallel* parallel);
+
 #ifdef __cplusplus
 }
 #endif

@@ -22,6 +22,7 @@ __all__ = [
     "Output",
     "available_kernels",
     "conv2d",
+    "conv2d_float",
     "kernel_name",
     "pack",
     "prepare_weights",
@@ -86,3 +87,17 @@ def conv2d(
 ) -> Tensor:
     """The binary convolution of bits with prepared weights; see :func:`.cpu.conv2d`."""
     return _backend(weights).conv2d(words, weights, geometry, epilogue, output, layout)
+
+
+def conv2d_float(
+    x: Tensor,
+    weights: Tensor,
+    geometry: ConvGeometry,
+    epilogue: Epilogue | None = None,
+    output: Output = "float32",
+    layout: Layout = "nchw",
+    threshold: Tensor | None = None,
+    flip: Tensor | None = None,
+) -> Tensor:
+    """The binary convolution of the signs of floats with prepared weights; see :func:`.cpu.conv2d_float`."""
+    return _backend(weights).conv2d_float(x, weights, geometry, epilogue, output, layout, threshold, flip)

@@ -69,6 +69,18 @@ def library_path() -> Path:
     return Path(__file__).parents[1] / f"libxnorkit{_SUFFIX}"
 
 
+_POINTER, _SIZE = ctypes.c_void_p, ctypes.c_size_t
+_SIGNATURES = {
+    "xk_pack": [_POINTER, ctypes.c_int32, *[ctypes.c_int64] * 4, _POINTER, _POINTER, _POINTER],
+    "xk_output_size": [_POINTER] * 3,
+    "xk_weights_size": [_POINTER, ctypes.c_char_p, _POINTER],
+    "xk_weights_pack": [_POINTER, ctypes.c_char_p, _POINTER, _SIZE, _POINTER, _SIZE],
+    "xk_weights_kernel": [_POINTER, _SIZE],
+    "xk_conv": [_POINTER, _POINTER, _POINTER, _SIZE, _POINTER, _POINTER, _POINTER],
+    "xk_conv_float": [_POINTER, _POINTER, ctypes.c_int32, _POINTER, _POINTER, _SIZE, _POINTER, _POINTER, _POINTER],
+}
+
+
 @functools.cache
 def _library() -> ctypes.CDLL | None:
     """The library, or None where it was not built."""
@@ -76,9 +88,10 @@ def _library() -> ctypes.CDLL | None:
         library = ctypes.CDLL(str(library_path()))
     except OSError:
         return None
+    for name, types in _SIGNATURES.items():
+        getattr(library, name).argtypes = types
     for name in ("xk_last_error", "xk_kernel_name", "xk_last_kernel", "xk_weights_kernel"):
         getattr(library, name).restype = ctypes.c_char_p
-    library.xk_weights_kernel.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
     return library
 
 
@@ -123,41 +136,52 @@ def _openmp_parallel() -> int | None:
     return None
 
 
-def _parallel() -> _Parallel | None:
-    """torch's threads, as many as ``torch.get_num_threads()`` says; None is the calling thread alone."""
-    threads, address = torch.get_num_threads(), _openmp_parallel()
+@functools.cache
+def _pool(threads: int) -> _Parallel | None:
+    address = _openmp_parallel()
     if threads < 2 or address is None:
         return None
     context = _OpenMP(address, threads)
-    parallel = _Parallel(
-        ctypes.cast(_library().xk_openmp_for, ctypes.c_void_p), ctypes.cast(ctypes.pointer(context), ctypes.c_void_p)
-    )
-    parallel.keep_alive = context
-    return parallel
+    pool = _Parallel(ctypes.cast(_library().xk_openmp_for, _POINTER), ctypes.cast(ctypes.pointer(context), _POINTER))
+    pool.keep_alive = context
+    return pool
 
 
-def _pointer(structure: ctypes.Structure | None):
-    return None if structure is None else ctypes.byref(structure)
+def _parallel():
+    """torch's threads, as many as ``torch.get_num_threads()`` says; None is the calling thread alone."""
+    pool = _pool(torch.get_num_threads())
+    return None if pool is None else ctypes.byref(pool)
 
 
-def _address(
-    name: str, tensor: Tensor | None, dtype: torch.dtype, shape: tuple[int, ...] | None = None
-) -> ctypes.c_void_p | None:
-    """Where a tensor's data is, once it is what the library will take it for."""
-    if tensor is None:
-        return None
-    problem = None
+def _mismatch(name: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> ValueError:
     if tensor.dtype != dtype:
         problem = f"is {str(tensor.dtype).removeprefix('torch.')}; it must be {str(dtype).removeprefix('torch.')}"
     elif tensor.device.type != "cpu":
         problem = f"is on {tensor.device}; native kernels take CPU tensors"
-    elif shape is not None and tuple(tensor.shape) != tuple(shape):
+    elif tensor.shape != shape:
         problem = f"has shape {tuple(tensor.shape)}; it must be {tuple(shape)}"
-    elif not tensor.is_contiguous():
+    else:
         problem = "is not contiguous; call .contiguous() first"
-    if problem:
-        raise ValueError(f"{name} {problem}")
-    return ctypes.c_void_p(tensor.data_ptr())
+    return ValueError(f"{name} {problem}")
+
+
+def _address(name: str, tensor: Tensor | None, dtype: torch.dtype, shape: tuple[int, ...]) -> int | None:
+    """Where a tensor's data is, once it is what the library will take it for."""
+    if tensor is None:
+        return None
+    if tensor.dtype is dtype and tensor.is_cpu and tensor.shape == shape and tensor.is_contiguous():
+        return tensor.data_ptr()
+    raise _mismatch(name, tensor, dtype, shape)
+
+
+def _input_address(x: Tensor) -> tuple[int, int]:
+    """Address and layout of floats (N, C, H, W)."""
+    if x.dim() != 4:
+        raise ValueError(f"x has shape {tuple(x.shape)}; it must be (N, C, H, W)")
+    layout = "nchw"
+    if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+        x, layout = x.permute(0, 2, 3, 1), "nhwc"
+    return _address("x", x, torch.float32, x.shape), _LAYOUTS[layout]
 
 
 def _binarize(threshold: Tensor | None, flip: Tensor | None, channels: int) -> _Binarize:
@@ -173,21 +197,24 @@ def _shape(geometry: ConvGeometry, batch: int, height: int, width: int) -> _Shap
     )
 
 
+@functools.lru_cache(maxsize=1024)
+def _checked_shape(geometry: ConvGeometry, batch: int, height: int, width: int) -> tuple[_Shape, tuple[int, int, int]]:
+    """The library's view of a convolution, and batch, height and width of its output."""
+    shape, out_height, out_width = _shape(geometry, batch, height, width), ctypes.c_int64(), ctypes.c_int64()
+    _call("xk_output_size", ctypes.byref(shape), ctypes.byref(out_height), ctypes.byref(out_width))
+    return shape, (batch, out_height.value, out_width.value)
+
+
 def pack(x: Tensor, threshold: Tensor | None = None, flip: Tensor | None = None) -> Tensor:
     """Floats (N, C, H, W), contiguous or channels-last, to bits, int64 (N, H, W, words).
 
     The bit of channel c is ``x >= threshold[c]``, or ``x <= threshold[c]`` where ``flip[c]`` (bool).
     """
-    if x.dim() != 4:
-        raise ValueError(f"x has shape {tuple(x.shape)}; it must be (N, C, H, W)")
+    address, layout = _input_address(x)
     batch, channels, height, width = x.shape
-    nhwc = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-    address = _address("x", x.permute(0, 2, 3, 1) if nhwc else x, torch.float32)
     binarize = _binarize(threshold, flip, channels)
     words = torch.empty((batch, height, width, packing.words_for(channels)), dtype=torch.int64)
-    sizes = [ctypes.c_int64(size) for size in x.shape]
-    target = ctypes.c_void_p(words.data_ptr())
-    _call("xk_pack", address, int(nhwc), *sizes, ctypes.byref(binarize), target, _pointer(_parallel()))
+    _call("xk_pack", address, layout, *x.shape, ctypes.byref(binarize), words.data_ptr(), _parallel())
     return words
 
 
@@ -200,23 +227,57 @@ def prepare_weights(
     geometry and, where given, the input ``size`` (height, width).
     """
     packing.check_weights(dense, geometry.filters)
-    address = _address("weights", dense, torch.uint8)
-    shape, name = _shape(geometry, 0, *size), kernel.encode() if kernel else None
-    count = ctypes.c_size_t()
-    _call("xk_weights_size", ctypes.byref(shape), name, ctypes.byref(count))
+    source = _address("weights", dense, torch.uint8, dense.shape)
+    shape, name = ctypes.byref(_shape(geometry, 0, *size)), kernel.encode() if kernel else None
+    count = _SIZE()
+    _call("xk_weights_size", shape, name, ctypes.byref(count))
     weights = torch.empty(count.value, dtype=torch.uint8)
-    source, target = ctypes.c_size_t(dense.numel()), ctypes.c_void_p(weights.data_ptr())
-    _call("xk_weights_pack", ctypes.byref(shape), name, address, source, target, count)
+    _call("xk_weights_pack", shape, name, source, dense.numel(), weights.data_ptr(), count)
     return weights
 
 
-def _empty_output(geometry: ConvGeometry, sizes: tuple[int, int, int], output: Output, layout: Layout) -> Tensor:
+def _check_choice(name: str, value: str, valid: dict[str, int]) -> int:
+    if value not in valid:
+        raise ValueError(f"{name} is {value!r}; valid: {', '.join(valid)}")
+    return valid[value]
+
+
+def _empty_output(out_channels: int, sizes: tuple[int, int, int], output: Output, layout: Layout) -> Tensor:
     batch, height, width = sizes
     if output == "bits":
-        return torch.empty((batch, height, width, packing.words_for(geometry.out_channels)), dtype=torch.int64)
+        return torch.empty((batch, height, width, packing.words_for(out_channels)), dtype=torch.int64)
     memory_format = torch.channels_last if layout == "nhwc" else torch.contiguous_format
     dtype = torch.float32 if output == "float32" else torch.int32
-    return torch.empty((batch, geometry.out_channels, height, width), dtype=dtype, memory_format=memory_format)
+    return torch.empty((batch, out_channels, height, width), dtype=dtype, memory_format=memory_format)
+
+
+def _convolve(
+    function: str,
+    source: tuple,
+    sizes: tuple[int, int, int],
+    weights: Tensor,
+    geometry: ConvGeometry,
+    epilogue: Epilogue | None,
+    output: Output,
+    layout: Layout,
+) -> Tensor:
+    """Calls ``function`` with the shape, ``source`` (its input), and what all convolutions have in common."""
+    kind, order = _check_choice("output", output, _OUTPUTS), _check_choice("layout", layout, _LAYOUTS)
+    e, channels = epilogue or Epilogue(), geometry.out_channels
+    shape, out = _checked_shape(geometry, *sizes)
+    finish = _Epilogue(
+        _address("scale", e.scale, torch.float32, (channels,)),
+        _address("bias", e.bias, torch.float32, (channels,)),
+        _address("input_scale", e.input_scale, torch.float32, (sizes[0], geometry.groups, *out[1:])),
+        e.relu,
+    )
+    binarize = _binarize(e.threshold, e.flip, channels)
+    prepared = _address("weights", weights, torch.uint8, (weights.numel(),))
+    result = _empty_output(channels, out, output, layout)
+    target = _Output(result.data_ptr(), kind, order, binarize)
+    common = (prepared, weights.numel(), ctypes.byref(finish), ctypes.byref(target), _parallel())
+    _call(function, ctypes.byref(shape), *source, *common)
+    return result
 
 
 def conv2d(
@@ -232,29 +293,28 @@ def conv2d(
     Returns (N, out, H', W') float32 after the epilogue, or int32 sums (no epilogue), in memory order
     ``layout``; or bits, int64 (N, H', W', words).
     """
-    for name, value, valid in (("output", output, _OUTPUTS), ("layout", layout, _LAYOUTS)):
-        if value not in valid:
-            raise ValueError(f"{name} is {value!r}; valid: {', '.join(valid)}")
     if words.dim() != 4:
         raise ValueError(f"words has shape {tuple(words.shape)}; it must be (N, H, W, words)")
-    batch, height, width, _ = words.shape
-    bits = _address("words", words, torch.int64, (batch, height, width, packing.words_for(geometry.channels)))
-    prepared = _address("weights", weights, torch.uint8, (weights.numel(),))
-    shape = _shape(geometry, batch, height, width)
-    out_height, out_width = ctypes.c_int64(), ctypes.c_int64()
-    _call("xk_output_size", ctypes.byref(shape), ctypes.byref(out_height), ctypes.byref(out_width))
-    sizes = (batch, out_height.value, out_width.value)
-    e = epilogue or Epilogue()
-    finish = _Epilogue(
-        _address("scale", e.scale, torch.float32, (geometry.out_channels,)),
-        _address("bias", e.bias, torch.float32, (geometry.out_channels,)),
-        _address("input_scale", e.input_scale, torch.float32, (batch, geometry.groups, *sizes[1:])),
-        e.relu,
-    )
-    binarize = _binarize(e.threshold, e.flip, geometry.out_channels)
-    result = _empty_output(geometry, sizes, output, layout)
-    target = _Output(result.data_ptr(), _OUTPUTS[output], _LAYOUTS[layout], binarize)
-    byte_count, parallel = ctypes.c_size_t(weights.numel()), _pointer(_parallel())
-    pointers = (ctypes.byref(shape), bits, prepared, byte_count, ctypes.byref(finish), ctypes.byref(target), parallel)
-    _call("xk_conv", *pointers)
-    return result
+    sizes = tuple(words.shape[:3])
+    bits = _address("words", words, torch.int64, (*sizes, packing.words_for(geometry.channels)))
+    return _convolve("xk_conv", (bits,), sizes, weights, geometry, epilogue, output, layout)
+
+
+def conv2d_float(
+    x: Tensor,
+    weights: Tensor,
+    geometry: ConvGeometry,
+    epilogue: Epilogue | None = None,
+    output: Output = "float32",
+    layout: Layout = "nchw",
+    threshold: Tensor | None = None,
+    flip: Tensor | None = None,
+) -> Tensor:
+    """:func:`pack` and :func:`conv2d` in one call, of floats (N, C, H, W)."""
+    address, input_layout = _input_address(x)
+    batch, channels, height, width = x.shape
+    if channels != geometry.channels:
+        raise ValueError(f"x has {channels} channels; the convolution takes {geometry.channels}")
+    binarize = _binarize(threshold, flip, channels)
+    source, sizes = (address, input_layout, ctypes.byref(binarize)), (batch, height, width)
+    return _convolve("xk_conv_float", source, sizes, weights, geometry, epilogue, output, layout)

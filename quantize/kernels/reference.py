@@ -69,3 +69,17 @@ def conv2d(
     if output == "bits":
         return packing.pack_activations(y, epilogue.threshold, epilogue.flip)
     return y.contiguous(memory_format=memory_format)
+
+
+def conv2d_float(
+    x: Tensor,
+    weights: Tensor,
+    geometry: ConvGeometry,
+    epilogue: Epilogue | None = None,
+    output: Output = "float32",
+    layout: Layout = "nchw",
+    threshold: Tensor | None = None,
+    flip: Tensor | None = None,
+) -> Tensor:
+    """:func:`pack` and :func:`conv2d` in one call, of floats (N, C, H, W)."""
+    return conv2d(pack(x, threshold, flip), weights, geometry, epilogue, output, layout)
