@@ -1,11 +1,11 @@
 // AMX int8: tiles of 32 output pixels by 32 output channels, 64 products a step.
 //
 // The input becomes bytes of -1, 0 (padding) and +1, [block of channels][phase][row][column][channel] with its
-// padding: a quarter of the float input, and a tile's 16 pixels lie side by side. Phase (Y mod stride_h, X mod stride_w) of a padded position makes a strided window
-// dense, so 16 consecutive positions are a tile's 16 rows whatever the stride. Positions run over the padded
-// width; those past the output's are computed and dropped.
-// Weights stay bits in memory. Those of some steps become bytes in the first cache, one instruction for 64 of
-// them, and serve all tiles of a chunk.
+// padding: a quarter of the float input, and a tile's 16 pixels lie side by side. The phase of a padded position,
+// (Y mod stride_h, X mod stride_w), makes a strided window dense: 16 consecutive positions are a tile's 16 rows
+// whatever the stride. Positions run over the padded width; those past the output's are computed and dropped.
+// Weights stay bits in memory and become bytes just before their use, one instruction for 64 of them, in the
+// shadow of the matrix unit. (Bytes kept for all tiles of a chunk were slower: they crowd the first cache.)
 #if defined(__x86_64__) && defined(__linux__)
 #include <cpuid.h>
 #include <immintrin.h>

@@ -55,9 +55,10 @@ class GatheredConv {
     for (int64_t y = chunk.row; y < chunk.row + chunk.rows; ++y)
       for (int64_t x = chunk.column; x < chunk.column + chunk.columns; ++x, ++p) {
         const Band &r = band_of(rows_, y), &c = band_of(columns_, x);
-        const std::vector<uint64_t>& mask = masks_[static_cast<size_t>(&r - &rows_[0])][static_cast<size_t>(&c - &columns_[0])];
+        const auto& mask = masks_[static_cast<size_t>(&r - &rows_[0])][static_cast<size_t>(&c - &columns_[0])];
         std::copy(mask.begin(), mask.end(), w.masks.begin() + p * words_);
-        w.terms[static_cast<size_t>(p)] = static_cast<int32_t>((r.last - r.first) * (c.last - c.first) * s_.group_channels);
+        const int64_t taps = (r.last - r.first) * (c.last - c.first);
+        w.terms[static_cast<size_t>(p)] = static_cast<int32_t>(taps * s_.group_channels);
         gather_pixel(image, y, x, r, c, w.bits.data() + p * words_ * s_.groups);
       }
     return w;
@@ -143,7 +144,8 @@ class GatheredConv {
         const bool inside = ky >= r.first && ky < r.last && kx >= c.first && kx < c.last;
         taps[i] = inside ? tap(image, y, x, ky, kx) : zeros_.data();
       }
-      call_.kernel->parts->merge_fields(taps, static_cast<int>(s_.group_channels / 8), s_.groups, target + word * s_.groups);
+      const int field_bytes = static_cast<int>(s_.group_channels / 8);
+      call_.kernel->parts->merge_fields(taps, field_bytes, s_.groups, target + word * s_.groups);
     }
   }
 

@@ -57,7 +57,8 @@ void pack_tiles(const Shape& s, const uint8_t* dense, uint64_t* words) {
     for (int lane = 0; lane < s.lanes(block); ++lane) {
       const uint8_t* filter = dense + (s.first_channel(block) + lane) * s.filter_bytes;
       for (int64_t i = 0; i < s.filter_bits; ++i) {
-        const int64_t tap = i / s.group_channels, channel = i % s.group_channels, within = channel % plan.block_channels;
+        const int64_t tap = i / s.group_channels, channel = i % s.group_channels;
+        const int64_t within = channel % plan.block_channels;
         const int64_t run = channel / plan.block_channels * (plan.runs / plan.channel_blocks) +
                             (plan.row_runs ? tap / s.kernel_w : tap);
         const int64_t byte = (plan.row_runs ? tap % s.kernel_w * plan.block_channels : 0) + within;
@@ -84,7 +85,8 @@ WeightsHeader header_of(const Shape& s, int kernel) {
 }  // namespace
 
 size_t weights_bytes(const Shape& s, const Kernel& kernel) {
-  const int64_t words = kernel.order == WeightOrder::kTiles ? tile_plan(s).steps() * 16 : word_plan(s).filter_words * kLanes;
+  const bool tiles = kernel.order == WeightOrder::kTiles;
+  const int64_t words = tiles ? tile_plan(s).steps() * 16 : word_plan(s).filter_words * kLanes;
   return sizeof(WeightsHeader) + static_cast<size_t>(s.blocks() * words) * sizeof(uint64_t);
 }
 
@@ -116,7 +118,8 @@ void check_weights(const Shape& s, const void* weights, size_t bytes) {
          "x%" PRId64 ", groups %" PRId64,
          s.channels, s.out_channels, s.kernel_h, s.kernel_w, s.groups);
   const size_t needed = weights_bytes(s, *kKernels[kernel]);
-  if (bytes != needed) fail(XK_INVALID_ARGUMENT, "the packed weights are %zu bytes; this shape needs %zu", bytes, needed);
+  if (bytes != needed)
+    fail(XK_INVALID_ARGUMENT, "the packed weights are %zu bytes; this shape needs %zu", bytes, needed);
 }
 
 }  // namespace xk

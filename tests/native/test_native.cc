@@ -30,8 +30,8 @@ xk_conv_shape square(int64_t n, int64_t c, int64_t oc, int64_t size, int64_t k, 
 
 std::string name_of(const xk_conv_shape& s, const char* kernel) {
   char text[256];
-  std::snprintf(text, sizeof text, "%s n%" PRId64 " %" PRId64 "->%" PRId64 " %" PRId64 "x%" PRId64 " k%" PRId64 "x%" PRId64
-                " s%" PRId64 " p%" PRId64 ",%" PRId64 " d%" PRId64 " g%" PRId64,
+  std::snprintf(text, sizeof text,
+                "%s n%" PRId64 " %" PRId64 "->%" PRId64 " %" PRId64 "x%" PRId64 " k%" PRId64 "x%" PRId64 " s%" PRId64 " p%" PRId64 ",%" PRId64 " d%" PRId64 " g%" PRId64,
                 kernel, s.batch, s.channels, s.out_channels, s.height, s.width, s.kernel_h, s.kernel_w, s.stride_h,
                 s.pad_top, s.pad_bottom, s.dilation_h, s.groups);
   return text;
@@ -274,7 +274,8 @@ void test_bad_arguments() {
   check(refused(good, weights.size() - 8, nullptr, &output), "truncated weights");
   check(refused(good, 10, nullptr, &output), "weights without a header");
   check(refused(square(1, 128, 16, 8, 3, 1, 1, 1, 1), weights.size(), nullptr, &output), "weights of another shape");
-  const xk_output no_data{nullptr, XK_OUT_FLOAT, XK_NCHW, {}}, bad_kind{nowhere, 3, 0, {}}, bad_layout{nowhere, 0, 2, {}};
+  const xk_output no_data{nullptr, XK_OUT_FLOAT, XK_NCHW, {}};
+  const xk_output bad_kind{nowhere, 3, XK_NCHW, {}}, bad_layout{nowhere, XK_OUT_FLOAT, 2, {}};
   check(refused(good, weights.size(), nullptr, &no_data), "NULL output");
   check(refused(good, weights.size(), nullptr, &bad_kind), "unknown kind");
   check(refused(good, weights.size(), nullptr, &bad_layout), "unknown layout");
