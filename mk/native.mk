@@ -1,0 +1,31 @@
+# The bit engine's own test program, under AddressSanitizer and UndefinedBehaviorSanitizer, and its NEON kernel
+# under qemu-user where the cross compiler and qemu are installed (g++-aarch64-linux-gnu, qemu-user).
+CXX ?= g++
+AARCH64_CXX ?= aarch64-linux-gnu-g++
+QEMU_AARCH64 ?= qemu-aarch64
+NATIVE_SOURCES := $(sort $(wildcard quantize/csrc/*.cc)) tests/native/test_native.cc
+NATIVE_HEADERS := $(wildcard quantize/csrc/*.h quantize/csrc/*.inc)
+NATIVE_FLAGS := -std=c++17 -ffp-contract=off -Wall -Wextra -Wpedantic -Wno-uninitialized -Wno-maybe-uninitialized \
+	-Iquantize/csrc -pthread
+SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined
+
+.PHONY: test-native test-native-host test-native-neon
+test-native: test-native-host test-native-neon
+
+test-native-host: build/test_native
+	build/test_native
+
+build/test_native: $(NATIVE_SOURCES) $(NATIVE_HEADERS)
+	mkdir -p build
+	$(CXX) -O1 -g $(NATIVE_FLAGS) $(SANITIZERS) $(NATIVE_SOURCES) -o $@
+
+test-native-neon:
+	@if command -v $(AARCH64_CXX) >/dev/null && command -v $(QEMU_AARCH64) >/dev/null; then \
+		$(MAKE) -f mk/native.mk build/test_native_neon && $(QEMU_AARCH64) build/test_native_neon; \
+	else \
+		echo "skipped: the NEON tests need $(AARCH64_CXX) and $(QEMU_AARCH64)"; \
+	fi
+
+build/test_native_neon: $(NATIVE_SOURCES) $(NATIVE_HEADERS)
+	mkdir -p build
+	$(AARCH64_CXX) -O2 -static $(NATIVE_FLAGS) $(NATIVE_SOURCES) -o $@

@@ -1,0 +1,234 @@
+// The C boundary: checks arguments, turns errors into a status and a message.
+#include <algorithm>
+#include <atomic>
+#include <cinttypes>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "conv.h"
+#include "error.h"
+#include "kernel.h"
+#include "weights.h"
+#include "xnorkit.h"
+
+namespace xk {
+namespace {
+
+thread_local std::string last_error;
+thread_local const char* last_kernel = "";
+
+template <class Function>
+int32_t guarded(const Function& function) {
+  try {
+    function();
+    return XK_OK;
+  } catch (const Error& error) {
+    last_error = error.what();
+    return error.status();
+  } catch (const std::exception&) {  // bad_alloc, length_error
+    last_error = "out of memory";
+    return XK_OUT_OF_MEMORY;
+  }
+}
+
+void check_pointer(const char* name, const void* pointer) {
+  if (!pointer) fail(XK_INVALID_ARGUMENT, "%s is NULL", name);
+}
+
+void check_choice(const char* name, int32_t value, int32_t last) {
+  if (value < 0 || value > last)
+    fail(XK_INVALID_ARGUMENT, "%s is %" PRId32 "; it must be between 0 and %" PRId32, name, value, last);
+}
+
+// The fastest kernel of this machine for what does not depend on weights.
+const Parts& machine_parts() { return *kKernels[choose_kernel(nullptr, Shape{})]->parts; }
+
+struct Thresholds {
+  std::vector<float> threshold;
+  std::vector<uint32_t> flip;
+};
+
+// x <= t is -x >= -t: where flipped, both signs are turned, so that one comparison serves all channels.
+Thresholds thresholds_of(const xk_binarize* binarize, int64_t channels) {
+  Thresholds t{std::vector<float>(static_cast<size_t>(channels)), std::vector<uint32_t>(static_cast<size_t>(channels))};
+  for (size_t c = 0; binarize && c < t.flip.size(); ++c) {
+    const bool flip = binarize->flip && binarize->flip[c];
+    t.flip[c] = flip ? 0x80000000u : 0;
+    t.threshold[c] = (binarize->threshold ? binarize->threshold[c] : 0.0f) * (flip ? -1.0f : 1.0f);
+  }
+  return t;
+}
+
+void pack(const float* input, int32_t layout, int64_t batch, int64_t channels, int64_t pixels,
+          const xk_binarize* binarize, uint64_t* bits, const xk_parallel* parallel) {
+  constexpr int64_t kPart = 256;
+  const Parts& kernel = machine_parts();
+  const Thresholds t = thresholds_of(binarize, channels);
+  const int64_t words = ceil_div(channels, kWordBits), parts = ceil_div(pixels, kPart);
+  parallel_for(parallel, batch * parts, [&](int64_t index) {
+    const int64_t image = index / parts, first = index % parts * kPart;
+    PackPlanes p{};
+    p.input = input + image * channels * pixels + first * (layout == XK_NCHW ? 1 : channels);
+    p.plane = pixels;
+    p.pixels = std::min(kPart, pixels - first);
+    p.channels = channels;
+    p.threshold = t.threshold.data();
+    p.flip = t.flip.data();
+    p.bits = bits + (image * pixels + first) * words;
+    p.words = words;
+    layout == XK_NCHW ? kernel.pack_planes(p) : kernel.pack_rows(p);
+  });
+}
+
+void check_output(const xk_epilogue& epilogue, const xk_output& output) {
+  check_pointer("output data", output.data);
+  check_choice("output kind", output.kind, XK_OUT_BITS);
+  check_choice("output layout", output.layout, XK_NHWC);
+  if (output.kind == XK_OUT_INT32 && (epilogue.scale || epilogue.bias || epilogue.input_scale || epilogue.relu))
+    fail(XK_INVALID_ARGUMENT, "an int32 output holds bare sums: it takes no scale, bias, input_scale or relu");
+}
+
+// Everything of a call that can be checked before its memory is touched; bits are not set.
+ConvCall checked_call(const xk_conv_shape* shape, const void* weights, size_t weights_bytes,
+                      const xk_epilogue* epilogue, const xk_output* output, const xk_parallel* parallel) {
+  check_pointer("shape", shape);
+  check_pointer("output", output);
+  ConvCall call{};
+  call.shape = full_shape(*shape);
+  if (epilogue) call.epilogue = *epilogue;
+  check_output(call.epilogue, *output);
+  check_weights(call.shape, weights, weights_bytes);
+  call.kernel = kKernels[weights_kernel(weights, weights_bytes)];
+  call.weights = static_cast<const char*>(weights) + sizeof(WeightsHeader);
+  call.output = *output;
+  call.parallel = parallel;
+  return call;
+}
+
+void convolve(const ConvCall& call) {
+  call.kernel->convolve(call);
+  last_kernel = call.kernel->name;
+}
+
+}  // namespace
+}  // namespace xk
+
+using namespace xk;
+
+extern "C" {
+
+const char* xk_version(void) { return "1"; }
+const char* xk_last_error(void) { return last_error.c_str(); }
+const char* xk_last_kernel(void) { return last_kernel; }
+
+int32_t xk_kernel_count(void) {
+  int32_t count = 0;
+  for (int i = 0; i < kKernelCount; ++i) count += kKernels[i]->usable();
+  return count;
+}
+
+const char* xk_kernel_name(int32_t index) {
+  for (int i = 0; i < kKernelCount; ++i)
+    if (kKernels[i]->usable() && index-- == 0) return kKernels[i]->name;
+  return nullptr;
+}
+
+int32_t xk_output_size(const xk_conv_shape* shape, int64_t* out_height, int64_t* out_width) {
+  return guarded([&] {
+    check_pointer("shape", shape);
+    const Shape s = full_shape(*shape);
+    *out_height = s.out_height;
+    *out_width = s.out_width;
+  });
+}
+
+int32_t xk_pack(const float* input, int32_t layout, int64_t batch, int64_t channels, int64_t height, int64_t width,
+                const xk_binarize* binarize, uint64_t* bits, const xk_parallel* parallel) {
+  return guarded([&] {
+    check_size("batch", batch, 1);
+    check_size("channels", channels, 1);
+    check_size("height", height, 1);
+    check_size("width", width, 1);
+    checked_product("the size of the input", {batch, height, width, ceil_div(channels, kWordBits) * kWordBits, 4});
+    check_pointer("input", input);
+    check_pointer("bits", bits);
+    check_choice("layout", layout, XK_NHWC);
+    pack(input, layout, batch, channels, height * width, binarize, bits, parallel);
+  });
+}
+
+int32_t xk_weights_size(const xk_conv_shape* shape, const char* kernel, size_t* bytes) {
+  return guarded([&] {
+    check_pointer("shape", shape);
+    check_pointer("bytes", bytes);
+    const Shape s = weight_shape(*shape);
+    *bytes = weights_bytes(s, *kKernels[choose_kernel(kernel, s)]);
+  });
+}
+
+int32_t xk_weights_pack(const xk_conv_shape* shape, const char* kernel, const uint8_t* dense, size_t dense_bytes,
+                        void* weights, size_t bytes) {
+  return guarded([&] {
+    check_pointer("shape", shape);
+    check_pointer("dense weights", dense);
+    check_pointer("weights", weights);
+    const Shape s = weight_shape(*shape);
+    const int index = choose_kernel(kernel, s);
+    if (const size_t needed = static_cast<size_t>(s.out_channels * s.filter_bytes); dense_bytes != needed)
+      fail(XK_INVALID_ARGUMENT, "the dense weights are %zu bytes; this shape needs %zu", dense_bytes, needed);
+    if (const size_t needed = weights_bytes(s, *kKernels[index]); bytes != needed)
+      fail(XK_INVALID_ARGUMENT, "the buffer for the weights is %zu bytes; this shape needs %zu", bytes, needed);
+    pack_weights(s, index, dense, weights);
+  });
+}
+
+const char* xk_weights_kernel(const void* weights, size_t bytes) {
+  const int index = weights_kernel(weights, bytes);
+  return index < 0 ? nullptr : kKernels[index]->name;
+}
+
+int32_t xk_conv(const xk_conv_shape* shape, const uint64_t* bits, const void* weights, size_t weights_bytes,
+                const xk_epilogue* epilogue, const xk_output* output, const xk_parallel* parallel) {
+  return guarded([&] {
+    ConvCall call = checked_call(shape, weights, weights_bytes, epilogue, output, parallel);
+    check_pointer("bits", bits);
+    call.bits = bits;
+    convolve(call);
+  });
+}
+
+int32_t xk_conv_float(const xk_conv_shape* shape, const float* input, int32_t input_layout,
+                      const xk_binarize* binarize, const void* weights, size_t weights_bytes,
+                      const xk_epilogue* epilogue, const xk_output* output, const xk_parallel* parallel) {
+  return guarded([&] {
+    ConvCall call = checked_call(shape, weights, weights_bytes, epilogue, output, parallel);
+    check_pointer("input", input);
+    check_choice("input layout", input_layout, XK_NHWC);
+    const Shape& s = call.shape;
+    const int64_t pixels = s.height * s.width;
+    const std::unique_ptr<uint64_t[]> bits(new uint64_t[static_cast<size_t>(s.batch * pixels * s.words)]);
+    pack(input, input_layout, s.batch, s.channels, pixels, binarize, bits.get(), parallel);
+    call.bits = bits.get();
+    convolve(call);
+  });
+}
+
+void xk_openmp_for(void* context, size_t count, void (*task)(void*, size_t), void* argument) {
+  struct Loop {
+    std::atomic<size_t> next;
+    size_t count;
+    void (*task)(void*, size_t);
+    void* argument;
+  } loop{{0}, count, task, argument};
+  auto body = [](void* data) {
+    Loop& l = *static_cast<Loop*>(data);
+    for (size_t i; (i = l.next.fetch_add(1, std::memory_order_relaxed)) < l.count;) l.task(l.argument, i);
+  };
+  const xk_openmp* openmp = static_cast<const xk_openmp*>(context);
+  openmp->parallel(body, &loop, openmp->threads, 0);
+}
+
+}  // extern "C"

@@ -1,0 +1,82 @@
+// One convolution call, and the stages that the drivers share.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "error.h"
+#include "kernel.h"
+#include "shape.h"
+#include "xnorkit.h"
+
+namespace xk {
+
+struct ConvCall {
+  Shape shape;
+  const Kernel* kernel;
+  const uint64_t* bits;
+  const void* weights;  // behind the header
+  xk_epilogue epilogue;
+  xk_output output;
+  const xk_parallel* parallel;
+};
+
+// The driver of all kernels that count bits in 64-bit words: one of the two below, as word_plan() says.
+void conv_words(const ConvCall& call);
+void conv_direct(const ConvCall& call);
+void conv_gathered(const ConvCall& call);
+
+// How the word drivers see a shape. `gathered`: the taps of a group are shifted together into whole words,
+// because its channels do not start at a word or would leave words partly empty.
+struct WordPlan {
+  bool gathered;          // conv_gathered, else conv_direct
+  int64_t filter_words;  // of a filter, tails included
+};
+WordPlan word_plan(const Shape& shape);
+
+// How AMX sees it. A group's channels are cut into equal blocks of up to 64, whose bytes lie together. A filter
+// is runs of consecutive bytes of the input, each in steps of 64: a run is a kernel row, or a tap, of a block.
+struct TilePlan {
+  int64_t channel_blocks;  // of a group
+  int64_t block_channels;  // the last block may have fewer
+  bool row_runs;           // a run is a kernel row
+  int64_t runs;            // [channel block][kernel row, or tap]
+  int64_t run_steps;
+  int64_t run_length;  // bytes
+  int64_t steps() const { return runs * run_steps; }
+};
+TilePlan tile_plan(const Shape& shape);
+
+// Scales, compares, transposes and stores the sums of a chunk, [pixel][kLanes], of one block of channels.
+// Overwrites `dots`.
+void store_block(const ConvCall& call, int64_t image, int64_t block, const Chunk& chunk, int32_t* dots);
+// Bits are or-ed into words that blocks share: one task does all blocks of a chunk, this first.
+void clear_bits(const ConvCall& call, int64_t image, const Chunk& chunk);
+
+// How tasks are cut: a block each, or all blocks where bits are written.
+inline int64_t blocks_a_task(const ConvCall& call) { return call.output.kind == XK_OUT_BITS ? call.shape.blocks() : 1; }
+
+// task(i) for i < count on the caller's threads; an exception in one is thrown again here.
+template <class Task>
+void parallel_for(const xk_parallel* parallel, int64_t count, const Task& task) {
+  if (!parallel || !parallel->run || count < 2) {
+    for (int64_t i = 0; i < count; ++i) task(i);
+    return;
+  }
+  struct Job {
+    const Task& task;
+    std::atomic<bool> failed;
+  } job{task, {false}};
+  auto body = [](void* argument, size_t index) {
+    Job& j = *static_cast<Job*>(argument);
+    try {
+      j.task(static_cast<int64_t>(index));
+    } catch (const std::exception&) {  // only allocation can fail inside a task
+      j.failed = true;
+    }
+  };
+  parallel->run(parallel->context, static_cast<size_t>(count), body, &job);
+  if (job.failed) fail(XK_OUT_OF_MEMORY, "out of memory for the temporaries of a convolution");
+}
+
+}  // namespace xk

@@ -1,0 +1,149 @@
+// AVX2: popcount by two table look-ups of nibbles a byte, counted in bytes and widened before they overflow.
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "conv.h"
+#include "kernel.h"
+
+namespace xk {
+namespace avx2 {
+
+#define XK_TARGET __attribute__((target("avx2,popcnt,bmi2")))
+#include "portable.inc"
+
+constexpr int kVectors = 2;  // of four channels
+constexpr int kByteWords = 255 / 8;  // a byte gains at most 8 a word
+
+template <int kPixels>
+struct Counts {
+  __m256i bytes[kPixels][kVectors], words[kPixels][kVectors];
+};
+
+template <int kPixels>
+XK_TARGET static inline void widen(Counts<kPixels>* c) {
+  for (int p = 0; p < kPixels; ++p)
+    for (int v = 0; v < kVectors; ++v) {
+      c->words[p][v] = _mm256_add_epi64(c->words[p][v], _mm256_sad_epu8(c->bytes[p][v], _mm256_setzero_si256()));
+      c->bytes[p][v] = _mm256_setzero_si256();
+    }
+}
+
+template <int kPixels, bool kMasked>
+XK_TARGET static inline void count_words(const Tile& t, const uint64_t* a, const uint64_t* w, int64_t first, int64_t n,
+                                         Counts<kPixels>* c) {
+  const __m256i nibble = _mm256_set1_epi8(0x0f);
+  const __m256i table = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1, 2, 2, 3, 1, 2,
+                                         2, 3, 2, 3, 3, 4);
+  for (int64_t i = first; i < first + n; ++i)
+#pragma GCC unroll 4
+    for (int p = 0; p < kPixels; ++p) {
+      const __m256i bits = _mm256_set1_epi64x(static_cast<int64_t>(a[i * t.input_step + p * t.input_stride]));
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) {
+        __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w + i * kLanes + 4 * v));
+        x = _mm256_xor_si256(x, bits);
+        if (kMasked)
+          x = _mm256_and_si256(x, _mm256_set1_epi64x(static_cast<int64_t>(t.mask[p * t.mask_stride + i])));
+        const __m256i low = _mm256_shuffle_epi8(table, _mm256_and_si256(x, nibble));
+        const __m256i high = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(x, 4), nibble));
+        c->bytes[p][v] = _mm256_add_epi8(c->bytes[p][v], _mm256_add_epi8(low, high));
+      }
+    }
+}
+
+template <int kPixels, bool kMasked>
+XK_TARGET static void dot_tile_8xN(const Tile& t, int first_pixel, int first_lane) {
+  Counts<kPixels> c{};
+  int64_t room = kByteWords;
+  for (size_t r = 0; r < t.run_count; ++r) {
+    const uint64_t* a = t.input + (t.origin + first_pixel * t.input_stride + t.runs[r].input);
+    const uint64_t* w = t.weights + t.runs[r].weight * kLanes + first_lane;
+    for (int64_t i = 0; i < t.runs[r].length;) {
+      const int64_t n = std::min(room, t.runs[r].length - i);
+      count_words<kPixels, kMasked>(t, a, w, i, n, &c);
+      i += n;
+      if ((room -= n) == 0) {
+        widen(&c);
+        room = kByteWords;
+      }
+    }
+  }
+  widen(&c);
+  const __m256i even = _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6);
+  for (int p = 0; p < kPixels; ++p)
+    for (int v = 0; v < kVectors; ++v) {
+      const __m128i differ = _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(c.words[p][v], even));
+      const __m128i terms = _mm_set1_epi32(t.terms[(first_pixel + p) * t.terms_stride]);
+      int32_t* dots = t.dots + (first_pixel + p) * t.dots_stride + first_lane + 4 * v;
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(dots), _mm_sub_epi32(terms, _mm_add_epi32(differ, differ)));
+    }
+}
+
+template <bool kMasked>
+static void dot_tile_16xN(Tile t) {
+  const uint64_t* mask = t.mask;
+  for (int p = 0; p < t.pixels; p += 4) {
+    if (kMasked) t.mask = mask + p * t.mask_stride;
+    for (int lane = 0; lane < kLanes; lane += 4 * kVectors) switch (std::min(4, t.pixels - p)) {
+        case 1: dot_tile_8xN<1, kMasked>(t, p, lane); break;
+        case 2: dot_tile_8xN<2, kMasked>(t, p, lane); break;
+        case 3: dot_tile_8xN<3, kMasked>(t, p, lane); break;
+        default: dot_tile_8xN<4, kMasked>(t, p, lane);
+      }
+  }
+}
+
+static void dot_tile(const Tile& t) { t.mask ? dot_tile_16xN<true>(t) : dot_tile_16xN<false>(t); }
+
+XK_TARGET static inline void transpose_8x8(__m256* r) {
+  __m256 a[8];
+  for (int i = 0; i < 4; ++i) {
+    a[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+    a[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+  }
+  for (int i = 0; i < 2; ++i) {
+    r[4 * i] = _mm256_shuffle_ps(a[4 * i], a[4 * i + 2], 0x44);
+    r[4 * i + 1] = _mm256_shuffle_ps(a[4 * i], a[4 * i + 2], 0xee);
+    r[4 * i + 2] = _mm256_shuffle_ps(a[4 * i + 1], a[4 * i + 3], 0x44);
+    r[4 * i + 3] = _mm256_shuffle_ps(a[4 * i + 1], a[4 * i + 3], 0xee);
+  }
+  for (int i = 0; i < 4; ++i) {
+    a[i] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x20);
+    a[i + 4] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x31);
+  }
+  for (int i = 0; i < 8; ++i) r[i] = a[i];
+}
+
+XK_TARGET static void store_planes_8x8(const Finish& f, int64_t pixels, int32_t* rows, int32_t* planes, int64_t pitch) {
+  if (!f.integers) finish_portable(f, pixels, rows);
+  const int lanes = f.lanes;
+  int64_t p = 0;
+  for (; p + 8 <= pixels; p += 8)
+    for (int first = 0; first < lanes; first += 8) {
+      __m256 block[8];
+      for (int i = 0; i < 8; ++i)
+        block[i] = _mm256_loadu_ps(reinterpret_cast<const float*>(rows + (p + i) * kLanes + first));
+      transpose_8x8(block);
+      for (int l = first; l < std::min(first + 8, lanes); ++l)
+        _mm256_storeu_ps(reinterpret_cast<float*>(planes + l * pitch + p), block[l - first]);
+    }
+  transpose_portable(rows + p * kLanes, pixels - p, lanes, planes + p, pitch);
+}
+
+static bool usable() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2"); }
+static bool preferred(const Shape&) { return true; }
+
+}  // namespace avx2
+
+extern const Parts kAvx2Parts = {
+    avx2::dot_tile,    avx2::store_planes_8x8, avx2::store_rows_portable,  avx2::store_signs_portable,
+    avx2::pack_planes, avx2::pack_rows, avx2::merge_fields,
+};
+extern const Kernel kAvx2 = {"avx2",       avx2::usable, avx2::preferred, WeightOrder::kWords,
+                        conv_words, &kAvx2Parts};
+
+}  // namespace xk
+#endif

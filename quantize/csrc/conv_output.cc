@@ -1,0 +1,70 @@
+// The end of a convolution: sums of one block of channels to floats, integers or bits in their place.
+#include <algorithm>
+#include <cstring>
+
+#include "conv.h"
+
+namespace xk {
+
+namespace {
+
+Finish finish_of(const ConvCall& call, int64_t image, int64_t block, int64_t position) {
+  const Shape& s = call.shape;
+  Finish f{};
+  f.lanes = s.lanes(block);
+  f.relu = call.epilogue.relu != 0;
+  f.integers = call.output.kind == XK_OUT_INT32;
+  const int64_t first = s.first_channel(block);
+  for (int l = 0; l < f.lanes; ++l) {
+    f.scale[l] = call.epilogue.scale ? call.epilogue.scale[first + l] : 1.0f;
+    f.bias[l] = call.epilogue.bias ? call.epilogue.bias[first + l] : 0.0f;
+    const xk_binarize& b = call.output.binarize;
+    const bool flip = b.flip && b.flip[first + l];
+    f.flip[l] = flip ? 0x80000000u : 0u;
+    f.threshold[l] = (b.threshold ? b.threshold[first + l] : 0.0f) * (flip ? -1.0f : 1.0f);
+  }
+  if (call.epilogue.input_scale)
+    f.input_scale = call.epilogue.input_scale +
+                    (image * s.groups + s.group_of(block)) * s.out_height * s.out_width + position;
+  return f;
+}
+
+void store_bits(const ConvCall& call, const Finish& f, int64_t first_channel, int64_t pixel, int64_t pixels,
+                int32_t* dots) {
+  const Shape& s = call.shape;
+  uint16_t signs[kChunkPixels];
+  call.kernel->parts->store_signs(f, pixels, dots, signs);
+  const uint64_t valid = (uint64_t{1} << f.lanes) - 1;
+  const int shift = static_cast<int>(first_channel % kWordBits);
+  uint64_t* words = static_cast<uint64_t*>(call.output.data) + pixel * s.out_words + first_channel / kWordBits;
+  for (int64_t p = 0; p < pixels; ++p, words += s.out_words) {
+    const uint64_t bits = signs[p] & valid;
+    words[0] |= bits << shift;
+    if (shift + f.lanes > kWordBits) words[1] |= bits >> (kWordBits - shift);
+  }
+}
+
+}  // namespace
+
+void clear_bits(const ConvCall& call, int64_t image, const Chunk& chunk) {
+  const Shape& s = call.shape;
+  const int64_t pixel = (image * s.out_height + chunk.row) * s.out_width + chunk.column;
+  std::memset(static_cast<uint64_t*>(call.output.data) + pixel * s.out_words, 0,
+              static_cast<size_t>(chunk.pixels() * s.out_words) * sizeof(uint64_t));
+}
+
+void store_block(const ConvCall& call, int64_t image, int64_t block, const Chunk& chunk, int32_t* dots) {
+  const Shape& s = call.shape;
+  const int64_t position = chunk.row * s.out_width + chunk.column, plane = s.out_height * s.out_width;
+  const int64_t pixels = chunk.pixels(), first = s.first_channel(block);
+  const Finish f = finish_of(call, image, block, position);
+  const Parts& parts = *call.kernel->parts;
+  if (call.output.kind == XK_OUT_BITS) return store_bits(call, f, first, image * plane + position, pixels, dots);
+  int32_t* output = static_cast<int32_t*>(call.output.data);  // or floats: 32-bit values
+  if (call.output.layout == XK_NCHW)
+    parts.store_planes(f, pixels, dots, output + (image * s.out_channels + first) * plane + position, plane);
+  else
+    parts.store_rows(f, pixels, dots, output + (image * plane + position) * s.out_channels + first, s.out_channels);
+}
+
+}  // namespace xk

@@ -1,0 +1,106 @@
+// What an instruction set provides, and the table of them. The convolution drivers are shared.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "shape.h"
+#include "xnorkit.h"
+
+namespace xk {
+
+// Consecutive words of a pixel's window, and of the filters that go with them; in words from the tile's
+// `input` and in steps of kLanes words from its `weights`.
+struct Run {
+  int64_t input, weight, length;
+};
+
+constexpr int kMaxTilePixels = 8;
+
+// Sums of +-1 products of `pixels` windows with kLanes filters. With K the number of taps' channels,
+// K - popcount(a ^ b) products are +1 and popcount(a ^ b) are -1: dot = K - 2 * popcount(a ^ b).
+struct Tile {
+  const uint64_t* input;
+  int64_t origin;           // words from `input` to the first pixel's window; a run is added before it is used
+  int64_t input_stride;     // words from a pixel to the next
+  int64_t input_step;       // words from a word of a run to the next
+  const uint64_t* weights;  // [word][kLanes]
+  const Run* runs;
+  size_t run_count;
+  const uint64_t* mask;  // NULL, or [pixel][word]: bits that count; then there is one run, from word 0
+  int64_t mask_stride;
+  const int32_t* terms;  // K of a pixel
+  int64_t terms_stride;
+  int pixels;     // 1 to kMaxTilePixels
+  int32_t* dots;  // [pixel][kLanes]
+  int64_t dots_stride;
+};
+
+// Everything an epilogue needs about a block of channels; entries past the last channel are harmless.
+struct Finish {
+  float scale[kLanes], bias[kLanes];
+  float threshold[kLanes];
+  uint32_t flip[kLanes];     // the sign bit where the comparison is turned around
+  const float* input_scale;  // [pixel], or NULL
+  bool relu;
+  bool integers;  // the sums themselves
+  int lanes;
+};
+
+struct PackPlanes {
+  const float* input;      // [channel][plane]
+  int64_t plane;           // floats from a channel to the next
+  int64_t pixels;          // to do
+  int64_t channels;
+  const float* threshold;  // [channels], the sign turned where flipped
+  const uint32_t* flip;    // [channels], the sign bit where flipped
+  uint64_t* bits;          // [pixel][words]
+  int64_t words;
+};
+
+// What an instruction set provides to the drivers.
+struct Parts {
+  void (*dot_tile)(const Tile& tile);
+  // The ends of a convolution. From sums [pixel][kLanes], which they may overwrite:
+  // to planes, [lane][pixel], lanes `pitch` 32-bit values apart;
+  void (*store_planes)(const Finish& finish, int64_t pixels, int32_t* dots, int32_t* output, int64_t pitch);
+  // to rows, [pixel][lane], pixels `pitch` apart;
+  void (*store_rows)(const Finish& finish, int64_t pixels, int32_t* dots, int32_t* output, int64_t pitch);
+  // to signs: bit l of signs[p] tells whether lane l of pixel p is +1.
+  void (*store_signs)(const Finish& finish, int64_t pixels, int32_t* dots, uint16_t* signs);
+  void (*pack_planes)(const PackPlanes& pack);
+  void (*pack_rows)(const PackPlanes& pack);  // the same with input [pixel][channel]
+  // words[g] = the fields taps[0][g], taps[1][g], ... side by side, low first; 8 / field_bytes of them.
+  void (*merge_fields)(const void* const* taps, int field_bytes, int64_t groups, uint64_t* words);
+};
+
+struct ConvCall;
+enum class WeightOrder { kWords, kTiles };  // see WordPlan and TilePlan
+
+struct Kernel {
+  const char* name;
+  bool (*usable)();                        // on this machine
+  bool (*preferred)(const Shape& shape);   // to the kernels before it, where it is usable
+  WeightOrder order;
+  void (*convolve)(const ConvCall& call);
+  const Parts* parts;
+};
+
+// Cuts `count` pixels into tiles of nearly equal size: run(first pixel, pixels).
+template <class Function>
+void for_each_tile(int64_t count, const Function& run) {
+  const int64_t tiles = ceil_div(count, kMaxTilePixels);
+  for (int64_t i = 0; i < tiles; ++i) {
+    const int64_t begin = count * i / tiles;
+    run(begin, static_cast<int>(count * (i + 1) / tiles - begin));
+  }
+}
+
+// The ordered table: the later, the faster in general. `index` is what packed weights record.
+extern const Kernel* const kKernels[];
+extern const int kKernelCount;
+
+// The kernel named, or (NULL or "") named by XNORKIT_KERNEL, or the best for the shape.
+int choose_kernel(const char* name, const Shape& shape);
+
+}  // namespace xk

@@ -1,0 +1,77 @@
+// A validated convolution shape and what follows from it.
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+#include <vector>
+
+#include "xnorkit.h"
+
+namespace xk {
+
+constexpr int kWordBits = 64;
+constexpr int kLanes = 16;  // output channels that a kernel computes together
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// An error that names the size unless low <= value <= 2^40.
+void check_size(const char* name, int64_t value, int64_t low);
+
+// a * b * ... or an error that names the product; nothing is read or written before sizes pass here.
+int64_t checked_product(const char* what, std::initializer_list<int64_t> factors);
+
+struct Shape : xk_conv_shape {
+  int64_t out_height, out_width;
+  int64_t words;           // 64-bit words a pixel of the input
+  int64_t out_words;       // and of the output, where it is bits
+  int64_t group_channels;  // input channels a group
+  int64_t group_outputs;   // output channels a group
+  int64_t group_blocks;    // blocks of kLanes output channels a group; the last may be partly empty
+  int64_t taps;            // kernel_h * kernel_w
+  int64_t filter_bits;     // taps * group_channels
+  int64_t filter_bytes;    // of a filter in dense weights
+
+  // Where a block's channels are: block b of group g holds first_channel() + [0, lanes()).
+  int64_t blocks() const { return groups * group_blocks; }
+  int64_t group_of(int64_t block) const { return block / group_blocks; }
+  int64_t first_channel(int64_t block) const {
+    return group_of(block) * group_outputs + block % group_blocks * kLanes;
+  }
+  int lanes(int64_t block) const {
+    const int64_t left = group_outputs - block % group_blocks * kLanes;
+    return static_cast<int>(left < kLanes ? left : kLanes);
+  }
+};
+
+// Checks what weights depend on; batch, height and width may be 0 (unknown).
+Shape weight_shape(const xk_conv_shape& shape);
+// Checks everything. Sizes of all buffers fit in int64 bytes.
+Shape full_shape(const xk_conv_shape& shape);
+
+// Output positions that see the same taps. Padded taps contribute nothing, so they are left out: an output
+// position in [begin, end) uses kernel positions [first, last), which may be none.
+struct Band {
+  int64_t begin, end, first, last;
+};
+std::vector<Band> bands(int64_t outputs, int64_t size, int64_t kernel, int64_t stride, int64_t dilation, int64_t pad);
+
+// The output is computed in chunks of whole rows, or pieces of one wide row: contiguous in an output plane,
+// small enough that their sums stay in the first cache.
+struct Chunk {
+  int64_t row, rows, column, columns;
+  int64_t pixels() const { return rows * columns; }
+};
+constexpr int64_t kChunkPixels = 256;
+
+class Chunks {
+ public:
+  // Chunks of at most `pixels` positions where rows are `pitch` >= out_width apart.
+  Chunks(const Shape& shape, int64_t pixels, int64_t pitch);
+  int64_t count() const { return bands_ * pieces_; }
+  Chunk operator[](int64_t index) const;
+
+ private:
+  int64_t height_, width_, bands_, pieces_;  // bands of rows, pieces of a row
+};
+
+}  // namespace xk

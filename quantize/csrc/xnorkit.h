@@ -1,0 +1,129 @@
+/* xnorkit's bit engine: convolutions of +-1 values, one bit a value. Plain C ABI, no dependencies.
+ *
+ * Bits: 1 is +1 and 0 is -1. An activation is [batch][height][width][words], the channels of a pixel dense
+ * in 64-bit words, least significant bit first, the unused bits of the last word zero. A filter is the dense
+ * bit string of its [kernel_h][kernel_w][channels / groups] values, least significant bit first, in
+ * ceil(bits / 8) bytes: "dense weights" are [out_channels][bytes a filter].
+ *
+ * Every function that can fail returns 0, or a negative xk_status after which xk_last_error() says why on
+ * the same thread. Sizes are checked, with overflow, before any memory is touched. No function keeps a
+ * pointer or any state between calls: concurrent calls are safe.
+ */
+#ifndef XNORKIT_H
+#define XNORKIT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(_WIN32)
+#define XK_API __declspec(dllexport)
+#else
+#define XK_API __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum xk_status {
+  XK_OK = 0,
+  XK_INVALID_ARGUMENT = -1,
+  XK_UNSUPPORTED = -2, /* the machine lacks what was asked for */
+  XK_OUT_OF_MEMORY = -3
+} xk_status;
+
+typedef enum xk_layout { XK_NCHW = 0, XK_NHWC = 1 } xk_layout;
+
+typedef enum xk_output_kind {
+  XK_OUT_FLOAT = 0, /* float, after the epilogue */
+  XK_OUT_INT32 = 1, /* the bare sums of +-1; the epilogue must be empty */
+  XK_OUT_BITS = 2   /* packed activations: the float result compared with a threshold a channel */
+} xk_output_kind;
+
+/* A 2-D convolution with zero padding: padded taps contribute nothing. A linear layer of B rows is a 1x1
+ * convolution with batch 1, height 1, width B and NHWC floats. */
+typedef struct xk_conv_shape {
+  int64_t batch, channels, height, width;
+  int64_t out_channels, kernel_h, kernel_w;
+  int64_t stride_h, stride_w;
+  int64_t dilation_h, dilation_w;
+  int64_t pad_top, pad_left, pad_bottom, pad_right;
+  int64_t groups;
+} xk_conv_shape;
+
+/* How a value x of channel c becomes a bit: x >= threshold[c], or x <= threshold[c] where flip[c] is not 0
+ * (a batch norm with a negative gamma). NULL thresholds are 0, NULL flips none. NaN gives bit 0. */
+typedef struct xk_binarize {
+  const float* threshold; /* [channels] or NULL */
+  const uint8_t* flip;    /* [channels] or NULL */
+} xk_binarize;
+
+/* y = relu(sum * scale[c] * input_scale[n][group][pixel] + bias[c]); each part optional. */
+typedef struct xk_epilogue {
+  const float* scale;       /* [out_channels] or NULL */
+  const float* bias;        /* [out_channels] or NULL */
+  const float* input_scale; /* [batch][groups][out_height][out_width] or NULL */
+  int32_t relu;             /* 0 or 1 */
+} xk_epilogue;
+
+typedef struct xk_output {
+  void* data;           /* float or int32 [batch][out_channels][oh][ow] (or NHWC), or uint64 bits */
+  int32_t kind;         /* xk_output_kind */
+  int32_t layout;       /* xk_layout; bits are always NHWC */
+  xk_binarize binarize; /* for XK_OUT_BITS */
+} xk_output;
+
+/* Runs task(argument, i) for every i < count, in any order, on any threads, and returns when all are done. */
+typedef void (*xk_parallel_for)(void* context, size_t count, void (*task)(void* argument, size_t index),
+                                void* argument);
+/* Where the threads come from. A NULL xk_parallel (or run) means the calling thread alone. */
+typedef struct xk_parallel {
+  xk_parallel_for run;
+  void* context;
+} xk_parallel;
+
+/* An xk_parallel_for over an OpenMP runtime that is already in the process (GOMP_parallel of libgomp or
+ * libomp): its own threads, not more of them. `context` is an xk_openmp. */
+typedef struct xk_openmp {
+  void (*parallel)(void (*body)(void*), void* data, unsigned threads, unsigned flags);
+  unsigned threads;
+} xk_openmp;
+XK_API void xk_openmp_for(void* context, size_t count, void (*task)(void*, size_t), void* argument);
+
+XK_API const char* xk_version(void);
+XK_API const char* xk_last_error(void);
+
+/* The kernels this machine can run, the preferred one last. */
+XK_API int32_t xk_kernel_count(void);
+XK_API const char* xk_kernel_name(int32_t index);
+/* The name of the kernel that the last xk_conv of this thread ran, or "". */
+XK_API const char* xk_last_kernel(void);
+
+XK_API int32_t xk_output_size(const xk_conv_shape* shape, int64_t* out_height, int64_t* out_width);
+
+/* float [batch][channels][height][width] (or NHWC) to bits, in one pass. */
+XK_API int32_t xk_pack(const float* input, int32_t layout, int64_t batch, int64_t channels, int64_t height,
+                       int64_t width, const xk_binarize* binarize, uint64_t* bits, const xk_parallel* parallel);
+
+/* Weights in the order a kernel reads them, behind a header that names kernel and shape. `kernel` NULL or ""
+ * means the one in the environment variable XNORKIT_KERNEL, else the fastest for the shape. batch, height
+ * and width may be 0 where they are not known; they only guide the choice. */
+XK_API int32_t xk_weights_size(const xk_conv_shape* shape, const char* kernel, size_t* bytes);
+XK_API int32_t xk_weights_pack(const xk_conv_shape* shape, const char* kernel, const uint8_t* dense,
+                               size_t dense_bytes, void* weights, size_t bytes);
+/* The name of the kernel that packed weights are for, or NULL where they are not valid. */
+XK_API const char* xk_weights_kernel(const void* weights, size_t bytes);
+
+/* The convolution. `bits` is [batch][height][width][ceil(channels / 64)]. */
+XK_API int32_t xk_conv(const xk_conv_shape* shape, const uint64_t* bits, const void* weights, size_t weights_bytes,
+                       const xk_epilogue* epilogue, const xk_output* output, const xk_parallel* parallel);
+
+/* xk_pack and xk_conv in one call: floats [batch][channels][height][width] (or NHWC) in. */
+XK_API int32_t xk_conv_float(const xk_conv_shape* shape, const float* input, int32_t input_layout,
+                             const xk_binarize* binarize, const void* weights, size_t weights_bytes,
+                             const xk_epilogue* epilogue, const xk_output* output, const xk_parallel* parallel);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
