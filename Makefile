@@ -1,5 +1,6 @@
 # make quickstart   install into $(VENV), train, export and check a 1-bit network (about 3 minutes after the install)
 # make test         install what the tests need, check the style, run all tests
+# make test-native  the C++ library's own tests, under sanitizers, and under qemu for ARM
 # make lint-fix     repair the style
 # make clean        remove everything that make created
 
@@ -12,7 +13,7 @@ QUICKSTART := runs/quickstart
 
 quickstart: $(VENV)/installed
 	rm -rf $(QUICKSTART)
-	$(BIN)/python trainer_exp.py --arch nin_gc_xnornet --dataset digits --log-path $(QUICKSTART) --export $(QUICKSTART)/model.onnx
+	$(BIN)/python trainer_exp.py --arch nin_gc_xnornet --dataset digits --epochs 4 --log-path $(QUICKSTART) --export $(QUICKSTART)/model.onnx
 	@echo
 	@echo "See the curves:       $(BIN)/tensorboard --logdir runs"
 	@echo "Binarize your own:    READMEs/quantize_README.md"
@@ -26,7 +27,7 @@ lint: $(VENV)/installed-test
 lint-fix: $(VENV)/installed-test
 	$(BIN)/python tools/lint.py --fix
 
-$(VENV)/installed: setup.cfg pyproject.toml
+$(VENV)/installed: setup.cfg pyproject.toml setup.py $(wildcard quantize/csrc/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "xnorkit needs Python 3.10 or newer; name one with make PYTHON=/path/to/python3")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --upgrade pip
@@ -36,6 +37,8 @@ $(VENV)/installed: setup.cfg pyproject.toml
 $(VENV)/installed-test: $(VENV)/installed
 	$(BIN)/python -m pip install -e '.[test,dev]'
 	touch $@
+
+include mk/native.mk
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info .pytest_cache .ruff_cache .hypothesis
