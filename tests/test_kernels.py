@@ -72,7 +72,8 @@ GRID += [
 def test_sums_are_exact(kernel, geometry):
     x, filters = problem(geometry, (2, 6, 7))
     y = run(kernel, x, filters, geometry, output="int32")
-    assert y.dtype == torch.int32 and y.is_contiguous()
+    assert y.dtype == torch.int32
+    assert y.is_contiguous()
     assert torch.equal(y.double(), expected_sums(x, filters, geometry))
 
 

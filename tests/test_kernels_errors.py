@@ -136,4 +136,5 @@ print(len(caught), caught[0].message)
 
 def test_kernels_of_the_library_are_listed_after_the_reference():
     names = kernels.available_kernels()
-    assert names[:2] == ["reference", "scalar"] and len(set(names)) == len(names)
+    assert names[:2] == ["reference", "scalar"]
+    assert len(set(names)) == len(names)

@@ -21,7 +21,8 @@ def words_by_hand(signs: list[float]) -> list[int]:
 def test_activations_are_words_of_channels(channels):
     x = torch.randn(2, channels, 2, 3)
     words = packing.pack_activations(x)
-    assert words.dtype == torch.int64 and words.shape == (2, 2, 3, packing.words_for(channels))
+    assert words.dtype == torch.int64
+    assert words.shape == (2, 2, 3, packing.words_for(channels))
     assert words[1, 0, 2].tolist() == words_by_hand(x[1, :, 0, 2].tolist())
     assert torch.equal(packing.unpack_activations(words, channels), torch.where(x >= 0, 1.0, -1.0))
 
