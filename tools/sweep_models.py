@@ -14,9 +14,9 @@ import datetime
 import fnmatch
 import importlib.metadata
 import json
+import multiprocessing
 import resource
-import subprocess
-import sys
+import signal
 import tempfile
 import time
 import warnings
@@ -130,28 +130,48 @@ def _train_step(model, batch) -> None:
     model.zero_grad(set_to_none=True)
 
 
-def work(name: str, memory: float) -> None:
-    """The body of a model's process: prints the result as one line of JSON."""
+def warm_up() -> None:
+    """Import and set up what every model needs, so that the processes forked from this one need not."""
+    import timm
     import torch
+    import torchvision  # noqa: F401
 
-    resource.setrlimit(resource.RLIMIT_DATA, (int(memory * 2**30),) * 2)
-    torch.set_num_threads(2)
+    import quantize
+
+    torch.set_num_threads(1)  # threads do not survive a fork
     warnings.simplefilter("ignore")
-    print(json.dumps(check(name)))
+    model, batch = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(3))), torch.randn(BATCH, 4)
+    with tempfile.TemporaryDirectory() as folder:
+        quantize.export_onnx(quantize.prepare(model, SCHEME), Path(folder) / "model.onnx", batch, check=False)
+    timm.create_model("resnet10t", pretrained=False)
 
 
-def run(name: str, seconds: float, memory: float) -> dict[str, Any]:
+def run(name: str, seconds: int, memory: float) -> dict[str, Any]:
     """The result of ``name``, computed in a process of its own."""
-    command = [sys.executable, __file__, "--worker", name, "--memory", str(memory)]
-    start = time.monotonic()
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(sender, name, seconds, memory))
+    process.start()
+    sender.close()
     try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds)
-        result = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
-        ended = f"the process ended with {done.returncode}: {(done.stderr.strip().splitlines() or [''])[-1]}"
-    except subprocess.TimeoutExpired:
-        result, ended = None, f"not done after {seconds:g} s"
-    result = result or {"model": name, "status": ended}
-    return {**result, "seconds": round(time.monotonic() - start, 1)}
+        result = receiver.recv()
+    except EOFError:
+        process.join()
+        limit = process.exitcode == -signal.SIGXCPU
+        ended = (
+            f"not done after {seconds} s of processor time" if limit else f"the process ended with {process.exitcode}"
+        )
+        result = {"model": name, "status": ended}
+    process.join()
+    return result
+
+
+def _work(sender, name: str, seconds: int, memory: float) -> None:
+    resource.setrlimit(resource.RLIMIT_DATA, (int(memory * 2**30),) * 2)
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 60))
+    start = time.process_time()
+    result = check(name)
+    sender.send({**result, "seconds": round(time.process_time() - start, 1)})
 
 
 def report(names: list[str], results: dict[str, dict[str, Any]]) -> str:
@@ -209,17 +229,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--results", type=Path, default=ROOT / "runs" / "sweep_models.jsonl", help="default: %(default)s"
     )
-    parser.add_argument("--seconds", type=float, default=300, help="limit a model (default: %(default)g)")
-    parser.add_argument("--memory", type=float, default=14, help="GiB, limit a model (default: %(default)g)")
+    parser.add_argument("--seconds", type=int, default=300, help="of processor time a model (default: %(default)s)")
+    parser.add_argument("--memory", type=float, default=14, help="GiB a model (default: %(default)g)")
     parser.add_argument("--report", action="store_true", help="run nothing, write the table from the results")
-    parser.add_argument("--worker", metavar="NAME", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_arguments()
-    if args.worker:
-        return work(args.worker, args.memory)
     args.results.parent.mkdir(parents=True, exist_ok=True)
     names = model_names(args.results.with_name(f"timm_{importlib.metadata.version('timm')}.json"))
     lines = args.results.read_text().splitlines() if args.results.exists() else []
@@ -228,11 +245,13 @@ def main() -> None:
         wanted = fnmatch.filter(names, args.models)
     else:
         wanted = [name for name in names if name not in results]
-    for i, name in enumerate([] if args.report else wanted, 1):
-        results[name] = run(name, args.seconds, args.memory)
-        with args.results.open("a") as file:
-            file.write(json.dumps(results[name]) + "\n")
-        print(f"{i}/{len(wanted)} {name}: {results[name]['status'][:200]} ({results[name]['seconds']} s)", flush=True)
+    if not args.report:
+        warm_up()
+        for i, name in enumerate(wanted, 1):
+            results[name] = run(name, args.seconds, args.memory)
+            with args.results.open("a") as file:
+                file.write(json.dumps(results[name]) + "\n")
+            print(f"{i}/{len(wanted)} {name}: {results[name]['status'][:200]}", flush=True)
     REPORT.write_text(report(names, results))
 
 
