@@ -1,0 +1,122 @@
+"""Whether binary layers are alive: what their inputs look like as bits, and whether a gradient comes back."""
+
+import dataclasses
+
+import torch
+from torch import Tensor, nn
+
+from quantize import BinaryLayer
+
+NO_GRADIENT = 1e-3  # a surrogate derivative below it; annealed ones never quite reach 0
+
+# Shares from which on a layer is dead. Surrogates that sharpen saturate most inputs of a healthy layer.
+DEAD_CHANNELS, SATURATION = 0.95, 0.99
+
+REASONS = {
+    "dead": "the signs of the inputs are constant; put batch norm before the layer, or let it learn a threshold",
+    "saturated": "no gradient reaches the inputs; put batch norm before the layer, or lower --lr",
+    "unchanged": "no weight has changed its sign since the start; raise --lr",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerHealth:
+    """A binary layer's input on one batch; shares in 0 to 1.
+
+    Attributes:
+        sign_balance: values above zero once quantized (+1, where they become signs); 0.5 says most.
+        dead_channels: input channels whose quantized value is the same over batch and positions.
+        saturation: values whose surrogate derivative is nearly zero, so that no gradient passes.
+    """
+
+    sign_balance: float
+    dead_channels: float
+    saturation: float
+
+
+def input_health(layer: BinaryLayer, x: Tensor) -> LayerHealth | None:
+    """The health of ``layer`` with input ``x``; None where the layer's scheme keeps its input in float."""
+    with torch.enable_grad():
+        if layer.threshold is not None:
+            x = x - layer.per_channel(layer.threshold)
+        x = x.detach().requires_grad_()
+        bits = layer.scheme.input(x, layer)
+        if bits is x:
+            return None
+        (derivative,) = torch.autograd.grad(bits.sum(), x)
+    channels = bits.detach().movedim(layer.channel_dim, 0).flatten(1)
+    constant = channels.amin(1) == channels.amax(1)
+    return LayerHealth(
+        sign_balance=(channels > 0).float().mean().item(),
+        dead_channels=constant.float().mean().item(),
+        saturation=(derivative.abs() < NO_GRADIENT).float().mean().item(),
+    )
+
+
+@torch.no_grad()
+def measure_health(model: nn.Module, images: Tensor) -> dict[str, LayerHealth]:
+    """The health of each binary layer with binary inputs, by name, on ``images`` (N, C, H, W).
+
+    The model runs in evaluation mode and is left in it. Of a layer that runs more than once, the last counts.
+    """
+    found: dict[str, LayerHealth] = {}
+
+    def watch(name: str):
+        def look(layer: BinaryLayer, args: tuple) -> None:
+            health = input_health(layer, args[0])
+            if health is not None:
+                found[name] = health
+
+        return look
+
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, BinaryLayer)}
+    handles = [layer.register_forward_pre_hook(watch(name)) for name, layer in layers.items()]
+    try:
+        model.eval()(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+class HealthWatch:
+    """Says when layers die, once a layer and reason.
+
+    Attributes:
+        unchanged: the layers none of whose weights has ever changed its sign; None before the first epoch.
+        layers: how many binary layers there are.
+        ill: a key of ``REASONS`` -> the layers it held for after the last epoch.
+    """
+
+    def __init__(self, layers: int, unchanged: list[str] | None = None):
+        """``unchanged`` is that of the run which is continued."""
+        self.layers = layers
+        self.unchanged = unchanged
+        self.ill: dict[str, list[str]] = {}
+        self.said: set[tuple[str, str]] = set()
+
+    def epoch(self, health: dict[str, LayerHealth], flip_rates: dict[str, float]) -> list[str]:
+        """Lines on the layers that have died in this epoch; mostly none."""
+        first = self.unchanged is None
+        self.unchanged = [n for n, rate in flip_rates.items() if rate == 0 and (first or n in self.unchanged)]
+        self.ill = {
+            "dead": [name for name, layer in health.items() if layer.dead_channels >= DEAD_CHANNELS],
+            "saturated": [name for name, layer in health.items() if layer.saturation >= SATURATION],
+            "unchanged": [] if first else self.unchanged,  # one epoch may be too short for a small layer
+        }
+        lines = []
+        for reason, names in self.ill.items():
+            new = [name for name in names if (name, reason) not in self.said]
+            self.said |= {(name, reason) for name in new}
+            if new:
+                lines.append(f"Warning: {self._count(new)}: {REASONS[reason]}")
+        return lines
+
+    def result(self) -> list[str]:
+        """A line on the layers that are dead at the end of the run; none where all live."""
+        dead = list(dict.fromkeys(name for names in self.ill.values() for name in names))
+        return [f"Warning: the run ends with dead layers, {self._count(dead)}"] if dead else []
+
+    def _count(self, names: list[str]) -> str:
+        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        return f"{len(names)} of {self.layers} binary layers ({shown})"
