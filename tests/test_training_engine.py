@@ -91,12 +91,12 @@ def test_a_run_interrupted_within_an_epoch_resumes_exactly(tmp_path, monkeypatch
     train(tmp_path / "uncut", epochs=3)
     calls = 0
 
-    def interrupt(*args):
+    def interrupt(*args, **options):
         nonlocal calls
         calls += 1
         if calls == 130:  # 45 + 12 batches an epoch: in the third
             raise KeyboardInterrupt
-        return F_cross_entropy(*args)
+        return F_cross_entropy(*args, **options)
 
     F_cross_entropy = F.cross_entropy
     monkeypatch.setattr(F, "cross_entropy", interrupt)

@@ -4,10 +4,12 @@ A checkpoint is a dict of tensors and plain Python values, so that ``torch.load(
 
 ``format``         1
 ``arch, scheme``   what was trained; ``plan`` says which layers are binary (None: a float network)
-``model``          the state_dict
+``model``          the state_dict, of the averaged weights in a run with --ema
+``trained``        the state_dict that such a run goes on with, else None
 ``classes``        their names in the order of the labels; ``input_size`` and ``normalization`` (mean, std)
 ``config``         the run's configuration
-``epoch``          epochs done; ``acc1`` of this one and ``best_acc1`` so far, in percent
+``epoch``          epochs done; ``acc1`` of this one and ``best_acc1`` so far, in percent; in the first of two
+                   stages acc1 is that of float weights, and best_acc1 None
 ``optimizer, scheduler, rng``   what the next epoch needs
 ``versions``       of torch and xnorkit
 """

@@ -1,20 +1,22 @@
-"""The configuration of a run, and the flags that make one."""
+"""The configuration of a run, and how flags make one."""
 
-import argparse
 import dataclasses
 import math
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
-import models
 import quantize
 from quantize.scheme import did_you_mean
 
-from .data import AUGMENTATIONS, DATASETS, PRESETS, get_augmentation
-from .defaults import FLOAT_SCHEMES, default_flags, effective_scheme, input_size
+from .data import get_augmentation
+from .defaults import DATASET_CHANGES, default_flags, default_recipe, effective_scheme, input_size
+from .flags import make_parser
+from .objective import LOSSES
 from .optim import LR_SCHEDULES, OPTIMIZERS
+from .recipe import read_recipe
+from .stages import stage_at, stages_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +35,18 @@ class TrainConfig:
     augment: str
     keep_float: tuple[str, ...]
     clip_weights: float
+    recipe: str | None = None
     gamma: float = 0.1
     momentum: float = 0.9
+    warmup_epochs: int = 0
+    loss: str = "cross_entropy"
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    random_erasing: float = 0.0
+    stage1_epochs: int = 0
+    teacher: str | None = None
+    distill_weight: float = 1.0
+    ema: float = 0.0
     scheme: str | None = None
     overrides: dict[str, str | None] = dataclasses.field(default_factory=dict)
     data_dir: str = "data"
@@ -54,16 +66,18 @@ class TrainConfig:
 
     @classmethod
     def create(cls, **given: Any) -> "TrainConfig":
-        """A checked configuration from the flags that are given; the others take the network's defaults.
+        """A checked configuration from the flags that are given.
 
-        Raises ValueError for a value that cannot be used.
+        The others are those of the recipe that is given; else those of the network's own recipe, changed for the
+        dataset. Shares of the epochs become numbers of epochs. Raises ValueError for a value that cannot be used.
         """
-        names = {"arch": "nin_gc_xnornet", "dataset": "cifar10"} | given
-        wanted = {key: given[key] for key in ("img_size", "scheme") if key in given}
-        flags = {**default_flags(names["arch"], names["dataset"], **wanted), **names}
-        if "milestones" not in given:  # the recipe's are shares of the epochs
-            flags["milestones"] = tuple(sorted({round(share * flags["epochs"]) for share in flags["milestones"]} - {0}))
-        config = cls(**flags)
+        flags = {"arch": "nin_gc_xnornet", "dataset": "cifar10", "recipe": None} | given
+        arch, dataset, recipe = (flags[key] for key in ("arch", "dataset", "recipe"))
+        suited = default_flags(arch, dataset, given.get("img_size"), given.get("scheme"))
+        recipe_flags = parse_flags(read_recipe(recipe or default_recipe(arch)))
+        changes = DATASET_CHANGES.get(dataset, {}) if recipe is None else {}
+        flags = {**suited, **recipe_flags, **changes, **flags}
+        config = cls(**whole_epochs(flags, flags["epochs"]))
         config.check()
         return config
 
@@ -79,113 +93,70 @@ class TrainConfig:
 
     def check(self) -> None:
         """Raises ValueError for the first value that cannot be used."""
-        lowest = {"epochs": 1, "batch_size": 1} | dict.fromkeys(
-            ("workers", "weight_decay", "momentum", "gamma", "clip_weights"), 0
-        )
-        for field, least in lowest.items():
+        _check_numbers(self)
+        for field, valid in (("optimizer", OPTIMIZERS), ("lr_schedule", LR_SCHEDULES), ("loss", LOSSES)):
             value = getattr(self, field)
-            if not least <= value < math.inf:
-                finite = ", and finite" if isinstance(value, float) else ""
-                raise ValueError(f"--{field.replace('_', '-')} is {value}; it must be at least {least}{finite}")
-        if not 0 < self.lr < math.inf:
-            raise ValueError(f"--lr is {self.lr}; it must be positive, and finite")
-        if self.img_size is not None and self.img_size < 1:
-            raise ValueError(f"--img-size is {self.img_size}; it must be at least 1")
-        for flag, value, valid in (
-            ("--optimizer", self.optimizer, OPTIMIZERS),
-            ("--lr-schedule", self.lr_schedule, LR_SCHEDULES),
-        ):
             if value not in valid:
-                raise ValueError(f"unknown {flag} {value!r}: {did_you_mean(value, valid)}")
-        if list(self.milestones) != sorted(set(self.milestones)):
-            raise ValueError(f"--milestones {' '.join(map(str, self.milestones))} must rise")
+                raise ValueError(f"unknown {flag_name(field)} {value!r}: {did_you_mean(value, valid)}")
         get_augmentation(self.augment)
         for scheme in (self.effective_scheme, *self.overrides.values()):
             if scheme is not None:
                 quantize.get_scheme(scheme)
+        _check_stages(self)
+        if self.teacher is None and self.distill_weight != 1:
+            raise ValueError(f"--distill-weight {self.distill_weight} has no meaning without --teacher")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One sentence instead of argparse's page of usage."""
-        self.exit(2, f"{self.prog}: error: {message}; see --help\n")
+def flag_name(field: str) -> str:
+    """The flag of a field."""
+    return f"--{field.replace('_', '-')}"
 
 
-class _Override(argparse.Action):
-    """Collect ``--override PATTERN=SCHEME`` into a dict; "none" means float."""
-
-    def __call__(self, parser, namespace, value, option_string=None):
-        pattern, equals, scheme = value.partition("=")
-        if not (pattern and equals and scheme):
-            parser.error(f"argument --override: {value!r} is not PATTERN=SCHEME or PATTERN=none")
-        overrides = getattr(namespace, self.dest, {})
-        setattr(namespace, self.dest, {**overrides, pattern: None if scheme in FLOAT_SCHEMES else scheme})
-
-
-def make_parser(description: str | None = None) -> argparse.ArgumentParser:
-    """The flags. One that is not given leaves nothing in the namespace, so that defaults can follow the network."""
-    parser = _Parser(
-        prog="trainer_exp.py",
-        description=description,
-        argument_default=argparse.SUPPRESS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    _add_network_flags(parser.add_argument_group("network"))
-    _add_data_flags(parser.add_argument_group("data"))
-    _add_training_flags(parser.add_argument_group("training (defaults: training/defaults.py)"))
-    _add_run_flags(parser.add_argument_group("run"))
-    return parser
+def _check_numbers(config: TrainConfig) -> None:
+    not_negative = ("workers", "weight_decay", "momentum", "gamma", "clip_weights", "warmup_epochs", "mixup")
+    for field, least in {"epochs": 1, "batch_size": 1, **dict.fromkeys(not_negative, 0)}.items():
+        value = getattr(config, field)
+        if not least <= value < math.inf:
+            finite = ", and finite" if isinstance(value, float) else ""
+            raise ValueError(f"{flag_name(field)} is {value}; it must be at least {least}{finite}")
+    for field in ("label_smoothing", "random_erasing", "distill_weight"):
+        if not 0 <= getattr(config, field) <= 1:
+            raise ValueError(f"{flag_name(field)} is {getattr(config, field)}; it must lie between 0 and 1")
+    if not 0 <= config.ema < 1:
+        raise ValueError(f"--ema is {config.ema}; it must be at least 0 and below 1, mostly 0.99 to 0.9999")
+    if not 0 < config.lr < math.inf:
+        raise ValueError(f"--lr is {config.lr}; it must be positive, and finite")
+    if config.img_size is not None and config.img_size < 1:
+        raise ValueError(f"--img-size is {config.img_size}; it must be at least 1")
+    if list(config.milestones) != sorted(set(config.milestones)):
+        raise ValueError(f"--milestones {' '.join(map(str, config.milestones))} must rise")
 
 
-def _add_network_flags(group) -> None:
-    group.add_argument("--arch", help=f"{', '.join(models.list_models())}, <arch>_<scheme>, timm/<name>")
-    group.add_argument(
-        "--scheme", help=f"{', '.join(quantize.list_schemes())}, with options as in xnor:center=false; none"
-    )
-    group.add_argument("--keep-float", nargs="*", metavar="LAYER", help="default: first last, mostly")
-    group.add_argument(
-        "--override", dest="overrides", action=_Override, metavar="PATTERN=SCHEME", help="or PATTERN=none"
-    )
-    group.add_argument(
-        "--pretrained", nargs="?", const="timm", metavar="CHECKPOINT", help="weights to start from; alone: timm's own"
-    )
+def _check_stages(config: TrainConfig) -> None:
+    first = config.stage1_epochs
+    if not 0 <= first < config.epochs:
+        raise ValueError(f"--stage1-epochs is {first}; it must be at least 0 and below the {config.epochs} --epochs")
+    if first and config.effective_scheme is None and not config.overrides:
+        raise ValueError(f"--stage1-epochs {first} needs binary layers, and {config.arch!r} has none; give a --scheme")
+    shortest = min(stage.epochs for stage in stages_of(config))
+    if config.warmup_epochs >= shortest:
+        where = "a stage has" if first else "the run has"
+        raise ValueError(f"--warmup-epochs is {config.warmup_epochs}; it must be below the {shortest} epochs {where}")
+    for milestone in config.milestones if config.lr_schedule == "step" and config.warmup_epochs else ():
+        if milestone <= stage_at(config, milestone).start + config.warmup_epochs:
+            raise ValueError(f"--milestones {milestone} lies within the {config.warmup_epochs} --warmup-epochs")
 
 
-def _add_data_flags(group) -> None:
-    group.add_argument("--dataset", help=", ".join(DATASETS))
-    group.add_argument("--data-dir", metavar="DIR", help="default: data")
-    group.add_argument("--img-size", type=int, metavar="PIXELS", help="default: the network's own")
-    group.add_argument("--normalize", metavar="PRESET", help=", ".join(PRESETS))
-    group.add_argument("--mean", type=float, nargs="+", help="instead of a preset, for pixels in 0 to 1")
-    group.add_argument("--std", type=float, nargs="+")
-    group.add_argument("--augment", help=", ".join(AUGMENTATIONS))
-    group.add_argument("-j", "--workers", type=int, help="processes that decode a set too large for memory")
+def whole_epochs(flags: dict[str, Any], epochs: int) -> dict[str, Any]:
+    """``flags`` with what is a share of the epochs as a number of epochs."""
 
+    def whole(value: int | float) -> int:
+        return round(value * epochs) if isinstance(value, float) else value
 
-def _add_training_flags(group) -> None:
-    group.add_argument("--epochs", type=int)
-    group.add_argument("-b", "--batch-size", type=int)
-    group.add_argument("--optimizer", help=", ".join(OPTIMIZERS))
-    group.add_argument("--lr", type=float)
-    group.add_argument("--momentum", type=float, help="of sgd and rmsprop")
-    group.add_argument("--weight-decay", "--wd", type=float)
-    group.add_argument("--clip-weights", type=float, metavar="LIMIT", help="of latent weights; 0: none")
-    group.add_argument("--lr-schedule", help=", ".join(LR_SCHEDULES))
-    group.add_argument("--milestones", "--schedule", type=int, nargs="+", metavar="EPOCH", help="implies step")
-    group.add_argument("--gamma", type=float, help="factor of lr at a milestone")
-    group.add_argument("--seed", type=int)
-    group.add_argument("--deterministic", action="store_true", help="bit-exact on a GPU too, at some cost")
-
-
-def _add_run_flags(group) -> None:
-    group.add_argument("--gpu", help='index of the CUDA device, "mps", or "" for the CPU; default: one where present')
-    group.add_argument("--log-path", metavar="DIR", help="default: runs/<arch>-<dataset>-<time>")
-    group.add_argument("--resume", metavar="CHECKPOINT", help="a checkpoint or run directory to continue exactly")
-    group.add_argument(
-        "--evaluate", "--valuate", nargs="?", const="", metavar="CHECKPOINT", help="test a checkpoint, train nothing"
-    )
-    group.add_argument("--export", nargs="?", const="", metavar="FILE", help="ONNX of the best checkpoint; model.onnx")
+    changed = {"stage1_epochs": whole(flags["stage1_epochs"])} if "stage1_epochs" in flags else {}
+    if any(isinstance(value, float) for value in flags.get("milestones", ())):  # few epochs make shares coincide
+        changed["milestones"] = tuple(epoch for epoch in dict.fromkeys(map(whole, flags["milestones"])) if epoch)
+    return {**flags, **changed}
 
 
 def parse_flags(argv: Sequence[str] | None = None, description: str | None = None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 import quantize
 
-from .metrics import Metrics
+from .report import EpochReport
 
 
 def progress(batches: Iterable, total: int, title: str) -> Iterable:
@@ -20,14 +20,15 @@ def complexity_lines(cost: quantize.Summary) -> list[str]:
     return [*cost.ptflops_lines(), *cost.binary_lines()]
 
 
-def epoch_lines(epoch: int, epochs: int, lr: float, train: Metrics, test: Metrics, best_acc1: float) -> list[str]:
-    """The ``Train:`` and the ``Test:`` line."""
-    count = f"[{epoch:{len(str(epochs))}}/{epochs}]"
+def epoch_lines(report: EpochReport, epochs: int) -> list[str]:
+    """The ``Train:`` and the ``Test:`` line of one of ``epochs`` epochs."""
+    train, test = report.train, report.test
+    count = f"[{report.epoch:{len(str(epochs))}}/{epochs}]"
+    best = "with float weights (stage 1)" if report.float_weights else f"best {report.best_acc1:.2f}%"
     return [
-        f"Train: {count}  loss {train.loss:.4f}  top-1 {train.top1:6.2f}%  lr {lr:.3g}  time {train.seconds:.1f}s  "
-        f"load_time {train.load_share:.0%}  {train.images_per_second:,.0f} images/s",
-        f"Test:  {count}  loss {test.loss:.4f}  top-1 {test.top1:6.2f}%  best {best_acc1:.2f}%  "
-        f"time {test.seconds:.1f}s",
+        f"Train: {count}  loss {train.loss:.4f}  top-1 {train.top1:6.2f}%  lr {report.lr:.3g}  "
+        f"time {train.seconds:.1f}s  load_time {train.load_share:.0%}  {train.images_per_second:,.0f} images/s",
+        f"Test:  {count}  loss {test.loss:.4f}  top-1 {test.top1:6.2f}%  {best}  time {test.seconds:.1f}s",
     ]
 
 

@@ -1,41 +1,23 @@
-"""How a network is trained when the command line does not say: one table, read top to bottom.
+"""How a network is trained when the command line does not say.
 
-A run takes the recipe of its network, then the changes for its dataset, then the flags that were given.
+A run takes the recipe of its network (training/recipes/), then the changes for its dataset, then the flags
+that were given. With ``--recipe`` it takes that recipe and the flags.
 """
 
-import dataclasses
 from typing import Any
 
 import models
 
 from .data import get_dataset
 
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """Defaults of the flags of the same names; ``milestones`` are shares of the epochs."""
-
-    epochs: int
-    batch_size: int
-    optimizer: str
-    lr: float
-    weight_decay: float = 0.0
-    lr_schedule: str = "step"
-    milestones: tuple[float, ...] = (0.5, 0.75)
-
-
-# Reaches 99.30% on MNIST (99.55% in float). The reference takes 60 epochs, x0.1 every 15, for 99.23%.
-_LENET5 = Recipe(30, 128, "adam", 0.01, lr_schedule="cosine")
-# The reference recipe of XNOR network in network on CIFAR-10.
-_NIN = Recipe(320, 128, "adam", 0.01, weight_decay=1e-5, milestones=(0.375, 0.625, 0.75, 0.875))
-
-RECIPES: dict[str, Recipe] = {"lenet5": _LENET5, "nin": _NIN, "nin_gc": _NIN}
-OTHER_NETWORKS = Recipe(100, 128, "adam", 0.001, lr_schedule="cosine")
+RECIPES = {"lenet5": "lenet5", "nin": "adam-steps", "nin_gc": "adam-steps"}
+OTHER_NETWORKS = "adam-cosine"
 
 DATASET_CHANGES: dict[str, dict[str, Any]] = {
     "digits": {"epochs": 8, "batch_size": 32, "lr_schedule": "cosine"},  # 1,442 images
 }
 
+MILESTONES = (0.5, 0.75)  # of --lr-schedule step alone, as shares of the epochs
 
 FLOAT_SCHEMES = ("none", "float")  # --scheme none: the float twin of the same layout
 
@@ -64,16 +46,19 @@ def effective_scheme(arch: str, scheme: str | None = None) -> str | None:
     return None if scheme in FLOAT_SCHEMES else scheme
 
 
+def default_recipe(arch: str) -> str:
+    """The recipe of a network. Raises ValueError for an unknown name."""
+    return RECIPES.get(models.resolve(arch).arch, OTHER_NETWORKS)
+
+
 def default_flags(arch: str, dataset: str, img_size: int | None = None, scheme: str | None = None) -> dict[str, Any]:
-    """Values of the flags for ``arch`` on ``dataset``. Raises ValueError for an unknown name."""
+    """Flags that recipes leave open, for ``arch`` on ``dataset``. Raises ValueError for an unknown name."""
     network, images = models.resolve(arch), get_dataset(dataset)
-    recipe = dataclasses.asdict(RECIPES.get(network.arch, OTHER_NETWORKS))
     pictures = images.load is None and max(input_size(arch, dataset, img_size)) > LARGE_PICTURES
     name = (effective_scheme(arch, scheme) or "").partition(":")[0]
     return {
-        **recipe,
         "augment": "resized_crop" if pictures else images.augmentation,
         "keep_float": network.keep_float,
         "clip_weights": 1.0 if name in CLIPPED_SCHEMES else 0.0,
-        **DATASET_CHANGES.get(dataset, {}),
+        "milestones": MILESTONES,
     }

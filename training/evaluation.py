@@ -17,6 +17,7 @@ from .engine import evaluate
 from .errors import RunStopped
 from .metrics import Metrics
 from .model import ModelInfo, load_model
+from .objective import LOSSES
 from .session import Session, check_same_classes, refuse_contradictions
 
 ONNX = "model.onnx"  # where --export names no file
@@ -68,10 +69,10 @@ def evaluate_checkpoint(flags: dict[str, Any]) -> Metrics:
     if path is None:
         raise ValueError("--evaluate names no checkpoint; write --evaluate CHECKPOINT")
     file = find_checkpoint(path, BEST)
-    model, info, data, _ = open_checkpoint(file, flags)
+    model, info, data, config = open_checkpoint(file, flags)
     images, _ = next(iter(data.test))
     say(*complexity_lines(quantize.summary(model, images[:1])))
-    result = evaluate(model, data.test)
+    result = evaluate(model, data.test, LOSSES[config.loss])
     say(f"Test:  loss {result.loss:.4f}  top-1 {result.top1:6.2f}%  {result.images:,} images")
     say(f"best_acc1: {result.top1:.2f}", f"checkpoint_path: {file}")
     if "export" in flags:  # not where the run itself was to export

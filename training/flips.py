@@ -10,7 +10,8 @@ from quantize.ste import sign
 class FlipRates:
     """The share of each binary layer's weights whose sign has changed since it was last asked.
 
-    The sign is that of the weight the layer computes with (XNOR-Net's is centred), +1 for 0.
+    The sign is that of the weight the layer computes with (XNOR-Net's is centred), +1 for 0. Where a training
+    stage has it compute with float weights, it is the sign they will have.
     """
 
     def __init__(self, model: nn.Module):
@@ -20,7 +21,8 @@ class FlipRates:
     @torch.no_grad()
     def _bits(self) -> dict[str, Tensor]:
         # Ask in evaluation mode: a stochastic scheme draws its signs in training.
-        return {name: sign(layer.quantized_weight().values) > 0 for name, layer in self.layers.items()}
+        weights = {name: layer.scheme.weight(layer.float_filters(), layer) for name, layer in self.layers.items()}
+        return {name: sign(weight.values) > 0 for name, weight in weights.items()}
 
     def update(self) -> dict[str, float]:
         """Layer name -> share in 0 to 1."""

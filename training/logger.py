@@ -7,9 +7,13 @@ import quantize
 from .checkpoint import BEST, LAST
 from .console import complexity_lines, epoch_lines, say
 from .environment import describe
+from .flips import FlipRates
+from .health import HealthWatch, measure_health
 from .metrics import Metrics
+from .report import EpochReport
 from .runlog import RunLog, read_log
 from .session import Session
+from .stages import Stage
 from .tensorboard import TensorBoardLog
 
 
@@ -18,9 +22,12 @@ class RunLogger:
 
     def __init__(self, session: Session):
         self.session = session
-        cost = cost_of(session)
+        self.images, _ = next(iter(session.data.test))  # the batch that the layers' health is measured on
+        self.flips = FlipRates(session.model.eval())
+        self.watch = HealthWatch(len(self.flips.layers), unchanged_layers(session))
+        cost = quantize.summary(session.model, self.images[:1])
         self.log = RunLog(session.run_dir, session.epoch)
-        self.curves = TensorBoardLog(session.run_dir, session.config, session.model, session.epoch)
+        self.curves = TensorBoardLog(session.run_dir, session.config, self.flips.layers, session.epoch)
         totals = ("macs", "binary_macs", "parameters", "float_bytes", "packed_bytes")
         self.log.write(
             "run",
@@ -39,17 +46,23 @@ class RunLogger:
     def __exit__(self, kind, error, traceback) -> None:
         self.curves.close()
 
-    def epoch(self, epoch: int, lr: float, train: Metrics, test: Metrics) -> None:
-        """Report ``epoch`` epochs done, the last one at learning rate ``lr``."""
-        best = self.session.best_acc1
-        self.log.write("epoch", epoch=epoch, lr=lr, train=dataclasses.asdict(train), test=dataclasses.asdict(test))
-        self.curves.epoch(epoch, lr, train, test, best)
-        say(*epoch_lines(epoch, self.session.config.epochs, lr, train, test, best))
+    def epoch(self, stage: Stage, lr: float, train: Metrics, test: Metrics) -> None:
+        """Report the epoch that the session has done, in ``stage`` at learning rate ``lr``."""
+        epoch, best = self.session.epoch, self.session.best_acc1
+        flips, health = self.flips.update(), measure_health(self.session.model, self.images)
+        warnings = self.watch.epoch(health, flips)
+        report = EpochReport(epoch, lr, stage.float_weights, train, test, best, flips, health)
+        plain = {name: dataclasses.asdict(metrics) for name, metrics in (("train", train), ("test", test))}
+        state = {"float_weights": stage.float_weights, "unchanged": self.watch.unchanged}
+        self.log.write("epoch", epoch=epoch, lr=lr, **plain, **state)
+        self.curves.epoch(report)
+        say(*epoch_lines(report, self.session.config.epochs), *warnings)
 
     def finish(self) -> None:
         """Report the end of the run."""
         epochs = [entry for entry in read_log(self.session.run_dir) if entry["kind"] == "epoch"]
-        best = max(epochs, key=lambda entry: entry["test"]["top1"])  # the first of equals
+        whole = [entry for entry in epochs if not entry.get("float_weights")]
+        best = max(whole, key=lambda entry: entry["test"]["top1"])  # the first of equals
         checkpoint = str(self.session.run_dir / BEST)
         self.log.write(
             "result",
@@ -60,13 +73,13 @@ class RunLogger:
             checkpoint=checkpoint,
         )
         self.curves.finish()
-        say(f"best_acc1: {self.session.best_acc1:.2f}", f"checkpoint_path: {checkpoint}")
+        say(*self.watch.result(), f"best_acc1: {self.session.best_acc1:.2f}", f"checkpoint_path: {checkpoint}")
 
 
-def cost_of(session: Session) -> quantize.Summary:
-    """What one image costs."""
-    images, _ = next(iter(session.data.test))
-    return quantize.summary(session.model, images[:1])
+def unchanged_layers(session: Session) -> list[str] | None:
+    """Where a run is continued: the binary layers none of whose weights had changed its sign, as its log has them."""
+    done = [entry for entry in read_log(session.run_dir) if entry.get("epoch") == session.epoch]
+    return done[0].get("unchanged", []) if done else [] if session.epoch else None
 
 
 def run_line(session: Session) -> str:

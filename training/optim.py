@@ -1,27 +1,52 @@
 """torch's optimizers and learning-rate schedules by name."""
 
 from torch import nn, optim
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    ExponentialLR,
+    LinearLR,
+    LRScheduler,
+    MultiStepLR,
+    SequentialLR,
+)
 
 import quantize
 
+from .stages import Stage
+
 OPTIMIZERS = {"adam": optim.Adam, "adamw": optim.AdamW, "rmsprop": optim.RMSprop, "sgd": optim.SGD}
-LR_SCHEDULES = ("step", "cosine")
+LR_SCHEDULES = ("step", "cosine", "linear", "exponential")
 
 
-def create_optimizer(config, model: nn.Module) -> optim.Optimizer:
+def create_optimizer(config, model: nn.Module, stage: Stage) -> optim.Optimizer:
     """``config.optimizer`` over all trainable parameters; clips latent weights where the configuration says so."""
     options = {"lr": config.lr}
     if config.optimizer in ("sgd", "rmsprop"):
         options["momentum"] = config.momentum
-    optimizer = OPTIMIZERS[config.optimizer](quantize.param_groups(model, config.weight_decay), **options)
+    optimizer = OPTIMIZERS[config.optimizer](quantize.param_groups(model, stage.weight_decay), **options)
     if config.clip_weights:
         quantize.clip_after_step(optimizer, model, config.clip_weights)
     return optimizer
 
 
-def create_scheduler(config, optimizer: optim.Optimizer) -> LRScheduler:
-    """``config.lr_schedule``, stepped once an epoch: x gamma at the milestones, or a cosine to zero."""
+def create_scheduler(config, optimizer: optim.Optimizer, stage: Stage) -> LRScheduler:
+    """``config.lr_schedule`` over the epochs of a stage, stepped once an epoch.
+
+    ``--warmup-epochs`` N come first: lr/(N+1), 2 lr/(N+1), ... Then "step" is x gamma at the milestones that lie in
+    the stage, "cosine" and "linear" fall to zero, "exponential" to gamma times lr.
+    """
+    warmup = config.warmup_epochs
+    start, epochs = stage.start + warmup, stage.epochs - warmup
     if config.lr_schedule == "cosine":
-        return CosineAnnealingLR(optimizer, T_max=config.epochs)
-    return MultiStepLR(optimizer, milestones=list(config.milestones), gamma=config.gamma)
+        falling = CosineAnnealingLR(optimizer, T_max=epochs)
+    elif config.lr_schedule == "linear":
+        falling = LinearLR(optimizer, 1.0, 0.0, total_iters=epochs)
+    elif config.lr_schedule == "exponential":
+        falling = ExponentialLR(optimizer, gamma=config.gamma ** (1 / epochs))
+    else:
+        milestones = [epoch - start for epoch in config.milestones if start < epoch]
+        falling = MultiStepLR(optimizer, milestones, gamma=config.gamma)
+    if not warmup:
+        return falling
+    rising = LinearLR(optimizer, 1 / (warmup + 1), total_iters=warmup)
+    return SequentialLR(optimizer, [rising, falling], [warmup])

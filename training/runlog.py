@@ -1,7 +1,9 @@
 """The machine-readable log of a run: ``log.jsonl``, one JSON object a line.
 
 ``{"kind": "run", ...}``     once a start: config, environment (command, machine, versions), cost
-``{"kind": "epoch", ...}``   once an epoch: epoch, lr, train and test (loss, top1, images, seconds, load_seconds)
+``{"kind": "epoch", ...}``   once an epoch: epoch, lr, train and test (loss, top1, images, seconds, load_seconds),
+                            float_weights (in the first of two stages), unchanged (binary layers none of whose
+                            weights has changed its sign so far)
 ``{"kind": "result", ...}``  at the end: best_acc1, best_epoch, last_acc1, seconds of all epochs, checkpoint
 """
 

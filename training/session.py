@@ -13,16 +13,21 @@ from torch.optim.lr_scheduler import LRScheduler
 import quantize
 
 from .checkpoint import BEST, LAST, find_checkpoint, read_checkpoint, restore_rng_state, rng_state
-from .config import TrainConfig
+from .config import TrainConfig, whole_epochs
 from .data import Data, load_data
 from .device import select_device, set_deterministic
+from .distillation import load_teacher
+from .ema import WeightAverage
+from .mixing import Mixing
 from .model import build_model, rebuild
+from .objective import Objective
 from .optim import create_optimizer, create_scheduler
+from .stages import Stage, stage_at
 
 # How a run is started, not what it computes: a resumed run takes these from its own command line.
 OWN_FLAGS = ("resume", "evaluate", "log_path", "gpu", "workers")
 # What a resumed run may change besides.
-FREE_FLAGS = ("epochs", "data_dir", "export")
+FREE_FLAGS = ("epochs", "data_dir", "teacher", "export")
 
 
 @dataclasses.dataclass
@@ -30,8 +35,13 @@ class Session:
     """A run in progress.
 
     Attributes:
+        model: what is trained.
+        average: of its weights, None without ``--ema``.
+        mixing: what training batches go through.
+        objective: the loss of training.
+        optimizer, scheduler: of the stage that ``epoch`` lies in.
         epoch: epochs done.
-        best_acc1: best test accuracy so far in percent, of the weights in ``best.pt``.
+        best_acc1: best test accuracy so far in percent, of the weights in ``best.pt``; None before there is one.
         run_dir: where checkpoints and logs go.
     """
 
@@ -40,11 +50,34 @@ class Session:
     data: Data
     model: nn.Module
     plan: quantize.Plan | None
-    optimizer: Optimizer
-    scheduler: LRScheduler
+    average: WeightAverage | None
+    mixing: Mixing
+    objective: Objective
     run_dir: Path
     epoch: int = 0
-    best_acc1: float = float("-inf")
+    best_acc1: float | None = None
+    optimizer: Optimizer = dataclasses.field(init=False)
+    scheduler: LRScheduler = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        self.start_stage()
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """What is tested and shipped: the averaged weights where there are any."""
+        return self.model if self.average is None else self.average.module
+
+    @property
+    def stage(self) -> Stage:
+        """The stage of the epoch that comes next."""
+        return stage_at(self.config, self.epoch)
+
+    def start_stage(self) -> None:
+        """Give the run the optimizer, the schedule and the kind of weights of its stage."""
+        self.optimizer = create_optimizer(self.config, self.model, self.stage)
+        self.scheduler = create_scheduler(self.config, self.optimizer, self.stage)
+        for model in {self.model, self.evaluated}:
+            quantize.use_float_weights(model, self.stage.float_weights)
 
     def checkpoint(self, acc1: float) -> dict[str, Any]:
         """The contents of a checkpoint (training/checkpoint.py lists them)."""
@@ -53,7 +86,8 @@ class Session:
             "arch": self.config.arch,
             "scheme": self.config.effective_scheme,
             "plan": None if self.plan is None else self.plan.to_list(),
-            "model": self.model.state_dict(),
+            "model": self.evaluated.state_dict(),
+            "trained": None if self.average is None else self.model.state_dict(),
             "classes": self.data.classes,
             "input_size": self.data.input_size,
             "normalization": self.data.normalization._asdict(),
@@ -87,10 +121,19 @@ def setup(config: TrainConfig) -> Session:
         check_same_classes(checkpoint["classes"], data.classes, config.resume)
         model = rebuild(checkpoint, config.resume)
         plan = None if checkpoint["plan"] is None else quantize.Plan.from_list(checkpoint["plan"])
-    model.to(device)
-    optimizer = create_optimizer(config, model)
-    scheduler = create_scheduler(config, optimizer)
-    session = Session(config, device, data, model, plan, optimizer, scheduler, run_dir)
+    teacher = None if config.teacher is None else load_teacher(config.teacher, data, device)
+    session = Session(
+        config=config,
+        device=device,
+        data=data,
+        model=model.to(device),
+        plan=plan,
+        average=WeightAverage(model, config.ema) if config.ema else None,
+        mixing=Mixing(config, len(data.classes), device),
+        objective=Objective(config, teacher),
+        run_dir=run_dir,
+        epoch=0 if checkpoint is None else checkpoint["epoch"],
+    )
     if checkpoint is not None:
         _continue(session, checkpoint)
     make_run_dir(run_dir)
@@ -98,9 +141,11 @@ def setup(config: TrainConfig) -> Session:
 
 
 def _continue(session: Session, checkpoint: dict[str, Any]) -> None:
+    if session.average is not None:  # made from the averaged weights, which the model had until here
+        session.average.n_averaged.fill_(1)  # from the next step on it is a mean, not a copy
+        session.model.load_state_dict(checkpoint["trained"])
     session.optimizer.load_state_dict(checkpoint["optimizer"])
     session.scheduler.load_state_dict(checkpoint["scheduler"])
-    session.epoch = checkpoint["epoch"]
     if (session.run_dir / BEST).is_file():
         session.best_acc1 = checkpoint["best_acc1"]
     restore_rng_state(checkpoint["rng"])  # last: everything above may draw
@@ -172,9 +217,10 @@ def config_from_flags(flags: dict[str, Any]) -> TrainConfig:
     checkpoint = read_checkpoint(path)
     saved = checkpoint["config"]
     free = OWN_FLAGS + FREE_FLAGS
-    if saved["lr_schedule"] == "cosine":  # laid out over its epochs
+    if saved["lr_schedule"] != "step":  # the others are laid out over their epochs
         free = tuple(name for name in free if name != "epochs")
-    refuse_contradictions(path, saved, {name: value for name, value in flags.items() if name not in free})
+    given = whole_epochs(flags, flags.get("epochs", saved["epochs"]))
+    refuse_contradictions(path, saved, {name: value for name, value in given.items() if name not in free})
     config = TrainConfig.create(**{**saved, **flags})
     if checkpoint["epoch"] >= config.epochs:
         raise ValueError(f"{path!r} has all {config.epochs} epochs; nothing is left to train")

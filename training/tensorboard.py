@@ -3,11 +3,10 @@
 import dataclasses
 from pathlib import Path
 
-from torch import nn
+from quantize import BinaryLayer
 
 from .config import TrainConfig
-from .flips import FlipRates
-from .metrics import Metrics
+from .report import EpochReport
 
 # The columns of the HPARAMS tab, and the curve that is its metric.
 HPARAMS = (
@@ -21,44 +20,53 @@ HPARAMS = (
     "weight_decay",
     "lr_schedule",
     "augment",
+    "recipe",
+    "loss",
+    "stage1_epochs",
+    "ema",
     "seed",
 )
 METRIC = "best_acc1"
 
 
 class TensorBoardLog:
-    """Writes ``loss/*``, ``top1/*``, ``lr``, ``images_per_second``, ``flip_rate/<layer>``,
+    """Writes ``loss/*``, ``top1/*``, ``lr``, ``images_per_second``, ``flip_rate/<layer>``, ``health/<layer>/*``,
     ``weight/<layer>`` (histogram of the latent weights) and the hyperparameters with ``best_acc1``.
     """
 
-    def __init__(self, run_dir: Path, config: TrainConfig, model: nn.Module, epochs_done: int):
+    def __init__(self, run_dir: Path, config: TrainConfig, layers: dict[str, BinaryLayer], epochs_done: int):
         from torch.utils.tensorboard import SummaryWriter
         from torch.utils.tensorboard.summary import hparams
 
-        self.writer = SummaryWriter(str(run_dir), purge_step=epochs_done + 1 if epochs_done else None)
-        self.flips = FlipRates(model.eval())
-        values = dataclasses.asdict(config) | {"scheme": config.effective_scheme or "none"}
+        # Later points, left by a run that was cut, give way. From the start: a run's first mark hides nothing.
+        self.writer = SummaryWriter(str(run_dir), purge_step=epochs_done + 1)
+        self.layers = layers
+        values = dataclasses.asdict(config) | {"scheme": config.effective_scheme}
+        shown = {name: "none" if values[name] is None else values[name] for name in HPARAMS}
         # SummaryWriter.add_hparams would open a second run, in a directory of its own.
-        experiment, start, self.end = hparams({name: values[name] for name in HPARAMS}, {METRIC: 0.0})
+        experiment, start, self.end = hparams(shown, {METRIC: 0.0})
         for summary in (experiment, start):
             self.writer.file_writer.add_summary(summary)
 
-    def epoch(self, epoch: int, lr: float, train: Metrics, test: Metrics, best_acc1: float) -> None:
-        """One point of each curve, after ``epoch`` epochs."""
+    def epoch(self, report: EpochReport) -> None:
+        """One point of each curve."""
         scalars = {
-            "loss/train": train.loss,
-            "loss/test": test.loss,
-            "top1/train": train.top1,
-            "top1/test": test.top1,
-            "lr": lr,
-            "images_per_second": train.images_per_second,
-            METRIC: best_acc1,
+            "loss/train": report.train.loss,
+            "loss/test": report.test.loss,
+            "top1/train": report.train.top1,
+            "top1/test": report.test.top1,
+            "lr": report.lr,
+            "images_per_second": report.train.images_per_second,
         }
-        scalars |= {f"flip_rate/{layer}": rate for layer, rate in self.flips.update().items()}
+        if report.best_acc1 is not None:
+            scalars[METRIC] = report.best_acc1
+        scalars |= {f"flip_rate/{layer}": rate for layer, rate in report.flip_rates.items()}
+        for layer, health in report.health.items():
+            scalars |= {f"health/{layer}/{name}": value for name, value in dataclasses.asdict(health).items()}
         for tag, value in scalars.items():
-            self.writer.add_scalar(tag, value, epoch)
-        for name, layer in self.flips.layers.items():
-            self.writer.add_histogram(f"weight/{name}", layer.weight.detach(), epoch)
+            self.writer.add_scalar(tag, value, report.epoch)
+        for name, layer in self.layers.items():
+            self.writer.add_histogram(f"weight/{name}", layer.weight.detach(), report.epoch)
         self.writer.flush()
 
     def finish(self) -> None:

@@ -1,0 +1,36 @@
+"""An exponential moving average of a model's weights, which is what is evaluated and shipped."""
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from quantize import BinaryLayer
+
+
+class WeightAverage(AveragedModel):
+    """``average <- decay * average + (1 - decay) * weights`` after each step, from the first step's weights on.
+
+    The statistics of batch norm are averaged too; whole numbers (its counter) are those of the model.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        super().__init__(model, multi_avg_fn=_average(decay), use_buffers=True)
+        self.module.requires_grad_(False).eval()
+
+    def update_parameters(self, model: nn.Module) -> None:
+        super().update_parameters(model)
+        for own, layer in zip(self.module.modules(), model.modules(), strict=True):
+            if isinstance(layer, BinaryLayer):  # the first batch has given the model's thresholds their values
+                own.threshold_pending = layer.threshold_pending
+
+
+def _average(decay: float):
+    floating = get_ema_multi_avg_fn(decay)
+
+    def update(averages: list[Tensor], values: list[Tensor], count: Tensor) -> None:
+        if averages[0].is_floating_point():
+            floating(averages, values, count)
+        else:
+            torch._foreach_copy_(averages, values)
+
+    return update
