@@ -121,7 +121,7 @@ def packed_weight_bytes(layer: BinaryLayer) -> int:
     if layer.scheme.weight_bits >= 32:
         return layer.weight.numel() * layer.weight.element_size()
     filters = layer.to_filters(layer.weight)
-    scale = layer.quantized_weight().scale
+    scale = layer.scheme.weight(layer.float_filters(), layer).scale
     learned = {p.untyped_storage().data_ptr() for p in layer.parameters()}  # counted as parameters already
     computed = scale is not None and scale.untyped_storage().data_ptr() not in learned
     scale_bytes = scale.numel() * scale.element_size() if computed else 0
