@@ -88,7 +88,7 @@ class Plan(Sequence[LayerPlan]):
         return cls(LayerPlan(**{key: _hashable(value) for key, value in row.items()}) for row in rows)
 
     def __str__(self) -> str:
-        header = ("layer", "type", "weight", "becomes", "threshold", "why", "warning")
+        header: tuple[str, ...] = ("layer", "type", "weight", "becomes", "threshold", "why", "warning")
         rows = [
             (
                 r.name or "(model)",
@@ -101,6 +101,8 @@ class Plan(Sequence[LayerPlan]):
             )
             for r in self.rows
         ]
+        if not any(r.warning for r in self.rows):
+            header, rows = header[:-1], [row[:-1] for row in rows]
         table = format_table(header, rows)
         return f"{table}\n{len(self.binary)} of {len(self.rows)} layers become binary"
 

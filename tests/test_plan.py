@@ -92,9 +92,12 @@ def test_thresholds_of_other_kinds():
 def test_the_table():
     text = str(quantize.plan(cnn(), "xnor:center=false", IMAGE))
     lines = text.splitlines()
-    assert lines[0].split() == ["layer", "type", "weight", "becomes", "threshold", "why", "warning"]
+    assert lines[0].split() == ["layer", "type", "weight", "becomes", "threshold", "why"]
     assert lines[2].split() == ["stem", "Conv2d", "8x3x3x3", "float", "-", "first", "layer"]
     assert lines[3].split() == ["block1.0", "Conv2d", "8x8x3x3", "xnor:center=False", "0", "scheme"]
+    warned = str(quantize.plan(cnn(), "xnor:center=false", IMAGE, min_fan_in=1000)).splitlines()
+    assert warned[0].split()[-1] == "warning"
+    assert "fan-in" in warned[3]
     assert lines[-1] == "5 of 7 layers become binary"
     assert "(model)" in str(quantize.plan(nn.Linear(3, 2), "bnn", keep_float=()))
 
