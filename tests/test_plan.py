@@ -90,7 +90,7 @@ def test_thresholds_of_other_kinds():
 
 
 def test_the_table():
-    text = str(quantize.plan(cnn(), "xnor:center=false", IMAGE))
+    text = str(quantize.plan(cnn(), "xnor:center=false", IMAGE, min_fan_in=0))
     lines = text.splitlines()
     assert lines[0].split() == ["layer", "type", "weight", "becomes", "threshold", "why"]
     assert lines[2].split() == ["stem", "Conv2d", "8x3x3x3", "float", "-", "first", "layer"]
