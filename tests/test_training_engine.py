@@ -3,53 +3,16 @@
 import itertools
 import math
 import re
-import shutil
 
 import pytest
 import torch
+from cut_runs import assert_resumes_exactly, assert_same, assert_same_run, train_with_cuts
 from tiny_runs import epochs_of, tiny_flags, train
 from torch.nn import functional as F
 
 import training
 from training import checkpoint as checkpoints
-from training import engine
 from training.nonfinite import first_nonfinite
-
-
-def assert_same(a, b):
-    """Bit for bit, through dicts and lists."""
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b)
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert_same(a[key], b[key])
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b)
-        for x, y in zip(a, b, strict=True):
-            assert_same(x, y)
-    else:
-        assert a == b
-
-
-def assert_same_run(one, other):
-    for name in ("last.pt", "best.pt"):
-        a, b = (torch.load(run / name, weights_only=True) for run in (one, other))
-        for key in ("model", "optimizer", "scheduler", "rng", "epoch", "acc1", "best_acc1"):
-            assert_same(a[key], b[key])
-
-
-@pytest.fixture
-def cuts(monkeypatch, tmp_path):
-    """Run directories as they were after each epoch."""
-
-    def save_and_copy(session, acc1, best):
-        save(session, acc1, best)
-        shutil.copytree(session.run_dir, tmp_path / f"cut{session.epoch}")
-
-    save = engine.save
-    monkeypatch.setattr(engine, "save", save_and_copy)
-    return tmp_path
 
 
 def test_training_learns(tmp_path):
@@ -74,17 +37,8 @@ def test_training_learns(tmp_path):
     ],
     ids=["adam", "sgd", "stochastic", "annealed", "float"],
 )
-def test_a_run_cut_at_any_epoch_and_resumed_equals_the_uncut_one(cuts, monkeypatch, flags):
-    train(cuts / "uncut", epochs=4, augment="crop_flip", **flags)
-    monkeypatch.undo()
-    for epoch in (1, 2, 3):
-        torch.manual_seed(1000 + epoch)  # another process has another random state
-        run = cuts / f"cut{epoch}"
-        session = training.setup(training.config_from_flags({"resume": str(run), "gpu": ""}))
-        assert session.epoch == epoch
-        training.fit(session)
-        assert_same_run(run, cuts / "uncut")
-        assert epochs_of(run) == epochs_of(cuts / "uncut")
+def test_a_run_cut_at_any_epoch_and_resumed_equals_the_uncut_one(tmp_path, flags):
+    assert_resumes_exactly(tmp_path, **flags)
 
 
 def test_a_run_interrupted_within_an_epoch_resumes_exactly(tmp_path, monkeypatch):
@@ -108,11 +62,10 @@ def test_a_run_interrupted_within_an_epoch_resumes_exactly(tmp_path, monkeypatch
     assert_same_run(tmp_path / "cut", tmp_path / "uncut")
 
 
-def test_a_resumed_run_without_its_best_checkpoint_makes_a_new_one(cuts, monkeypatch):
-    train(cuts / "uncut", epochs=3)
-    monkeypatch.undo()
-    target = cuts / "elsewhere"
-    flags = {"resume": str(cuts / "cut1" / "last.pt"), "log_path": str(target), "gpu": ""}
+def test_a_resumed_run_without_its_best_checkpoint_makes_a_new_one(tmp_path):
+    train_with_cuts(tmp_path, epochs=3)
+    target = tmp_path / "elsewhere"
+    flags = {"resume": str(tmp_path / "cut1" / "last.pt"), "log_path": str(target), "gpu": ""}
     session = training.setup(training.config_from_flags(flags))
     training.fit(session)
     assert session.best_acc1 == max(entry["test"]["top1"] for entry in epochs_of(target))
