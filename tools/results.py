@@ -3,111 +3,184 @@
     python tools/results.py                        from the logs kept in READMEs/runs/
     python tools/results.py --add runs/NAME ...    keep the logs of these runs there first
 
-Each row of the tables comes from one run's log.jsonl: nothing is typed in by hand.
+Each figure of ours comes from a run's log.jsonl: nothing is typed in by hand. Each target of
+tools/reproduce.py has a row, also one that was not run; other runs follow.
 """
 
 import argparse
-import shutil
+import datetime
+import json
+import re
+import shlex
 import sys
-from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from training.runlog import read_log  # noqa: E402
+from tools.jobs import ALL, Job, Target
+from tools.targets import JPEG, JPEG_OF, SECTIONS
+from training.runlog import FILE, read_log
 
-ROOT = Path(__file__).resolve().parent.parent
-KEPT = ROOT / "READMEs" / "runs"
-PAGE = ROOT / "READMEs" / "results.md"
+READMES = Path(__file__).resolve().parent.parent / "READMEs"
 
 HEADER = """# Results
 
-Written by `python tools/results.py` from the logs in `READMEs/runs/`, one row a run. Accuracy is top-1 on
-the test set, of the best epoch and of the last one. Time is training and testing, all epochs.
+Written by `python tools/results.py` from the logs in `READMEs/runs/`. `python tools/reproduce.py NAME` runs a row;
+so does its command, with `--data-dir` for the place of the data.
+
+Accuracy is top-1 on the test set in percent: *published*, *ours* (the best epoch), *last* (the last epoch), *float*
+(our float network to compare with, after as many epochs; its own row says how it was trained). *epochs* "20 of 200"
+is a shorter budget than the row's. Time is training and testing of all epochs. MACs are those of one image. *packed
+bytes* are those of the parameters, 1 bit a binary weight.
+"""
+JPEG_NOTE = f"""The targets of {JPEG_OF} on JPEG copies of its images. The artefacts cost accuracy: no published figure
+compares, only a float network trained on the same files.
 """
 
-COLUMNS = ("network", "scheme", "best", "last", "epochs", "time", "parameters", "MACs", "binary MACs", "packed bytes")
+COLUMNS = (
+    "name", "published", "ours", "last", "float", "epochs", "time", "parameters", "float MACs", "binary MACs",
+    "packed bytes", "date", "machine", "command",
+)  # fmt: skip
+NOT_RUN = "not run"
+
+# What a log knows of places on the machine of its run: flags, which all take a value, and fields.
+PLACE_FLAGS = ("--data-dir", "--log-path", "--resume")
+PLACES = ("data_dir", "log_path", "resume", "export", "evaluate", "checkpoint")
+
+
+def without_places(entry: Any) -> Any:
+    """A log's entry, or a part of one, with places as None, and of other absolute paths the last name."""
+    if isinstance(entry, list):
+        return [without_places(part) for part in entry]
+    if isinstance(entry, dict):
+        plain = {key: None if key in PLACES else without_places(value) for key, value in entry.items()}
+        return plain | ({"command": without_place_flags(entry["command"])} if "command" in entry else {})
+    return Path(entry).name if isinstance(entry, str) and Path(entry).is_absolute() else entry
+
+
+def without_place_flags(command: str) -> str:
+    """A command line without the flags that name places, as "--flag value" or "--flag=value"."""
+    words = shlex.split(command)
+    dropped = {i + k for i, word in enumerate(words) if word in PLACE_FLAGS for k in (0, 1)}
+    dropped |= {i for i, word in enumerate(words) if word.startswith(tuple(f"{flag}=" for flag in PLACE_FLAGS))}
+    return shlex.join(without_places([word for i, word in enumerate(words) if i not in dropped]))
 
 
 def read_run(log_dir: Path) -> dict[str, Any]:
-    """The facts of one finished run, by kind: ``run``, ``result`` and the number of epochs.
+    """A finished run: the last entry of each kind, its "name", and the "command" that started it.
 
     Raises ValueError for a log without a result.
     """
-    entries = {entry["kind"]: entry for entry in read_log(log_dir)}
+    log = [without_places(entry) for entry in read_log(log_dir)]
+    entries = {entry["kind"]: entry for entry in log}
     if "result" not in entries:
         raise ValueError(f"the run in {str(log_dir)!r} is not finished; continue it with trainer_exp.py --resume")
-    return {**entries, "name": log_dir.name}
+    command = next(entry["environment"]["command"] for entry in log if entry["kind"] == "run")
+    return {**entries, "name": log_dir.resolve().name, "command": command}
 
 
-def keep(run_dir: Path) -> None:
-    """Copy a finished run's log to where the page is made from."""
-    read_run(run_dir)
-    target = KEPT / run_dir.resolve().name
+def keep(run_dir: Path, folder: Path = READMES, name: str | None = None) -> None:
+    """Copy a finished run's log, without places, to ``folder``/runs/``name``. Raises ValueError without a result."""
+    target = folder / "runs" / (name or read_run(run_dir)["name"])
+    lines = [json.dumps(without_places(entry)) + "\n" for entry in read_log(run_dir)]
     target.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(run_dir / "log.jsonl", target / "log.jsonl")
+    (target / FILE).write_text("".join(lines))
 
 
-def row(run: dict[str, Any]) -> tuple[str, ...]:
-    config, cost, result = run["run"]["config"], run["run"]["cost"], run["result"]
-    minutes = result["seconds"] / 60
-    return (
-        config["arch"],
-        run["run"]["scheme"] or "float",
-        f"{result['best_acc1']:.2f}%",
-        f"{result['last_acc1']:.2f}%",
-        str(config["epochs"]),
-        f"{minutes:.0f} min",
-        f"{cost['parameters']:,}",
-        f"{cost['macs'] / 1e6:.2f} M",
-        f"{cost['binary_macs'] / 1e6:.2f} M",
-        f"{cost['packed_bytes']:,}",
-    )
+def kept_job(target: Target, jpeg: bool, runs: Mapping[str, Any]) -> Job:
+    """The longest run of a target that is kept, else the whole target."""
+    whole = Job(target, jpeg)
+    lengths = (re.fullmatch(rf"{re.escape(whole.name)}_(\d+)epochs", name) for name in runs)
+    jobs = [Job(target, jpeg, int(match[1])) for match in lengths if match]
+    return max(jobs, key=lambda job: job.epochs) if jobs and whole.name not in runs else whole
 
 
-def command(run: dict[str, Any]) -> str:
-    """The run's command line without the places of its files, which are the machine's own."""
-    words = run["run"]["environment"]["command"].split()
-    places = {i + k for i, word in enumerate(words) if word in ("--data-dir", "--log-path") for k in (0, 1)}
-    return " ".join(word for i, word in enumerate(words) if i not in places)
+def figures(run: dict[str, Any]) -> dict[str, str]:
+    """The cells of a row that come from the log."""
+    config, cost, environment = (run["run"][key] for key in ("config", "cost", "environment"))
+    result = run["result"]
+    return {
+        "ours": f"{result['best_acc1']:.2f}",
+        "last": f"{result['last_acc1']:.2f}",
+        "epochs": str(config["epochs"]),
+        "time": str(datetime.timedelta(seconds=round(result["seconds"]))),
+        "parameters": f"{cost['parameters']:,}",
+        "float MACs": f"{cost['macs'] / 1e6:.2f} M",
+        "binary MACs": f"{cost['binary_macs'] / 1e6:.2f} M",
+        "packed bytes": f"{cost['packed_bytes']:,}",
+        "date": environment["date"][:10],
+        "machine": machine(environment),
+        "command": f"`{run['command']}`",
+    }
 
 
-def section(dataset: str, runs: list[dict[str, Any]]) -> str:
-    rows = sorted((row(run) for run in runs), key=lambda r: (r[0], r[1] != "float", r[1]))
-    table = "\n".join("| " + " | ".join(cells) + " |" for cells in (COLUMNS, ["---"] * len(COLUMNS), *rows))
-    details = "\n".join(f"* `{command(run)}`, {machine(run)}" for run in runs)
-    return f"## {dataset}\n\n{table}\n\n{details}\n"
+def machine(environment: Mapping[str, Any]) -> str:
+    """What computed, and the versions."""
+    threads = environment["threads"]
+    cpu = f"{environment['cpu']}, {threads} thread{'' if threads == 1 else 's'}"
+    versions = ", ".join(f"{name} {environment['versions'][name]}" for name in ("xnorkit", "torch"))
+    return f"{cpu if environment['device'] == 'cpu' else environment['device']}; {versions}"
 
 
-def machine(run: dict[str, Any]) -> str:
-    env = run["run"]["environment"]
-    versions = ", ".join(f"{name} {env['versions'][name]}" for name in ("xnorkit", "torch", "python"))
-    return f"{env['date'][:10]}, {env['device']} ({env['cpu']}, {env['threads']} threads), {versions}"
+def target_row(target: Target, jpeg: bool, runs: Mapping[str, Any]) -> dict[str, str]:
+    """The row of a target, run or not. Raises ValueError where the log under its name is of another run."""
+    job = kept_job(target, jpeg, runs)
+    row = {"name": job.name, "ours": NOT_RUN, "last": NOT_RUN, "epochs": str(target.epochs)}
+    if job.name in runs:
+        job.check(runs[job.name]["run"]["config"])
+        row |= figures(runs[job.name])
+        row["epochs"] += f" of {target.epochs}" if job.epochs else ""
+    if target.published and not jpeg:
+        row["published"] = target.published
+    if target.float_twin:
+        twin = Job(ALL[target.float_twin], jpeg, job.epochs).name
+        row["float"] = figures(runs[twin])["ours"] if twin in runs else NOT_RUN
+    return row | {"command": f"`{job.command}`"}
 
 
-def write_page(kept: Path = KEPT, page: Path = PAGE) -> None:
-    """Write the page from all logs under ``kept``. Raises ValueError where there is none."""
-    runs = [read_run(path.parent) for path in sorted(kept.glob("*/log.jsonl"))]
-    if not runs:
-        raise ValueError(f"no logs in {str(kept)!r}; add finished runs with --add runs/NAME")
-    datasets = defaultdict(list)
-    for run in runs:
-        datasets[run["run"]["config"]["dataset"]].append(run)
-    page.write_text("\n".join([HEADER, *(section(name, datasets[name]) for name in sorted(datasets))]))
+def table(rows: Iterable[Mapping[str, str]]) -> str:
+    """GitHub's kind of table; figures are aligned to the right."""
+    align = ["---" if name in ("name", "date", "machine", "command") else "--:" for name in COLUMNS]
+    lines = [COLUMNS, align, *([row.get(name, "") for name in COLUMNS] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def main() -> int:
+def page(runs: Mapping[str, dict[str, Any]]) -> str:
+    """The whole page from runs by name. Raises ValueError for a log that is not of the target whose name it has."""
+    parts, shown = [HEADER], set()
+    for title in (*SECTIONS, JPEG):
+        jpeg = title == JPEG
+        section = JPEG_OF if jpeg else title
+        rows = [target_row(target, jpeg, runs) for target in ALL.values() if target.section == section]
+        shown |= {row["name"] for row in rows}
+        parts += [f"## {title}\n", *([JPEG_NOTE] if jpeg else []), table(rows)]
+    others = [{"name": name} | figures(run) for name, run in sorted(runs.items()) if name not in shown]
+    return "\n".join([*parts, *(["## Other runs\n", table(others)] if others else [])])
+
+
+def write_page(folder: Path = READMES) -> Path:
+    """Write ``folder``/results.md from all logs under ``folder``/runs; its path."""
+    runs = {path.parent.name: read_run(path.parent) for path in sorted((folder / "runs").glob(f"*/{FILE}"))}
+    path = folder / "results.md"
+    path.write_text(page(runs))
+    return path
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--add", nargs="+", type=Path, default=[], metavar="RUN", help="run directories to keep")
+    parser.add_argument("--folder", type=Path, default=READMES, metavar="DIR", help="of page and logs: READMEs")
+    flags = parser.parse_args(argv)
     try:
-        for run_dir in parser.parse_args().add:
-            keep(run_dir)
-        write_page()
+        for run_dir in flags.add:
+            keep(run_dir, flags.folder)
+        print(f"wrote {write_page(flags.folder)}")
     except (ValueError, OSError) as error:
-        print(f"tools/results.py: error: {error}", file=sys.stderr)
+        print(f"results: error: {error}", file=sys.stderr)
         return 2
-    print(f"wrote {PAGE.relative_to(ROOT)}")
     return 0
 
 

@@ -1,0 +1,92 @@
+"""A row of tools/targets.py as a run: its name, its flags, and whether a log is one of it."""
+
+import dataclasses
+import shlex
+from typing import Any
+
+from tools.targets import JPEG, JPEG_FLAGS, JPEG_OF, RECIPES, SECTIONS, TARGETS
+from training.config import parse_flags
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """One row of the table.
+
+    Attributes:
+        name: of the target.
+        section: where the results show it.
+        network: flags that name network and scheme.
+        recipe: a key of ``RECIPES``.
+        published: top-1 in percent as text, None where no figure is known.
+        float_twin: the float target to compare with, if any.
+    """
+
+    name: str
+    section: str
+    network: str
+    recipe: str
+    published: str | None
+    float_twin: str | None
+
+    @property
+    def epochs(self) -> int:
+        """Of the whole recipe."""
+        return RECIPES[self.recipe][1]
+
+
+ALL = {row[0]: Target(row[0], section, *row[1:]) for section, rows in TARGETS.items() for row in rows}
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A target to be run.
+
+    Attributes:
+        target: which one.
+        jpeg: on JPEG copies of its images.
+        epochs: of a shorter budget; None: the recipe's.
+    """
+
+    target: Target
+    jpeg: bool = False
+    epochs: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.jpeg and self.target.section != JPEG_OF:
+            raise ValueError(f"target {self.target.name!r} is of {self.target.section}; --jpeg is for {JPEG_OF}")
+        if self.epochs is not None and not 1 <= self.epochs <= self.target.epochs:
+            raise ValueError(f"--epochs is {self.epochs}; target {self.target.name!r} takes 1 to {self.target.epochs}")
+
+    @property
+    def section(self) -> str:
+        return JPEG if self.jpeg else self.target.section
+
+    @property
+    def name(self) -> str:
+        """Of the run's directory; runs on other data or of other length never share one."""
+        short = self.epochs not in (None, self.target.epochs)
+        return self.target.name + ("_jpeg" if self.jpeg else "") + (f"_{self.epochs}epochs" if short else "")
+
+    @property
+    def flags(self) -> list[str]:
+        """Of trainer_exp.py, all but the places of data and run."""
+        recipe, epochs, drops = RECIPES[self.target.recipe]
+        epochs = self.epochs or epochs
+        data = JPEG_FLAGS if self.jpeg else SECTIONS[self.target.section]
+        flags = [*shlex.split(f"{self.target.network} {data} {recipe}"), "--epochs", str(epochs)]
+        milestones = sorted({round(share * epochs) for share in drops} - {0})
+        return flags + (["--milestones", *map(str, milestones)] if milestones else [])
+
+    @property
+    def command(self) -> str:
+        return shlex.join(["python", "trainer_exp.py", *self.flags])
+
+    def check(self, config: dict[str, Any]) -> None:
+        """Raises ValueError for the configuration of another run."""
+        for name, wanted in parse_flags(self.flags).items():
+            found = tuple(config[name]) if isinstance(wanted, tuple) else config[name]
+            if found != wanted:
+                raise ValueError(
+                    f"the log of {self.name!r} has {name} {found}, its target has {wanted}: it is of another run; "
+                    "run the target again, or remove the log"
+                )

@@ -1,0 +1,134 @@
+"""Repeat published runs, and write the table of what came out to READMEs/results.md.
+
+    python tools/reproduce.py --list                              the targets (tools/targets.py), each with its command
+    python tools/reproduce.py lenet5_xnornet lenet5_float         these, downloading what --data-dir has not
+    python tools/reproduce.py 'nin*' --gpu 0                      those whose names match
+    python tools/reproduce.py 'scheme_*' --epochs 1               a shorter budget, marked so in the table
+    python tools/reproduce.py 'nin*' --jpeg DIR                   CIFAR-10 from JPEG copies, in DIR/train and DIR/test
+
+Each target has a directory under --runs. Started again, the command skips what is finished there and
+continues what was cut; a row that was never run says so in the table.
+Exit codes: 0 done, 1 a run had to stop, 2 something that cannot be used, 130 Ctrl-C.
+"""
+
+import argparse
+import fnmatch
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from quantize.scheme import did_you_mean
+from quantize.table import format_table
+from tools import results
+from tools.jobs import ALL, Job, Target
+from tools.targets import JPEG_OF
+from training.checkpoint import LAST
+from training.runlog import read_log
+
+TRAINER = Path(__file__).resolve().parent.parent / "trainer_exp.py"
+INTERRUPTED = 130
+
+
+def choose(patterns: Sequence[str], jpeg: bool) -> list[Target]:
+    """The targets with these names, or whose names match; with ``jpeg`` a pattern stands for those of CIFAR-10.
+
+    Raises ValueError for a name without a target.
+    """
+    chosen = {}
+    for pattern in patterns:
+        found = [pattern] if pattern in ALL else fnmatch.filter(ALL, pattern)
+        if jpeg and pattern not in ALL:
+            found = [name for name in found if ALL[name].section == JPEG_OF]
+        if not found:
+            raise ValueError(f"there is no target {pattern!r}{' for --jpeg' * jpeg}: {did_you_mean(pattern, ALL)}")
+        chosen |= {name: ALL[name] for name in found}
+    return list(chosen.values())
+
+
+def is_finished(run_dir: Path) -> bool:
+    return any(entry["kind"] == "result" for entry in read_log(run_dir))
+
+
+def trainer_flags(job: Job, run_dir: Path, data_dir: Path | None, gpu: str | None) -> list[str]:
+    """Of trainer_exp.py: to continue the run in ``run_dir`` where it has a checkpoint, else to start it there."""
+    if (run_dir / LAST).exists():
+        flags = ["--resume", str(run_dir)]
+    else:
+        flags = [*job.flags, "--log-path", str(run_dir)]
+    places = {"--data-dir": data_dir, "--gpu": gpu}
+    return flags + [word for flag, value in places.items() if value is not None for word in (flag, str(value))]
+
+
+def run_job(job: Job, flags: argparse.Namespace) -> int:
+    """Run a job to its end in a process of its own, and keep its log; the trainer's exit code."""
+    run_dir = flags.runs / job.name
+    if is_finished(run_dir):
+        print(f"{job.name}: finished already, in {run_dir}", flush=True)
+        code = 0
+    else:
+        print(f"{job.name}: {'continues' if (run_dir / LAST).exists() else 'starts'} in {run_dir}", flush=True)
+        command = trainer_flags(job, run_dir, flags.jpeg or flags.data_dir, flags.gpu)
+        code = subprocess.run([sys.executable, TRAINER, *command]).returncode
+    if code == 0:
+        results.keep(run_dir, flags.folder)
+        results.write_page(flags.folder)
+    return code
+
+
+def run(flags: argparse.Namespace) -> int:
+    """Run the targets asked for; the exit code, the first that is not 0. Raises ValueError or OSError."""
+    if flags.jpeg is not None and flags.data_dir is not None:
+        raise ValueError(f"--jpeg {flags.jpeg} says where the images are; leave out --data-dir {flags.data_dir}")
+    if not flags.targets:
+        raise ValueError("name a target, or list them with --list")
+    jpeg = flags.jpeg is not None
+    jobs = [Job(target, jpeg, flags.epochs) for target in choose(flags.targets, jpeg)]
+    codes = []
+    for job in jobs:
+        codes.append(run_job(job, flags))
+        if codes[-1] == INTERRUPTED:
+            break
+    return next(filter(None, codes), 0)
+
+
+def listing() -> str:
+    """All targets as a table."""
+    rows = ((t.name, t.section, t.published or "", t.epochs, Job(t).command) for t in ALL.values())
+    return format_table(("target", "data", "published", "epochs", "command"), rows, ("published", "epochs"))
+
+
+def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help="a name, or a pattern such as 'nin*'")
+    parser.add_argument("--list", action="store_true", help="show the targets and run nothing")
+    parser.add_argument("--epochs", type=int, metavar="N", help="of a shorter budget; default: each recipe's")
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="where the dataset is, as of trainer_exp.py")
+    parser.add_argument("--jpeg", type=Path, metavar="DIR", help="JPEG copies of CIFAR-10 to use instead")
+    parser.add_argument("--gpu", help="as of trainer_exp.py")
+    parser.add_argument("--runs", type=Path, default=Path("runs/reproduce"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument(
+        "--folder", type=Path, default=results.READMES, metavar="DIR", help="of page and logs; default: READMEs"
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code."""
+    flags = parse_flags(argv)
+    if flags.list:
+        print(listing())
+        return 0
+    try:
+        return run(flags)
+    except (ValueError, OSError) as error:
+        print(f"reproduce: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())
