@@ -341,16 +341,31 @@ def test_input_dropout_drops_what_the_scheme_makes_of_the_input(scheme):
         torch.testing.assert_close(actual, wanted, atol=1e-4, rtol=1e-4)
 
 
-def test_dropout_keeps_the_inputs_of_binary_layers_signs_in_training():
+@pytest.mark.parametrize("block", ["block4", "block7"])
+def test_dropout_of_the_binary_nin_replaces_half_of_the_inputs_by_both_signs(block):
     torch.manual_seed(0)
     x = torch.randn(4, 3, 32, 32)
     model = quantize.prepare(models.create_model("nin_dropout_xnornet"), "xnor", x).train()
-    layer = model.features.block4.conv
     seen = []
+    layer = model.features.get_submodule(block).conv
     layer.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     model(x)
-    assert len(seen) == 1
-    assert (seen[0] < 0).float().mean().item() == pytest.approx(0.5, abs=0.05)  # zeros would all count as +1
+    high, low, _ = seen[0].split([4, 4, 2])
+    dropped = high != low
+    assert dropped.float().mean().item() == pytest.approx(0.5, abs=0.02)
+    assert (high[dropped] == 1).all()
+    assert (low[dropped] == -1).all()
+
+
+@pytest.mark.parametrize("name", ["resnet18_bireal", "resnet20_react", "resnet18_imagenet_bireal"])
+def test_first_binary_convolution_sees_both_signs(name):
+    torch.manual_seed(0)
+    model = models.create_model(name)
+    seen = []
+    model.layer1[0].conv1.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    # Smooth as photographs are: the largest of nine independent values would hardly ever be negative.
+    model(F.interpolate(torch.randn(2, 3, 8, 8), size=64, mode="bilinear"))
+    assert 0.1 < (seen[0] < 0).float().mean().item() < 0.9
 
 
 @pytest.mark.parametrize("p", [-0.1, 1, 1.5])
