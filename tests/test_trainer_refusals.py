@@ -62,7 +62,7 @@ def valid(names):
 FLAGS = {
     "scheme": ([*TINY, "--scheme", "xnr"], "unknown scheme 'xnr'", valid(quantize.list_schemes()), "mean 'xnor'"),
     "scheme's option": ([*TINY, "--scheme", "dorefa:w_bit=1"], "option 'w_bit'", "valid: a_bits, w_bits", "'w_bits'"),
-    "arch": (["--arch", "nin_gv", "--dataset", "digits"], "network 'nin_gv'", "lenet5, mlp, nin,", "mean 'nin_gc'"),
+    "arch": (["--arch", "nin_gv", "--dataset", "digits"], "network 'nin_gv'", ", nin_gc, ", "mean 'nin_gc'"),
     "timm arch": (["--arch", "timm/resnet81"], "network 'timm/resnet81'", "see timm.list_models()", "'timm/resnet18'"),
     "dataset": (["--dataset", "digit"], "unknown dataset 'digit'", valid(DATASETS), "did you mean 'digits'"),
     "override": ([*TINY, "--override", "55=bwn"], "overrides: no layer matches '55'", "valid: 0, 2, 5, 9"),
