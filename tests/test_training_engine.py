@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 import training
 from training import checkpoint as checkpoints
+from training import engine
 from training.nonfinite import first_nonfinite
 
 
@@ -70,6 +71,25 @@ def test_a_resumed_run_without_its_best_checkpoint_makes_a_new_one(tmp_path):
     training.fit(session)
     assert session.best_acc1 == max(entry["test"]["top1"] for entry in epochs_of(target))
     assert (target / "best.pt").exists()
+
+
+def test_each_epoch_sees_another_order(tmp_path, monkeypatch):
+    orders = []
+
+    class Meter(engine.Meter):
+        def __init__(self, device):
+            super().__init__(device)
+            orders.append([])
+
+        def add(self, loss, outputs, labels):
+            orders[-1] += labels.tolist()
+            super().add(loss, outputs, labels)
+
+    monkeypatch.setattr(engine, "Meter", Meter)
+    train(tmp_path / "run")
+    trained, tested = orders[::2], orders[1::2]
+    assert trained[0] != trained[1]
+    assert tested[0] == tested[1]
 
 
 def test_runs_repeat_and_the_seed_matters(tmp_path):

@@ -90,6 +90,8 @@ def test_a_head_of_other_classes_is_kept_new():
     assert torch.equal(model[0].weight, weights["0.weight"])
     with pytest.raises(ValueError, match="'9.weight' has shape"):
         load_weights(model, weights, "file")
+    with pytest.raises(ValueError, match="'9.weight' has shape"):  # of other features too: no head of this network
+        load_weights(model, {**weights, "9.weight": torch.ones(7, 32)}, "file", classes=10)
 
 
 def test_weights_of_another_architecture_are_refused(binary_run, tmp_path):
