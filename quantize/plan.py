@@ -13,7 +13,7 @@ from .roles import MIN_FAN_IN, check_agreement, kept_float, tiny
 from .scheme import Scheme, get_scheme
 from .selection import Choice, Overrides
 from .table import format_table
-from .threshold import constant_sign, threshold_start
+from .threshold import needs_threshold, threshold_start
 
 # Threshold column of a plan.
 NO_THRESHOLD, ZERO = "-", "0"
@@ -187,7 +187,7 @@ def _row(name: str, layer: nn.Module, choice: Choice, seen: Observation | None, 
     elif scheme.signed_input:
         sums = seen.input_sums[layer]
         row.threshold = LEARNED_FROM_ZERO if scheme.learned_threshold else ZERO
-        if constant_sign(sums).any():
+        if needs_threshold(sums):
             row.threshold, row.start = LEARNED_FROM_MEAN, threshold_start(sums)
     return row
 

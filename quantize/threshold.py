@@ -9,6 +9,10 @@ from torch import Tensor
 # the mean says more than twice as much.
 CONSTANT_SIGN_SHARE = 0.088
 
+# A layer gets a threshold where this share of its channels is constant. All are behind a ReLU; a few are anywhere:
+# behind batch norm, 5 of the 800 features of a LeNet on digits, from the corners of the picture.
+CONSTANT_CHANNELS = 0.1
+
 # A share is taken as if so many values more had been seen, with the signs of all channels. A channel of
 # fair signs is then taken for constant only where 19 values or more all have one sign: 2^-18.
 _PRIOR_COUNT = 4
@@ -37,7 +41,15 @@ def constant_sign(sums: Tensor) -> Tensor:
     return torch.minimum(share, 1 - share) <= CONSTANT_SIGN_SHARE
 
 
+def needs_threshold(sums: Tensor) -> Tensor:
+    """Whether enough channels have a constant sign, a boolean of shape ()."""
+    return constant_sign(sums).float().mean() >= CONSTANT_CHANNELS
+
+
 def threshold_start(sums: Tensor) -> Tensor:
-    """First values of a learned threshold, shape (channels,): the mean of a channel of constant sign, else 0."""
+    """First values of a learned threshold, shape (channels,): the mean of a channel of constant sign, else 0.
+
+    All are 0 for a layer that needs no threshold.
+    """
     count, _, total = sums
-    return torch.where(constant_sign(sums), total / count, 0)
+    return torch.where(constant_sign(sums) & needs_threshold(sums), total / count, 0)

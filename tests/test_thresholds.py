@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import quantize
-from quantize.threshold import CONSTANT_SIGN_SHARE
+from quantize.threshold import CONSTANT_SIGN_SHARE, channel_sums, needs_threshold, threshold_start
 
 
 def pending_layer(kind: str = "conv") -> nn.Module:
@@ -157,3 +157,15 @@ def test_learned_thresholds_make_a_stock_network_learn():
     learned, compared_with_zero = digits_accuracy(model), digits_accuracy(dead)
     assert learned > 0.8
     assert compared_with_zero < 0.4
+
+
+@pytest.mark.parametrize(("constant", "needed"), [(0, False), (1, False), (2, True), (20, True)])
+def test_a_layer_needs_a_threshold_where_a_tenth_of_its_channels_is_constant(constant, needed):
+    x = torch.randn(64, 20)
+    x[:, :constant] = x[:, :constant].abs() + 1
+    sums = channel_sums(x, -1)
+    assert bool(needs_threshold(sums)) is needed
+    expected = torch.zeros(20)
+    if needed:
+        expected[:constant] = x[:, :constant].mean(0)
+    torch.testing.assert_close(threshold_start(sums), expected)
