@@ -27,6 +27,23 @@ def test_training_learns(tmp_path):
     assert_same(best["model"], dict(session.model.state_dict()))
 
 
+def test_a_run_ends_with_its_best_weights(tmp_path):
+    session = train(tmp_path / "run", epochs=3, lr=0.01, lr_schedule="step", milestones=(2,), gamma=1e4)
+    assert session.best_acc1 > epochs_of(tmp_path / "run")[-1]["test"]["top1"] + 10  # the last epoch spoilt them
+    assert training.evaluate(session.model, session.data.test).top1 == session.best_acc1
+
+
+def test_annealed_schemes_are_told_how_far_training_is(tmp_path, monkeypatch):
+    def note(session, *args):
+        told.append(session.model[2].progress.item())
+        save(session, *args)
+
+    told, save = [], engine.save
+    monkeypatch.setattr(engine, "save", note)
+    train(tmp_path / "run", epochs=4, scheme="irnet")
+    assert told == [0, 0.25, 0.5, 0.75]
+
+
 @pytest.mark.parametrize(
     "flags",
     [

@@ -31,7 +31,7 @@ def test_a_folder_is_decoded_exactly(tmp_path):
 def test_pictures_are_cut_to_shape_and_grey_where_wanted(tmp_path):
     write_pictures(tmp_path, size=(10, 20))
     _, train, _ = imagefolder.find_pictures(tmp_path)
-    assert imagefolder.decode(train, (1, 5, 5)).images.shape == (6, 1, 5, 5)
+    assert imagefolder.decode(train, (1, 5, 7)).images.shape == (6, 1, 5, 7)
 
 
 def test_streamed_batches_equal_those_from_memory(tmp_path, monkeypatch):
