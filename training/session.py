@@ -36,13 +36,14 @@ class Session:
 
     Attributes:
         model: what is trained.
-        average: of its weights, None without ``--ema``.
+        teacher: what it learns from beside the labels, or None.
+        run_dir: where checkpoints and logs go.
+        epoch: epochs done.
+        best_acc1: best test accuracy so far in percent, of the weights in ``best.pt``; None before there is one.
+        average: of the model's weights, None without ``--ema``.
         mixing: what training batches go through.
         objective: the loss of training.
         optimizer, scheduler: of the stage that ``epoch`` lies in.
-        epoch: epochs done.
-        best_acc1: best test accuracy so far in percent, of the weights in ``best.pt``; None before there is one.
-        run_dir: where checkpoints and logs go.
     """
 
     config: TrainConfig
@@ -50,16 +51,20 @@ class Session:
     data: Data
     model: nn.Module
     plan: quantize.Plan | None
-    average: WeightAverage | None
-    mixing: Mixing
-    objective: Objective
+    teacher: nn.Module | None
     run_dir: Path
     epoch: int = 0
     best_acc1: float | None = None
+    average: WeightAverage | None = dataclasses.field(init=False)
+    mixing: Mixing = dataclasses.field(init=False)
+    objective: Objective = dataclasses.field(init=False)
     optimizer: Optimizer = dataclasses.field(init=False)
     scheduler: LRScheduler = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
+        self.average = WeightAverage(self.model, self.config.ema) if self.config.ema else None
+        self.mixing = Mixing(self.config, len(self.data.classes), self.device)
+        self.objective = Objective(self.config, self.teacher)
         self.start_stage()
 
     @property
@@ -114,30 +119,26 @@ def setup(config: TrainConfig) -> Session:
     device = select_device(config.gpu)
     set_deterministic(config.deterministic)
     data = load_data(config, config.input_size, device)
-    if checkpoint is None:
-        images = next(iter(data.train))[0].cpu()
-        model, plan = build_model(config, data.classes, images)
-    else:
-        check_same_classes(checkpoint["classes"], data.classes, config.resume)
-        model = rebuild(checkpoint, config.resume)
-        plan = None if checkpoint["plan"] is None else quantize.Plan.from_list(checkpoint["plan"])
+    # Before the model, whose seed makes it the same with a teacher and without.
     teacher = None if config.teacher is None else load_teacher(config.teacher, data, device)
-    session = Session(
-        config=config,
-        device=device,
-        data=data,
-        model=model.to(device),
-        plan=plan,
-        average=WeightAverage(model, config.ema) if config.ema else None,
-        mixing=Mixing(config, len(data.classes), device),
-        objective=Objective(config, teacher),
-        run_dir=run_dir,
-        epoch=0 if checkpoint is None else checkpoint["epoch"],
-    )
+    model, plan = _new_model(config, data) if checkpoint is None else _saved_model(config, data, checkpoint)
+    epoch = 0 if checkpoint is None else checkpoint["epoch"]
+    session = Session(config, device, data, model.to(device), plan, teacher, run_dir, epoch)
     if checkpoint is not None:
         _continue(session, checkpoint)
     make_run_dir(run_dir)
     return session
+
+
+def _new_model(config: TrainConfig, data: Data) -> tuple[nn.Module, quantize.Plan | None]:
+    images, _ = next(iter(data.train))
+    return build_model(config, data.classes, images.cpu())
+
+
+def _saved_model(config: TrainConfig, data: Data, checkpoint: dict[str, Any]) -> tuple[nn.Module, quantize.Plan | None]:
+    check_same_classes(checkpoint["classes"], data.classes, config.resume)
+    plan = None if checkpoint["plan"] is None else quantize.Plan.from_list(checkpoint["plan"])
+    return rebuild(checkpoint, config.resume), plan
 
 
 def _continue(session: Session, checkpoint: dict[str, Any]) -> None:
