@@ -179,13 +179,13 @@ def test_a_wrong_image_size_is_explained():
 def test_a_user_registers_a_network(monkeypatch):
     monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
 
-    @models.register_model("tiny", input_size=(1, 4, 4))
-    def tiny(num_classes=10, in_chans=1, layout="float", width=3):
+    @models.register_model("thimble", input_size=(1, 4, 4))
+    def thimble(num_classes=10, in_chans=1, layout="float", width=3):
         return nn.Sequential(nn.Conv2d(in_chans, width, 4), nn.Flatten(), nn.Linear(width, num_classes))
 
-    assert {"tiny", "tiny_xnornet"} <= set(models.list_models())
-    assert models.create_model("tiny_bnn", num_classes=2, width=5)(torch.randn(3, 1, 4, 4)).shape == (3, 2)
-    with pytest.raises(ValueError, match="network 'tiny' has no option 'depth'; valid: width"):
-        models.create_model("tiny", depth=2)
-    with pytest.raises(ValueError, match="network name 'tiny' is taken; choose another"):
-        models.register_model("tiny", input_size=(1, 4, 4))(tiny)
+    assert {"thimble", "thimble_xnornet"} <= set(models.list_models())
+    assert models.create_model("thimble_bnn", num_classes=2, width=5)(torch.randn(3, 1, 4, 4)).shape == (3, 2)
+    with pytest.raises(ValueError, match="network 'thimble' has no option 'depth'; valid: width"):
+        models.create_model("thimble", depth=2)
+    with pytest.raises(ValueError, match="network name 'thimble' is taken; choose another"):
+        models.register_model("thimble", input_size=(1, 4, 4))(thimble)
