@@ -13,6 +13,11 @@ A scheme with options, one layer left float, one with a scheme of its own:
     python trainer_exp.py --arch nin --scheme dorefa:w_bits=1,a_bits=2 \\
         --override features.block3.conv=none --override features.block5.conv=bwn
 
+A recipe of training/recipes/, which any flag overrides; two stages with a teacher; averaged weights:
+    python trainer_exp.py --arch nin_gc_xnornet --dataset cifar10 --recipe sgd-steps --epochs 100
+    python trainer_exp.py --arch resnet18_react --dataset cifar10 --recipe two-stage --teacher runs/NAME
+    python trainer_exp.py --arch nin_gc_xnornet --dataset cifar10 --ema 0.999 --label-smoothing 0.1
+
 See the curves, continue after Ctrl-C or a crash, test the best checkpoint, train and write ONNX:
     tensorboard --logdir runs
     python trainer_exp.py --resume runs/NAME
