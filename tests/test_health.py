@@ -117,14 +117,14 @@ def test_a_layer_whose_bits_never_change_is_said_after_two_epochs():
 @models.register_model("stock", input_size=(1, 8, 8))
 def stock(num_classes=10, in_chans=1, layout="float"):
     """conv -> batch norm -> ReLU: the inputs of the inner layers are never negative."""
-    layers = [nn.Conv2d(in_chans, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()]
+    layers = [nn.Conv2d(in_chans, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU()]
     for _ in range(2):
         layers += [nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(512, num_classes))
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(128, num_classes))
 
 
 def run_stock(run_dir, with_thresholds):
-    session = training.setup(training.config_from_flags(tiny_flags(run_dir, arch="stock_xnornet")))
+    session = training.setup(training.config_from_flags(tiny_flags(run_dir, arch="stock_xnornet", batch_size=100)))
     for layer in session.model.modules():
         if isinstance(layer, quantize.BinaryLayer) and not with_thresholds:
             assert layer.threshold is not None
