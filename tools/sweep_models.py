@@ -176,7 +176,7 @@ def _work(sender, name: str, seconds: int, memory: float) -> None:
 
 def report(names: list[str], results: dict[str, dict[str, Any]]) -> str:
     """READMEs/models.md."""
-    passed = sum(results.get(name, {}).get("status") == PASSED for name in names)
+    statuses = [results[name]["status"] for name in names if name in results]
     versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in PACKAGES)
     lines = [
         "# Models of torchvision and timm",
@@ -185,7 +185,8 @@ def report(names: list[str], results: dict[str, dict[str, Any]]) -> str:
         f"of each timm family, with scheme `{SCHEME}` and random weights, through `prepare` with an example input, a",
         "forward and backward pass, `summary`, and ONNX export whose result is compared with PyTorch's.",
         "",
-        f"**{passed} of {len(names)} go through.** {versions}; {datetime.date.today()}.",
+        f"**{statuses.count(PASSED)} of {len(statuses)} go through**, {len(names) - len(statuses)} were not run.",
+        f"{versions}; {datetime.date.today()}.",
         "",
         "*binary* counts the layers that became binary, of all that hold a matrix or filters (`quantize.plan` gives",
         "the reason for each that did not); *binary MACs* is their share of the multiply-accumulates that layers do on",
