@@ -60,6 +60,14 @@ def test_the_second_stage_starts_with_a_fresh_optimizer_and_the_weights_of_the_f
     assert not session.model[2].float_weights
 
 
+def test_averaged_weights_are_tested_in_the_form_of_their_stage(tmp_path):
+    train_with_cuts(tmp_path, **TWO_STAGES, ema=0.5)
+    for epoch, floating in ((1, True), (2, False)):
+        session = training.setup(training.config_from_flags({"resume": str(tmp_path / f"cut{epoch}"), "gpu": ""}))
+        assert session.evaluated is not session.model
+        assert [session.evaluated[n].float_weights for n in (2, 5)] == [floating] * 2
+
+
 def test_the_best_checkpoint_is_of_the_second_stage(tmp_path, monkeypatch, capsys):
     tops = iter([90.0, 95.0, 30.0, 20.0])
     evaluate = engine.evaluate
