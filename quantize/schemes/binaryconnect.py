@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..scheme import QuantizedWeight, Scheme, register_scheme
-from ..ste import inside_closed, ste_sign
+from ..ste import inside_closed, plus_minus, ste_sign
 
 
 class _StochasticSign(torch.autograd.Function):
@@ -18,7 +18,7 @@ class _StochasticSign(torch.autograd.Function):
     def forward(ctx, w: Tensor) -> Tensor:
         ctx.save_for_backward(w)
         probability = ((w + 1) / 2).clamp(0, 1)
-        return torch.where(torch.rand_like(w) < probability, 1.0, -1.0).to(w.dtype)
+        return plus_minus(torch.rand_like(w) < probability, w.dtype)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:
