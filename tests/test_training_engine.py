@@ -60,7 +60,7 @@ def test_a_run_cut_at_any_epoch_and_resumed_equals_the_uncut_one(tmp_path, flags
 
 
 def test_a_run_interrupted_within_an_epoch_resumes_exactly(tmp_path, monkeypatch):
-    train(tmp_path / "uncut", epochs=3)
+    train(tmp_path / "uncut", epochs=3, batch_size=32)
     calls = 0
 
     def interrupt(*args, **options):
@@ -73,7 +73,7 @@ def test_a_run_interrupted_within_an_epoch_resumes_exactly(tmp_path, monkeypatch
     F_cross_entropy = F.cross_entropy
     monkeypatch.setattr(F, "cross_entropy", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "cut", epochs=3)
+        train(tmp_path / "cut", epochs=3, batch_size=32)
     monkeypatch.undo()
     assert len(epochs_of(tmp_path / "cut")) == 2
     training.fit(training.setup(training.config_from_flags({"resume": str(tmp_path / "cut"), "gpu": ""})))
@@ -148,7 +148,7 @@ def test_latent_weights_are_clipped_where_asked(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
-    train(tmp_path / "run", epochs=1, lr_schedule="step", milestones=(1,))
+    train(tmp_path / "run", epochs=1, batch_size=32, lr_schedule="step", milestones=(1,))
     flags = {"resume": str(tmp_path / "run"), "epochs": 2, "gpu": ""}
     session = training.setup(training.config_from_flags(flags))
     steps = itertools.count(1)
