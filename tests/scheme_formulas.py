@@ -216,7 +216,7 @@ def xnorpp_scale_grad(w, g, _):
 XNOR = (xnor_weight, xnor_weight_grad, sign, pass_open)
 XNORPP = (xnorpp_weight, xnorpp_weight_grad, sign, pass_open)
 BIREAL = (scaled_sign, bireal_weight_grad, sign, pass_triangle)
-SCALE = {"scale": xnorpp_scale_grad}
+SCALE = {"gamma": xnorpp_scale_grad}
 
 FORMULAS: dict[str, Formula] = {
     "binaryconnect": Formula(sign_weight, sign_weight_grad, identity, pass_all),

@@ -137,3 +137,11 @@ def test_a_taken_attribute_keeps_a_layer_float():
     plan = quantize.plan(model, "xnor", keep_float=())
     assert plan.binary == ["0"]
     assert plan["1"].reason == "it has an attribute 'threshold', a name that binary layers use"
+
+
+def test_a_learned_scale_leaves_the_scale_of_a_scaled_convolution_alone():
+    layer = timm_layers.ScaledStdConv2d(8, 6, 3)
+    binary = quantize.prepare(nn.Sequential(layer), "xnorpp", keep_float=())
+    assert binary[0].scale == layer.scale
+    x = torch.randn(2, 8, 5, 5)
+    torch.testing.assert_close(quantize.restore(binary)[0](x), layer(x))

@@ -68,7 +68,7 @@ def test_every_kind_of_layer_is_its_float_layer_on_signs(kind, tmp_path):
 @pytest.mark.parametrize("spec", [spec for spec in FORMULAS if "spatial" not in spec])
 def test_every_scheme_is_its_formula(spec, tmp_path):
     layer = quantize.BinaryLinear(31, 8, scheme=spec, threshold=quantize.get_scheme(spec).signed_input)
-    learned = getattr(layer, "scale", None)
+    learned = getattr(layer, "gamma", None)
     with torch.no_grad():
         layer.weight.mul_(4)
         for parameter in (layer.threshold, learned):

@@ -18,7 +18,7 @@ def test_only_matrices_and_filters_decay(model):
     names = {id(p): name for name, p in model.named_parameters()}
     assert {names[id(p)] for p in decayed["params"]} == {"0.weight", "3.weight", "5.weight"}
     assert {names[id(p)] for p in free["params"]} == set(names.values()) - {"0.weight", "3.weight", "5.weight"}
-    assert "3.scale" in names.values()
+    assert "3.gamma" in names.values()
     assert "3.threshold" in names.values()
     assert (decayed["weight_decay"], free["weight_decay"]) == (1e-4, 0.0)
 
@@ -40,7 +40,7 @@ def test_steps_do_not_move_what_does_not_decay(model):
         p.grad = torch.zeros_like(p)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimizer.step()
-    assert torch.equal(model[3].scale, before["3.scale"])
+    assert torch.equal(model[3].gamma, before["3.gamma"])
     torch.testing.assert_close(model[3].weight, before["3.weight"] * (1 - 0.1 * 0.5))
 
 

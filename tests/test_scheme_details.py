@@ -209,4 +209,4 @@ def test_learned_scales_start_at_the_mean_magnitude():
     layer = nn.ConvTranspose2d(4, 6, 3, groups=2)
     binary = quantize.prepare(nn.Sequential(layer), "xnorpp", keep_float=())[0]
     expected = [layer.weight[2 * (o // 3) : 2 * (o // 3) + 2, o % 3].abs().mean().item() for o in range(6)]
-    assert binary.scale.tolist() == pytest.approx(expected)
+    assert binary.gamma.tolist() == pytest.approx(expected)

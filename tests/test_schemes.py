@@ -64,7 +64,7 @@ def binary_layer(spec: str, kind: str, training: bool) -> tuple[nn.Module, nn.Mo
     if binary.threshold is not None:
         nn.init.constant_(binary.threshold, 0.125)
     for name, parameter in binary.named_parameters():
-        if name.startswith("scale"):
+        if name.startswith("gamma"):
             nn.init.uniform_(parameter, 0.5, 2)
     return layer, binary, x
 
@@ -103,7 +103,7 @@ def window_mean(layer: nn.Module, magnitude: torch.Tensor) -> torch.Tensor:
 def reference(spec: str, layer: nn.Module, binary: nn.Module, x: torch.Tensor, g: torch.Tensor):
     """(output, gradients) by the formula, with torch's float layer on its quantized operands."""
     formula = FORMULAS[spec]
-    scale = binary.scale.detach().numpy() if hasattr(binary, "scale") else None
+    scale = binary.gamma.detach().numpy() if hasattr(binary, "gamma") else None
     state = State(progress=0.375, scale=scale)
     if binary.threshold is not None:
         x = x - 0.125
@@ -118,7 +118,7 @@ def reference(spec: str, layer: nn.Module, binary: nn.Module, x: torch.Tensor, g
     no_bias.bias = None
     y = functional_call(no_bias, parameters, (quantized,))
     dims = len(getattr(layer, "kernel_size", ()))
-    rows = {f"scale_dim{i}": getattr(binary, f"scale_dim{i}", None) for i in range(dims)}
+    rows = {f"gamma_dim{i}": getattr(binary, f"gamma_dim{i}", None) for i in range(dims)}
     rows = {name: row.detach().clone().requires_grad_() for name, row in rows.items() if row is not None}
     if formula.output_scale == "window mean":
         y = y * window_mean(layer, magnitude)

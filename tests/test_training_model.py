@@ -76,7 +76,7 @@ def test_thresholds_start_at_the_pretrained_activations(float_run, tmp_path):
 
 def test_what_another_scheme_learned_is_left_out(tmp_path):
     other = quantize.prepare(models.create_model("tiny"), "xnorpp", torch.randn(4, 1, 8, 8))
-    assert "2.scale" in other.state_dict()
+    assert "2.gamma" in other.state_dict()
     model = quantize.prepare(models.create_model("tiny"), "bwn", torch.randn(4, 1, 8, 8))
     assert usable(other.state_dict(), model).keys() == model.state_dict().keys()
 

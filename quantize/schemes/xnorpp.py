@@ -35,14 +35,14 @@ class XNORPlusPlus(Scheme):
     def attach(self, layer: nn.Module, output_size: tuple[int, ...] | None) -> None:
         self.check_output_size(output_size)
         filters = layer.to_filters(layer.weight.detach())
-        layer.scale = nn.Parameter(filters.abs().flatten(1).mean(1))
+        layer.gamma = nn.Parameter(filters.abs().flatten(1).mean(1))
         if not self.spatial:
             return
         for i, size in enumerate(output_size):
-            layer.register_parameter(f"scale_dim{i}", nn.Parameter(filters.new_ones(size)))
+            layer.register_parameter(f"gamma_dim{i}", nn.Parameter(filters.new_ones(size)))
 
     def weight(self, filters: Tensor, layer: nn.Module) -> QuantizedWeight:
-        scale = layer.scale.reshape((-1,) + (1,) * (filters.dim() - 1))
+        scale = layer.gamma.reshape((-1,) + (1,) * (filters.dim() - 1))
         return QuantizedWeight(ste_sign(filters, inside_closed), scale)
 
     def input(self, x: Tensor, layer: nn.Module) -> Tensor:
@@ -52,5 +52,5 @@ class XNORPlusPlus(Scheme):
         dims = -1 - layer.channel_dim
         if not self.spatial or dims == 0:
             return None
-        scales = (getattr(layer, f"scale_dim{i}") for i in range(dims))
+        scales = (getattr(layer, f"gamma_dim{i}") for i in range(dims))
         return functools.reduce(lambda product, scale: product.unsqueeze(-1) * scale, scales)
