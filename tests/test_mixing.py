@@ -6,8 +6,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from cut_runs import assert_resumes_exactly
+from tiny_runs import tiny_flags
 
+import training
 from training.mixing import Mixing
+from training.objective import Objective
 
 CPU = torch.device("cpu")
 
@@ -77,6 +80,39 @@ def test_the_random_numbers_of_the_run_are_left_as_they_were(batch):
     mixing(0.5, 0.5)(*batch, 0, 0)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert random.getstate() == before[1]
+
+
+def setup(run_dir, **flags):
+    return training.setup(training.config_from_flags(tiny_flags(run_dir, epochs=1, **flags)))
+
+
+def test_training_images_are_erased_and_test_images_are_not(tmp_path):
+    session, seen = setup(tmp_path, random_erasing=1.0), {True: [], False: []}
+
+    def look(model, args):
+        seen[model.training].append((args[0] == 0).flatten(1).any(1))  # no pixel of a digit is exactly the mean
+
+    session.model.register_forward_pre_hook(look)
+    training.fit(session)
+    assert torch.cat(seen[True]).all()
+    assert not torch.cat(seen[False]).any()
+
+
+def test_training_targets_are_mixed(tmp_path):
+    seen = []
+
+    class Recording(Objective):
+        def __call__(self, outputs, targets, images):
+            seen.append(targets)
+            return super().__call__(outputs, targets, images)
+
+    session = setup(tmp_path, mixup=1.0)
+    session.objective = Recording(session.config)
+    training.fit(session)
+    targets = torch.cat(seen)
+    assert targets.shape == (45 * 32, 10)
+    torch.testing.assert_close(targets.sum(1), torch.ones(45 * 32))
+    assert ((targets > 0).sum(1) == 2).float().mean() > 0.7  # but where both images are of one class
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "squared_hinge"])
