@@ -1,4 +1,4 @@
-# make quickstart   install into $(VENV), train, export and check a 1-bit network (about 3 minutes after the install)
+# make quickstart   install into $(VENV), train, export and check a 1-bit network (1.5 minutes after the install)
 # make test         install what the tests need, check the style, run all tests
 # make test-native  the C++ library's own tests, under sanitizers, and under qemu for ARM
 # make lint-fix     repair the style
