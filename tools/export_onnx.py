@@ -18,7 +18,8 @@ import torch
 
 import quantize
 from quantize.export.exporter import FORMATS
-from training import ModelInfo, load_model
+from training import load_model
+from training.evaluation import onnx_metadata
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         path = flags.file or info.path.with_name("model.onnx")
         images = torch.randn(2, *info.input_size, generator=torch.Generator().manual_seed(0))
         report = quantize.export_onnx(
-            model, path, images, format=flags.format, metadata=metadata(info), check=not flags.no_check
+            model, path, images, format=flags.format, metadata=onnx_metadata(info), check=not flags.no_check
         )
     except quantize.ExportMismatch as error:
         print(f"export_onnx: {error}", file=sys.stderr)
@@ -48,19 +49,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--format", default="standard", help=f"{', '.join(FORMATS)}; default: %(default)s")
     parser.add_argument("--no-check", action="store_true", help="do not compare onnxruntime with PyTorch")
     return parser
-
-
-def metadata(info: ModelInfo) -> dict[str, object]:
-    """What the file says of itself."""
-    mean, std = info.normalization
-    return {
-        "arch": info.arch,
-        "dataset": info.config["dataset"],
-        "classes": info.classes,
-        "input_size": info.input_size,
-        "input_normalization": {"mean": mean, "std": std},
-        "acc1": info.acc1,
-    }
 
 
 if __name__ == "__main__":

@@ -88,8 +88,17 @@ def export(model: nn.Module, data: Data, info: ModelInfo, path: str | Path) -> N
     from quantize.export import ExportMismatch, export_onnx
 
     images, _ = next(iter(data.test))
+    try:
+        report = export_onnx(model.cpu(), path, images.cpu(), metadata=onnx_metadata(info))
+    except ExportMismatch as error:
+        raise RunStopped(str(error)) from error
+    say(f"==> ONNX: {report}")
+
+
+def onnx_metadata(info: ModelInfo) -> dict[str, Any]:
+    """What an ONNX file says of itself."""
     mean, std = info.normalization
-    metadata = {
+    return {
         "arch": info.arch,
         "dataset": info.config["dataset"],
         "classes": info.classes,
@@ -97,11 +106,6 @@ def export(model: nn.Module, data: Data, info: ModelInfo, path: str | Path) -> N
         "input_normalization": {"mean": mean, "std": std},
         "acc1": info.acc1,
     }
-    try:
-        report = export_onnx(model.cpu(), path, images.cpu(), metadata=metadata)
-    except ExportMismatch as error:
-        raise RunStopped(str(error)) from error
-    say(f"==> ONNX: {report}")
 
 
 def export_best(session: Session) -> None:
