@@ -22,6 +22,7 @@ import quantize.export
 import training
 from training import TrainConfig
 from training.data import DATASETS, datasets, load_data
+from training.runlog import read_log
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ("--arch", "tiny_xnornet", "--dataset", "digits")
@@ -51,7 +52,7 @@ def run_dir(tmp_path_factory):
 
 
 def result_of(run_dir):
-    return json.loads((run_dir / "log.jsonl").read_text().splitlines()[-1])
+    return next(entry for entry in read_log(run_dir) if entry["kind"] == "result")
 
 
 def test_the_main_job(few_digits, capsys):
@@ -72,6 +73,7 @@ def test_the_main_job(few_digits, capsys):
     names = {path.name for path in Path("run").iterdir()}
     assert {n for n in names if not n.startswith("events.")} == {"best.pt", "last.pt", "log.jsonl", "model.onnx"}
     assert len(names) == 5
+    assert read_log(Path("run"))[-1] == {"kind": "export", "bytes": Path("run/model.onnx").stat().st_size}
 
 
 def test_the_onnx_file_gives_the_same_answers_on_the_test_set(tmp_path):

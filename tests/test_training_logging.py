@@ -26,6 +26,8 @@ def test_the_log_tells_what_was_run_where_and_what_came_out(tmp_path):
     assert environment["threads"] == torch.get_num_threads()
     assert [entry["epoch"] for entry in epochs] == [1, 2]
     assert set(epochs[0]["train"]) == {"loss", "top1", "images", "seconds", "load_seconds"}
+    assert all(entry["peak_memory"]["host"] > 2**20 for entry in epochs)
+    assert all(entry["peak_memory"]["device"] is None for entry in epochs)
     tops = [entry["test"]["top1"] for entry in epochs]
     assert result["best_acc1"] == max(tops)
     assert result["best_epoch"] == 1 + tops.index(max(tops))

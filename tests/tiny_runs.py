@@ -45,10 +45,11 @@ def call(*argv):
 
 
 def epochs_of(run_dir):
-    """The log's epochs, times left out."""
+    """The log's epochs, times and memory left out."""
     timed = ("seconds", "load_seconds")
     entries = [entry for entry in read_log(run_dir) if entry["kind"] == "epoch"]
     for entry in entries:
+        del entry["peak_memory"]
         for part in ("train", "test"):
             entry[part] = {name: value for name, value in entry[part].items() if name not in timed}
     return entries

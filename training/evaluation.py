@@ -18,6 +18,7 @@ from .errors import RunStopped
 from .metrics import Metrics
 from .model import ModelInfo, load_model
 from .objective import LOSSES
+from .runlog import append
 from .session import Session, check_same_classes, refuse_contradictions
 
 ONNX = "model.onnx"  # where --export names no file
@@ -80,8 +81,8 @@ def evaluate_checkpoint(flags: dict[str, Any]) -> Metrics:
     return result
 
 
-def export(model: nn.Module, data: Data, info: ModelInfo, path: str | Path) -> None:
-    """Write an ONNX file that says what the model is, compared with PyTorch on test images.
+def export(model: nn.Module, data: Data, info: ModelInfo, path: str | Path) -> int:
+    """Write an ONNX file that says what the model is, compared with PyTorch on test images; its bytes.
 
     Raises RunStopped where onnxruntime disagrees; there is no file then.
     """
@@ -93,6 +94,7 @@ def export(model: nn.Module, data: Data, info: ModelInfo, path: str | Path) -> N
     except ExportMismatch as error:
         raise RunStopped(str(error)) from error
     say(f"==> ONNX: {report}")
+    return report.size
 
 
 def onnx_metadata(info: ModelInfo) -> dict[str, Any]:
@@ -111,4 +113,5 @@ def onnx_metadata(info: ModelInfo) -> dict[str, Any]:
 def export_best(session: Session) -> None:
     """``--export``: the best checkpoint of a run, to the file given or ``model.onnx`` in its directory."""
     model, info = load_model(session.run_dir / BEST)
-    export(model, session.data, info, session.config.export or session.run_dir / ONNX)
+    size = export(model, session.data, info, session.config.export or session.run_dir / ONNX)
+    append(session.run_dir, "export", bytes=size)

@@ -9,6 +9,7 @@ from .console import complexity_lines, epoch_lines, say
 from .environment import describe
 from .flips import FlipRates
 from .health import HealthWatch, measure_health
+from .memory import peak_memory
 from .metrics import Metrics
 from .report import EpochReport
 from .runlog import RunLog, read_log
@@ -54,7 +55,7 @@ class RunLogger:
         report = EpochReport(epoch, lr, stage.float_weights, train, test, best, flips, health)
         plain = {name: dataclasses.asdict(metrics) for name, metrics in (("train", train), ("test", test))}
         state = {"float_weights": stage.float_weights, "unchanged": self.watch.unchanged}
-        self.log.write("epoch", epoch=epoch, lr=lr, **plain, **state)
+        self.log.write("epoch", epoch=epoch, lr=lr, **plain, **state, peak_memory=peak_memory(self.session.device))
         self.curves.epoch(report)
         say(*epoch_lines(report, self.session.config.epochs), *warnings)
 

@@ -3,8 +3,9 @@
 ``{"kind": "run", ...}``     once a start: config, environment (command, machine, versions), cost
 ``{"kind": "epoch", ...}``   once an epoch: epoch, lr, train and test (loss, top1, images, seconds, load_seconds),
                             float_weights (in the first of two stages), unchanged (binary layers none of whose
-                            weights has changed its sign so far)
+                            weights has changed its sign so far), peak_memory (host and device, bytes, so far)
 ``{"kind": "result", ...}``  at the end: best_acc1, best_epoch, last_acc1, seconds of all epochs, checkpoint
+``{"kind": "export", ...}``  with --export: bytes of the ONNX file
 """
 
 import json
@@ -21,6 +22,12 @@ def read_log(run_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+def append(run_dir: Path, kind: str, **fields: Any) -> None:
+    """Add an entry to a run's log."""
+    with (Path(run_dir) / FILE).open("a") as file:
+        file.write(json.dumps({"kind": kind, **fields}) + "\n")
+
+
 class RunLog:
     """Appends to a log whose entries of later epochs, if it has any, are dropped first: they are trained again."""
 
@@ -32,5 +39,4 @@ class RunLog:
         os.replace(temporary, self.path)
 
     def write(self, kind: str, **fields: Any) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps({"kind": kind, **fields}) + "\n")
+        append(self.path.parent, kind, **fields)
