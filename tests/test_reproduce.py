@@ -12,7 +12,7 @@ import quantize
 import training
 from tools import reproduce
 from tools.jobs import ALL, Job, Target
-from tools.targets import JPEG_OF, RECIPES, SECTIONS
+from tools.targets import JPEG_OF, SECTIONS
 from training import engine
 from training.config import TrainConfig, parse_flags
 from training.runlog import read_log
@@ -70,10 +70,35 @@ def test_learning_rates_fall_where_published():
     assert (short.epochs, short.milestones, short.lr_schedule) == (20, (10, 15), "step")
 
 
+def test_a_shorter_budget_names_its_epochs_once():
+    short = Job(ALL["resnet18_imagenet"], epochs=3)  # has epochs of its own
+    assert short.flags.count("--epochs") == 1
+    whole = vars(config_of(Job(short.target)))
+    assert {name for name, value in vars(config_of(short)).items() if value != whole[name]} == {"epochs", "milestones"}
+
+
 def test_the_published_recipe_of_the_networks_in_network():
     config = config_of(Job(ALL["nin_gc_xnornet_published"]))
     found = (config.optimizer, config.momentum, config.weight_decay, config.batch_size, config.augment)
     assert found == ("sgd", 0.9, 1e-4, 100, "crop_flip")
+
+
+def test_pictures_are_augmented_as_their_size_suggests():
+    expected = {"MNIST": "shift", "CIFAR-10": "crop_flip", "SVHN": "shift", "ImageNet": "resized_crop"}
+    for job in JOBS:
+        published = job.name.endswith("_published") and job.section == "MNIST"
+        wanted = "none" if published else expected[job.section.partition(",")[0]]
+        assert config_of(job).augment == wanted, job.name
+
+
+def test_every_network_of_the_published_tables_has_a_row():
+    archs = {(job.section, config_of(job).arch) for job in JOBS}
+    for arch in ("nin", "nin_gc", "nin_dropout", "resnet18", "resnet20", "resnet34", "vgg11", "vgg13", "vgg16", "cnn"):
+        assert {("CIFAR-10", f"{arch}_xnornet")} <= archs
+    assert {("CIFAR-10", f"resnet18_{scheme}") for scheme in ("bireal", "react", "irnet")} <= archs
+    assert {("MNIST", f"{arch}_xnornet") for arch in ("lenet5", "mlp", "resnet18")} <= archs
+    assert {("SVHN", "cnn_svhn_xnornet"), ("ImageNet", "alexnet_xnornet"), ("ImageNet", "alexnet_bwn")} <= archs
+    assert {("ImageNet", f"resnet18_imagenet_{scheme}") for scheme in ("xnornet", "bireal", "react")} <= archs
 
 
 def test_every_scheme_has_a_row_with_the_same_budget():
@@ -93,8 +118,8 @@ def test_every_scheme_has_a_row_with_the_same_budget():
 def tiny(monkeypatch):
     """A target that trains in seconds."""
     monkeypatch.setitem(SECTIONS, "Digits", "--dataset digits")
-    monkeypatch.setitem(RECIPES, "tiny", ("-b 128 --lr-schedule cosine", 2, ()))
-    target = Target("tiny", "Digits", "--arch lenet5_xnornet", "tiny", "97", None)
+    flags = "--arch lenet5_xnornet --recipe adam-cosine --lr 0.01 --epochs 2"
+    target = Target("tiny", "Digits", flags, "97", None)
     monkeypatch.setitem(ALL, "tiny", target)
     return target
 
@@ -132,7 +157,7 @@ def test_a_cut_target_is_resumed_and_a_finished_one_skipped(tiny, tmp_path, monk
     assert [entry["epoch"] for entry in log if entry["kind"] == "epoch"] == [1, 2]
     row = next(line for line in (tmp_path / "page" / "results.md").read_text().splitlines() if "| tiny |" in line)
     assert f"| 97 | {log[-1]['best_acc1']:.2f} | {log[-1]['last_acc1']:.2f} |" in row
-    assert "python trainer_exp.py --arch lenet5_xnornet --dataset digits" in row
+    assert f"`{Job(tiny).command}`" in row
 
     monkeypatch.setattr(subprocess, "run", None)
     assert reproduce.main(["tiny", *arguments]) == 0

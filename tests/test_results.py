@@ -118,6 +118,27 @@ def test_added_logs_and_the_page_have_no_places(tmp_path, capsys):
     assert copied[0]["cost"] == original[0]["cost"]
 
 
+@pytest.mark.parametrize(
+    ("teacher", "shown"),
+    [
+        (["--teacher", f"{HOME}/runs/big"], "--teacher big"),
+        ([f"--teacher={HOME}/runs/big/best.pt"], "--teacher=best.pt"),
+        (["--teacher", f"resnet18:{HOME}/a=b:c/best.pt"], "--teacher resnet18:best.pt"),
+        ([f"--teacher=timm/resnet18:{HOME}/best.pt"], "--teacher=timm/resnet18:best.pt"),
+        (["--teacher", "runs/big"], "--teacher runs/big"),
+        (["--pretrained", f"{HOME}/w.pt"], "--pretrained w.pt"),
+    ],
+)
+def test_of_absolute_paths_in_a_log_the_last_name_stays(tmp_path, teacher, shown):
+    run = write_log(tmp_path / "mine", ["--arch", "lenet5", "--dataset", "digits", *teacher])
+    results.keep(run, tmp_path / "page")
+    text = (tmp_path / "page" / "runs" / "mine" / "log.jsonl").read_text()
+    assert HOME in (run / "log.jsonl").read_text()
+    assert HOME not in text
+    assert shown.split(maxsplit=1)[-1] in text
+    assert rows_of(tmp_path)["Other runs"]["mine"]["command"].endswith(f"{shown}`")
+
+
 def test_a_resumed_run_shows_the_command_that_started_it(tmp_path):
     run = write_log(tmp_path / "mine", ["--arch", "lenet5", "--dataset", "digits"])
     first, *others = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]

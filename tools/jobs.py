@@ -4,8 +4,9 @@ import dataclasses
 import shlex
 from typing import Any
 
-from tools.targets import JPEG, JPEG_FLAGS, JPEG_OF, RECIPES, SECTIONS, TARGETS
-from training.config import parse_flags
+from tools.targets import JPEG, JPEG_FLAGS, JPEG_OF, SECTIONS, TARGETS
+from training.config import TrainConfig, parse_flags
+from training.recipe import read_recipe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,23 +16,22 @@ class Target:
     Attributes:
         name: of the target.
         section: where the results show it.
-        network: flags that name network and scheme.
-        recipe: a key of ``RECIPES``.
+        flags: of trainer_exp.py, a ``--recipe`` among them, all but the data's.
         published: top-1 in percent as text, None where no figure is known.
         float_twin: the float target to compare with, if any.
     """
 
     name: str
     section: str
-    network: str
-    recipe: str
+    flags: str
     published: str | None
     float_twin: str | None
 
     @property
     def epochs(self) -> int:
-        """Of the whole recipe."""
-        return RECIPES[self.recipe][1]
+        """Of the whole target."""
+        flags = parse_flags(shlex.split(self.flags))
+        return {**parse_flags(read_recipe(flags["recipe"])), **flags}["epochs"]
 
 
 ALL = {row[0]: Target(row[0], section, *row[1:]) for section, rows in TARGETS.items() for row in rows}
@@ -44,7 +44,7 @@ class Job:
     Attributes:
         target: which one.
         jpeg: on JPEG copies of its images.
-        epochs: of a shorter budget; None: the recipe's.
+        epochs: of a shorter budget; None: the target's.
     """
 
     target: Target
@@ -70,23 +70,26 @@ class Job:
     @property
     def flags(self) -> list[str]:
         """Of trainer_exp.py, all but the places of data and run."""
-        recipe, epochs, drops = RECIPES[self.target.recipe]
-        epochs = self.epochs or epochs
         data = JPEG_FLAGS if self.jpeg else SECTIONS[self.target.section]
-        flags = [*shlex.split(f"{self.target.network} {data} {recipe}"), "--epochs", str(epochs)]
-        milestones = sorted({round(share * epochs) for share in drops} - {0})
-        return flags + (["--milestones", *map(str, milestones)] if milestones else [])
+        flags = shlex.split(f"{self.target.flags} {data}")
+        if self.epochs in (None, self.target.epochs):
+            return flags
+        given = flags.index("--epochs") if "--epochs" in flags else len(flags)
+        return [*flags[:given], *flags[given + 2 :], "--epochs", str(self.epochs)]
 
     @property
     def command(self) -> str:
         return shlex.join(["python", "trainer_exp.py", *self.flags])
 
     def check(self, config: dict[str, Any]) -> None:
-        """Raises ValueError for the configuration of another run."""
-        for name, wanted in parse_flags(self.flags).items():
-            found = tuple(config[name]) if isinstance(wanted, tuple) else config[name]
-            if found != wanted:
+        """Raises ValueError for the configuration of a run that computed something else."""
+        flags = parse_flags(self.flags)
+        wanted = vars(TrainConfig.create(**flags))
+        names = {*flags, *parse_flags(read_recipe(flags["recipe"])), "augment", "keep_float"}
+        for name in sorted(names - {"recipe"}):  # the log may have its flags one by one
+            found = tuple(config[name]) if isinstance(wanted[name], tuple) else config[name]
+            if found != wanted[name]:
                 raise ValueError(
-                    f"the log of {self.name!r} has {name} {found}, its target has {wanted}: it is of another run; "
-                    "run the target again, or remove the log"
+                    f"the log of {self.name!r} has {name} {found}, its target has {wanted[name]}: it is of another "
+                    "run; run the target again, or remove the log"
                 )

@@ -28,7 +28,7 @@ READMES = Path(__file__).resolve().parent.parent / "READMEs"
 HEADER = """# Results
 
 Written by `python tools/results.py` from the logs in `READMEs/runs/`. `python tools/reproduce.py NAME` runs a row;
-so does its command, with `--data-dir` for the place of the data.
+so does its command, with `--data-dir` for the place of the data. Recipes are files in `training/recipes/`.
 
 Accuracy is top-1 on the test set in percent: *published*, *ours* (the best epoch), *last* (the last epoch), *float*
 (our float network to compare with, after as many epochs; its own row says how it was trained). *epochs* "20 of 200"
@@ -49,15 +49,19 @@ NOT_RUN = "not run"
 PLACE_FLAGS = ("--data-dir", "--log-path", "--resume")
 PLACES = ("data_dir", "log_path", "resume", "export", "evaluate", "checkpoint")
 
+# An absolute path, or what has one at its end: a flag with "=", ARCH:CHECKPOINT.
+ABSOLUTE = re.compile(r"(|.*?[=:])(/.+)", re.DOTALL)
+
 
 def without_places(entry: Any) -> Any:
-    """A log's entry, or a part of one, with places as None, and of other absolute paths the last name."""
+    """A log's entry, or a part of one, with places as None, and of other absolute paths the last name alone."""
     if isinstance(entry, list):
         return [without_places(part) for part in entry]
     if isinstance(entry, dict):
         plain = {key: None if key in PLACES else without_places(value) for key, value in entry.items()}
         return plain | ({"command": without_place_flags(entry["command"])} if "command" in entry else {})
-    return Path(entry).name if isinstance(entry, str) and Path(entry).is_absolute() else entry
+    path = ABSOLUTE.fullmatch(entry) if isinstance(entry, str) else None
+    return entry if path is None else path[1] + Path(path[2]).name
 
 
 def without_place_flags(command: str) -> str:
