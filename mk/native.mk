@@ -3,8 +3,8 @@
 CXX ?= g++
 AARCH64_CXX ?= aarch64-linux-gnu-g++
 QEMU_AARCH64 ?= qemu-aarch64
-NATIVE_SOURCES := $(sort $(wildcard quantize/csrc/*.cc)) tests/native/test_native.cc
-NATIVE_HEADERS := $(wildcard quantize/csrc/*.h quantize/csrc/*.inc)
+NATIVE_SOURCES := $(sort $(wildcard quantize/csrc/*.cc tests/native/*.cc))
+NATIVE_HEADERS := $(wildcard quantize/csrc/*.h quantize/csrc/*.inc tests/native/*.h)
 NATIVE_FLAGS := -std=c++17 -ffp-contract=off -Wall -Wextra -Wpedantic -Wno-uninitialized -Wno-maybe-uninitialized \
 	-Iquantize/csrc -pthread
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined
