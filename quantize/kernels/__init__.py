@@ -12,7 +12,7 @@ from types import ModuleType
 
 from torch import Tensor
 
-from . import cpu, reference
+from . import cpu, library, reference
 from .geometry import ConvGeometry, Epilogue, Layout, Output
 
 __all__ = [
@@ -37,7 +37,7 @@ def available_kernels() -> list[str]:
 @functools.cache
 def _warn_once() -> None:
     warnings.warn(
-        f"the native library {cpu.library_path().name} was not built (no C++ compiler when xnorkit was installed?): "
+        f"the native library {library.path().name} was not built (no C++ compiler when xnorkit was installed?): "
         "binary layers run the slow reference kernels. Install g++ or clang++ and reinstall xnorkit",
         RuntimeWarning,
         stacklevel=3,

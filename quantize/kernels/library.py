@@ -1,0 +1,123 @@
+"""The shared library beside the package: where it is, what its C interface looks like, and how to call it.
+
+The structures and signatures are those of ``csrc/xnorkit.h``.
+"""
+
+import ctypes
+import functools
+import sys
+from pathlib import Path
+
+import torch
+
+_SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
+
+
+class KernelError(ValueError):
+    """The library refused its arguments; the message is its own."""
+
+
+_SIZES = (
+    *("batch", "channels", "height", "width", "out_channels", "kernel_h", "kernel_w", "stride_h", "stride_w"),
+    *("dilation_h", "dilation_w", "pad_top", "pad_left", "pad_bottom", "pad_right", "groups"),
+)
+
+
+class Shape(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int64) for name in _SIZES]
+
+
+class Binarize(ctypes.Structure):
+    _fields_ = [("threshold", ctypes.c_void_p), ("flip", ctypes.c_void_p)]
+
+
+class Epilogue(ctypes.Structure):
+    _fields_ = [
+        ("scale", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("input_scale", ctypes.c_void_p),
+        ("relu", ctypes.c_int32),
+    ]
+
+
+class Output(ctypes.Structure):
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("kind", ctypes.c_int32),
+        ("layout", ctypes.c_int32),
+        ("binarize", Binarize),
+    ]
+
+
+class _Parallel(ctypes.Structure):
+    _fields_ = [("run", ctypes.c_void_p), ("context", ctypes.c_void_p)]
+
+
+class _OpenMP(ctypes.Structure):
+    _fields_ = [("parallel", ctypes.c_void_p), ("threads", ctypes.c_uint)]
+
+
+def path() -> Path:
+    """Where the shared library is, or would be."""
+    return Path(__file__).parents[1] / f"libxnorkit{_SUFFIX}"
+
+
+POINTER, SIZE = ctypes.c_void_p, ctypes.c_size_t
+_SIGNATURES = {
+    "xk_pack": [POINTER, ctypes.c_int32, *[ctypes.c_int64] * 4, POINTER, POINTER, POINTER],
+    "xk_output_size": [POINTER] * 3,
+    "xk_weights_size": [POINTER, ctypes.c_char_p, POINTER],
+    "xk_weights_pack": [POINTER, ctypes.c_char_p, POINTER, SIZE, POINTER, SIZE],
+    "xk_weights_kernel": [POINTER, SIZE],
+    "xk_conv": [POINTER, POINTER, POINTER, SIZE, POINTER, POINTER, POINTER],
+    "xk_conv_float": [POINTER, POINTER, ctypes.c_int32, POINTER, POINTER, SIZE, POINTER, POINTER, POINTER],
+}
+
+
+@functools.cache
+def load() -> ctypes.CDLL | None:
+    """The library, or None where it was not built."""
+    try:
+        library = ctypes.CDLL(str(path()))
+    except OSError:
+        return None
+    for name, types in _SIGNATURES.items():
+        getattr(library, name).argtypes = types
+    for name in ("xk_last_error", "xk_kernel_name", "xk_last_kernel", "xk_weights_kernel"):
+        getattr(library, name).restype = ctypes.c_char_p
+    return library
+
+
+def call(function: str, *arguments) -> None:
+    """Calls a function that returns a status; raises :class:`KernelError` with the library's own words."""
+    library = load()
+    if getattr(library, function)(*arguments) != 0:
+        raise KernelError(library.xk_last_error().decode())
+
+
+@functools.cache
+def _openmp_parallel() -> int | None:
+    """Address of GOMP_parallel in the OpenMP runtime that torch loaded, or None."""
+    for candidate in sorted((Path(torch.__file__).parent / "lib").glob(f"libtorch_cpu*{_SUFFIX}")):
+        try:
+            return ctypes.cast(ctypes.CDLL(str(candidate)).GOMP_parallel, ctypes.c_void_p).value
+        except (OSError, AttributeError):
+            continue
+    return None
+
+
+@functools.cache
+def _pool(threads: int) -> _Parallel | None:
+    address = _openmp_parallel()
+    if threads < 2 or address is None:
+        return None
+    context = _OpenMP(address, threads)
+    pool = _Parallel(ctypes.cast(load().xk_openmp_for, POINTER), ctypes.cast(ctypes.pointer(context), POINTER))
+    pool.keep_alive = context
+    return pool
+
+
+def parallel():
+    """torch's threads, as many as ``torch.get_num_threads()`` says; None is the calling thread alone."""
+    pool = _pool(torch.get_num_threads())
+    return None if pool is None else ctypes.byref(pool)
