@@ -43,8 +43,10 @@ class Trained(NamedTuple):
     config: TrainConfig
 
 
-def open_checkpoint(file: Path, flags: dict[str, Any]) -> Trained:
+def open_checkpoint(file: Path, flags: dict[str, Any], test_only: bool = False) -> Trained:
     """The model of a checkpoint and its data: the set it was trained on, unless the flags name another.
+
+    With ``test_only`` the training images are left alone.
 
     Raises ValueError or OSError, in one sentence, where they do not fit.
     """
@@ -55,7 +57,7 @@ def open_checkpoint(file: Path, flags: dict[str, Any]) -> Trained:
     model, info = load_model(file, device)
     mean, std = info.normalization
     config = dataclasses.replace(config, normalize=None, mean=mean, std=std)
-    data = load_data(config, info.input_size, device)
+    data = load_data(config, info.input_size, device, test_only)
     check_same_classes(info.classes, data.classes, str(file))
     return Trained(model, info, data, config)
 
@@ -70,7 +72,7 @@ def evaluate_checkpoint(flags: dict[str, Any]) -> Metrics:
     if path is None:
         raise ValueError("--evaluate names no checkpoint; write --evaluate CHECKPOINT")
     file = find_checkpoint(path, BEST)
-    model, info, data, config = open_checkpoint(file, flags)
+    model, info, data, config = open_checkpoint(file, flags, test_only=True)
     images, _ = next(iter(data.test))
     say(*complexity_lines(quantize.summary(model, images[:1])))
     result = evaluate(model, data.test, LOSSES[config.loss])

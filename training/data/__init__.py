@@ -42,13 +42,13 @@ class Data:
 
     Attributes:
         classes: names, in the order of the labels.
-        train, test: loaders of normalized batches.
+        train, test: loaders of normalized batches; train None where only the test set was asked for.
         normalization: what turned pixels into inputs.
         input_size: (channels, height, width) of a batch's images.
     """
 
     classes: list[str]
-    train: Loader
+    train: Loader | None
     test: Loader
     normalization: Normalization
     input_size: tuple[int, int, int]
@@ -63,25 +63,14 @@ def choose_normalization(config, channels: int) -> Normalization:
     return get_preset(config.normalize or get_dataset(config.dataset).normalization, channels)
 
 
-def load_data(config, input_size: tuple[int, int, int], device: torch.device) -> Data:
-    """The set that ``config`` names, as batches of ``input_size`` on ``device``.
+def load_data(config, input_size: tuple[int, int, int], device: torch.device, test_only: bool = False) -> Data:
+    """The set that ``config`` names, as batches of ``input_size`` on ``device``; ``test_only``: without training's.
 
     Raises ValueError or FileNotFoundError, in one sentence, for a set that cannot be had.
     """
-    spec = get_dataset(config.dataset)
     normalization = choose_normalization(config, input_size[0])
     augmentation = get_augmentation(config.augment)
-    splits: list[ArraySet | Pictures]
-    if spec.load is None:
-        classes, *splits = find_pictures(Path(config.data_dir).expanduser())
-        pictures = sum(len(split.paths) for split in splits)
-        if pictures * math.prod(input_size) <= MEMORY_LIMIT and not augmentation.resized_crop:
-            splits = [decode(split, input_size) for split in splits]
-    elif augmentation.resized_crop:
-        raise ValueError(f"--augment resized_crop needs picture files (--dataset imagefolder), not {config.dataset!r}")
-    else:
-        classes, *splits = spec.load(Path(config.data_dir).expanduser())
-        splits = [ArraySet(adapt(split.images, input_size), split.labels) for split in splits]
+    classes, splits = _read(config, input_size, augmentation.resized_crop, test_only)
 
     def loader(split: ArraySet | Pictures, augmentation: Augmentation, shuffle: bool) -> Loader:
         options = {"augmentation": augmentation, "shuffle": shuffle, "seed": config.seed}
@@ -91,8 +80,23 @@ def load_data(config, input_size: tuple[int, int, int], device: torch.device) ->
         files = PictureFiles(split, input_size, augmentation.resized_crop)
         return StreamLoader(files, config.batch_size, normalization, device, config.workers, **options)
 
-    train, test = loader(splits[0], augmentation, True), loader(splits[1], Augmentation(), False)
-    return Data(classes, train, test, normalization, input_size)
+    train = None if test_only else loader(splits[0], augmentation, True)
+    return Data(classes, train, loader(splits[-1], Augmentation(), False), normalization, input_size)
+
+
+def _read(config, input_size: tuple[int, int, int], resized_crop: bool, test_only: bool):
+    """(classes, [train, test]) or (classes, [test]); pictures that fit into memory are decoded."""
+    spec, data_dir = get_dataset(config.dataset), Path(config.data_dir).expanduser()
+    if spec.load is not None and resized_crop:
+        raise ValueError(f"--augment resized_crop needs picture files (--dataset imagefolder), not {config.dataset!r}")
+    classes, *splits = find_pictures(data_dir) if spec.load is None else spec.load(data_dir)
+    splits = splits[1:] if test_only else splits
+    if spec.load is not None:
+        return classes, [ArraySet(adapt(split.images, input_size), split.labels) for split in splits]
+    pictures = sum(len(split.paths) for split in splits)
+    if pictures * math.prod(input_size) <= MEMORY_LIMIT and not resized_crop:
+        splits = [decode(split, input_size) for split in splits]
+    return classes, splits
 
 
 def adapt(images: Tensor, input_size: tuple[int, int, int]) -> Tensor:
