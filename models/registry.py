@@ -128,7 +128,8 @@ def resolve(name: str, schemes: tuple[str, ...] = ()) -> ModelSpec:
         if arch != name and arch in _REGISTRY:
             entry, scheme = _REGISTRY[arch], "xnor" if suffix == "xnornet" else suffix
             return ModelSpec(name, arch, entry.layout_for(scheme), scheme, entry.input_size, entry.keep_float)
-    more = "each also as <arch>_xnornet or <arch>_<scheme>; timm/<name> gives any timm backbone"
+    more = "each also as <arch>_xnornet or <arch>_<scheme>; timm/<name> gives any timm backbone; "
+    more += "READMEs/adding.md says how to add one, or a scheme"
     raise ValueError(_unknown(name, list_models(), f"valid: {', '.join(sorted(_REGISTRY))}; {more}"))
 
 

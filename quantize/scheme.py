@@ -55,6 +55,11 @@ class Scheme:
         """Bits that a stored weight needs, without its scale; 32: float."""
         return 1
 
+    @property
+    def window_scale(self) -> bool:
+        """Whether :meth:`output_scale` is ``layer.window_mean(|x|)``, which packed layers compute themselves."""
+        return False
+
     def check_output_size(self, output_size: tuple[int, ...] | None) -> None:
         """Raise ValueError where :meth:`attach` cannot do with this ``output_size``; a dry run asks this alone."""
 
@@ -143,7 +148,8 @@ def get_scheme(scheme: str | Scheme) -> Scheme:
         raise TypeError(f"scheme must be a name or a Scheme instance, got {type(scheme).__name__}: {scheme!r}")
     name, _, options = scheme.partition(":")
     if name not in _REGISTRY:
-        raise ValueError(f"unknown scheme {name!r}: {did_you_mean(name, _REGISTRY)}")
+        own = "; READMEs/adding.md says how to register one of your own"
+        raise ValueError(f"unknown scheme {name!r}: {did_you_mean(name, _REGISTRY)}{own}")
     cls = _REGISTRY[name]
     return cls(**_parse_options(cls, options))
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -118,6 +119,33 @@ def test_a_checkpoint_is_evaluated_alone(run_dir, tmp_path, capsys):
     assert (tmp_path / "net.onnx").exists()
 
 
+def test_evaluation_leaves_the_training_images_alone(tmp_path):
+    write_pictures(tmp_path / "pictures", size=(8, 8))
+    folder = ("--arch", "tiny_xnornet", "--dataset", "imagefolder", "--data-dir", "pictures")
+    assert call(*folder, "--batch-size", "2", "--epochs", "1", "--log-path", "run") == 0
+    for path in (tmp_path / "pictures" / "train").rglob("*.png"):
+        path.write_bytes(b"not a picture")
+    assert call("--evaluate", "run") == 0
+    assert call(*folder, "--batch-size", "2", "--epochs", "1", "--log-path", "again") == 2
+
+
+def test_a_scheme_of_the_users_own_ends_a_networks_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(quantize.scheme, "_REGISTRY", dict(quantize.scheme._REGISTRY))
+
+    @quantize.register_scheme("my_own")
+    @dataclasses.dataclass(frozen=True)
+    class MyOwn(quantize.schemes.XNOR):
+        """As xnor."""
+
+    argv = ("--dataset", "digits", "--epochs", "1", "--batch-size", "700")
+    assert call("--arch", "tiny_my_own", *argv, "--log-path", "run") == 0
+    model, info = training.load_model("run")
+    assert (info.arch, info.scheme) == ("tiny_my_own", "my_own")
+    assert {type(m.scheme) for m in model.modules() if isinstance(m, quantize.BinaryLayer)} == {MyOwn}
+    assert call("--evaluate", "run") == 0
+    assert call("--arch", "tiny_xnornet", *argv, "--teacher", "tiny_my_own:run", "--log-path", "student") == 0
+
+
 def test_a_run_is_continued_in_its_directory_or_in_another(run_dir, tmp_path, capsys):
     shutil.copytree(run_dir, "run")
     assert call("--resume", "run", "--epochs", 3) == 0
@@ -214,6 +242,19 @@ def test_ctrl_c_leaves_the_last_checkpoint_whole(tmp_path):
     assert epoch >= 1
     assert call("--resume", tmp_path / "run", "--epochs", epoch + 1) == 0
     assert [entry["epoch"] for entry in epochs_of(tmp_path / "run")] == list(range(1, epoch + 2))
+
+
+def test_the_guides_way_to_train_with_a_scheme_of_ones_own(tmp_path):
+    guide = (ROOT / "READMEs" / "adding.md").read_text()
+    scheme = re.search(r"```python\n(.*?)```", guide, re.DOTALL)[1]
+    (tmp_path / "my_schemes.py").write_text(scheme)
+    command = shlex.split(re.search(r"^python -c .*scaledsign.*$", guide, re.MULTILINE)[0])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    short = ["--dataset", "digits", "--epochs", "1", "--log-path", "run", "--gpu", ""]
+    run = subprocess.run([sys.executable, *command[1:], *short], cwd=tmp_path, env=environment, capture_output=True)
+    assert run.returncode == 0, run.stderr
+    assert read_log(tmp_path / "run")[0]["scheme"] == "scaledsign"
+    assert call("--evaluate", "run") == 2  # not imported here
 
 
 def test_a_bad_flag_in_a_process_of_its_own(tmp_path):

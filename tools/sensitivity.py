@@ -31,7 +31,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from torch import Tensor, nn
 
-import models
 import quantize
 from quantize.plan import NO_THRESHOLD, PENDING, LayerPlan
 from quantize.table import format_table
@@ -39,6 +38,7 @@ from training import evaluate
 from training.checkpoint import BEST, find_checkpoint
 from training.console import progress
 from training.data import Loader
+from training.defaults import resolve
 from training.evaluation import open_checkpoint
 
 DEFAULT_SCHEME = "xnor"
@@ -227,7 +227,7 @@ def run(flags: argparse.Namespace) -> None:
     check_flags(flags)
     given = {name: getattr(flags, name) for name in ("dataset", "data_dir", "gpu") if hasattr(flags, name)}
     model, info, data, config = open_checkpoint(find_checkpoint(flags.checkpoint, BEST), given)
-    scheme = flags.scheme or info.scheme or models.resolve(info.arch).scheme or DEFAULT_SCHEME
+    scheme = flags.scheme or info.scheme or resolve(info.arch).scheme or DEFAULT_SCHEME
     count = data.test.count if flags.count is None else flags.count
     calibration = list(itertools.islice(data.train, flags.calibrate))
     kept = binary_rows(model, scheme, calibration[0][0], keep_float=config.keep_float).kept_float

@@ -7,6 +7,7 @@ that were given. With ``--recipe`` it takes that recipe and the flags.
 from typing import Any
 
 import models
+import quantize
 
 from .data import get_dataset
 
@@ -27,12 +28,17 @@ CLIPPED_SCHEMES = ("binaryconnect", "bnn")
 LARGE_PICTURES = 64  # pixels; above, a random region of a picture is better than a shift
 
 
+def resolve(arch: str) -> models.ModelSpec:
+    """What a network's name stands for; any registered scheme may end it. Raises ValueError for an unknown name."""
+    return models.resolve(arch, tuple(quantize.list_schemes()))
+
+
 def input_size(arch: str, dataset: str, img_size: int | None = None) -> tuple[int, int, int]:
     """(channels, height, width) of a network's images: the size given, its own, or the dataset's.
 
     Raises ValueError for an unknown name.
     """
-    channels, *size = models.resolve(arch).input_size or (3,)
+    channels, *size = resolve(arch).input_size or (3,)
     if img_size is not None:
         size = [img_size] * 2
     height, width = size or get_dataset(dataset).image_size
@@ -42,18 +48,18 @@ def input_size(arch: str, dataset: str, img_size: int | None = None) -> tuple[in
 def effective_scheme(arch: str, scheme: str | None = None) -> str | None:
     """The scheme given, else the one that the network's name ends in; None for float."""
     if scheme is None:
-        return models.resolve(arch).scheme
+        return resolve(arch).scheme
     return None if scheme in FLOAT_SCHEMES else scheme
 
 
 def default_recipe(arch: str) -> str:
     """The recipe of a network. Raises ValueError for an unknown name."""
-    return RECIPES.get(models.resolve(arch).arch, OTHER_NETWORKS)
+    return RECIPES.get(resolve(arch).arch, OTHER_NETWORKS)
 
 
 def default_flags(arch: str, dataset: str, img_size: int | None = None, scheme: str | None = None) -> dict[str, Any]:
     """Flags that recipes leave open, for ``arch`` on ``dataset``. Raises ValueError for an unknown name."""
-    network, images = models.resolve(arch), get_dataset(dataset)
+    network, images = resolve(arch), get_dataset(dataset)
     pictures = images.load is None and max(input_size(arch, dataset, img_size)) > LARGE_PICTURES
     name = (effective_scheme(arch, scheme) or "").partition(":")[0]
     return {

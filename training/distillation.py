@@ -6,10 +6,9 @@ from typing import Any
 import torch
 from torch import nn
 
-import models
-
 from .checkpoint import BEST, find_checkpoint, read_file
 from .data import Data
+from .defaults import resolve
 from .model import create_float, load_model, load_weights, read_weights
 
 
@@ -26,7 +25,7 @@ def load_teacher(name: str, data: Data, device: torch.device) -> nn.Module:
     """
     arch, path = split_name(name)
     if arch is not None:
-        models.resolve(arch)
+        resolve(arch)
     file = find_checkpoint(path, BEST)
     contents = read_file(file)
     if isinstance(contents, dict) and "format" in contents:

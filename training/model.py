@@ -15,6 +15,7 @@ from quantize.layers import FLOAT_CLASSES
 from .checkpoint import BEST, find_checkpoint, read_checkpoint, read_file
 from .config import TrainConfig
 from .data import Normalization
+from .defaults import resolve
 
 TIMM = "timm"  # --pretrained alone
 
@@ -47,12 +48,13 @@ def build_model(config: TrainConfig, classes: list[str], images: Tensor) -> tupl
 
 def create_float(arch: str, classes: int, channels: int, pretrained: bool = False) -> nn.Module:
     """The float network ``arch``, with timm's published weights where ``pretrained``."""
+    options = {"num_classes": classes, "in_chans": channels}
     if not pretrained:
-        return models.create_model(arch, num_classes=classes, in_chans=channels)
+        return models.create_model(arch, schemes=tuple(quantize.list_schemes()), **options)
     if not arch.startswith(TIMM_PREFIX):
         raise ValueError(f"there are no published weights for {arch!r}; give a checkpoint: --pretrained CHECKPOINT")
     try:
-        return models.create_model(arch, num_classes=classes, in_chans=channels, pretrained=True)
+        return models.create_model(arch, pretrained=True, **options)
     except (OSError, RuntimeError) as error:  # no network, or a network without weights
         raise ValueError(f"timm has no weights for {arch!r} at hand ({error}); leave out --pretrained") from error
 
@@ -65,7 +67,7 @@ def check_shape(model: nn.Module, images: Tensor, config: TrainConfig) -> None:
             model.eval()(images[:1])
     except (RuntimeError, ValueError, AssertionError) as error:
         shape, reason = tuple(images.shape[1:]), str(error).partition("\n")[0].rstrip(".")
-        own = models.resolve(config.arch).input_size
+        own = resolve(config.arch).input_size
         fix = "change --img-size" + (f", or leave it out for the network's own {own}" if own else "")
         raise ValueError(f"{config.arch!r} does not take images of shape {shape} ({reason}); {fix}") from error
     finally:
