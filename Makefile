@@ -1,6 +1,7 @@
 # make quickstart   install into $(VENV), train, export and check a 1-bit network (1.5 minutes after the install)
 # make test         install what the tests need, check the style, run all tests
 # make test-native  the C++ library's own tests, under sanitizers, and under qemu for ARM
+# make benchmark    measure the kernels against their peers and write READMEs/performance.md
 # make lint-fix     repair the style
 # make clean        remove everything that make created
 
@@ -39,6 +40,7 @@ $(VENV)/installed-test: $(VENV)/installed
 	touch $@
 
 include mk/native.mk
+include mk/benchmark.mk
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info .pytest_cache .ruff_cache .hypothesis

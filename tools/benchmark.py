@@ -1,0 +1,122 @@
+"""Our kernels against what else there is: onnxruntime in float and int8, torch, OpenVINO's binary convolution.
+
+    python tools/benchmark.py                              shapes of real layers: batch 1 and 32, one and all threads
+    python tools/benchmark.py --shape 256-256-3x3-14x14 --batch 1 --threads 1
+    python tools/benchmark.py --kernels                    each instruction set forced, against the machine's limit
+    python tools/benchmark.py --sweep channels             the paper's figure 4 b (kernel: c)
+    python tools/benchmark.py --json FILE --plot FILE      keep the figures, draw them
+    python tools/benchmark.py --report [FILE ...]          write READMEs/performance.md from such files
+
+Float in and float out. Every side's numbers are compared with a float convolution's before its time is
+taken. Sides take turns in one run; a time is the median of its calls; a ratio is how many times as long as
+ours, the median over the turns. A side whose package is missing (pip install -e '.[bench]') is left out.
+Exit codes: 0 done, 1 a side computes wrong numbers, 2 something that cannot be used.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from quantize.scheme import did_you_mean
+from quantize.table import format_table
+from tools.benchmarking import machine
+from tools.benchmarking.cases import SHAPES, SWEEPS
+from tools.benchmarking.forced import measure_forced
+from tools.benchmarking.measure import measure
+from tools.benchmarking.plots import plot
+from tools.benchmarking.registry import CONV_SIDES, OURS, PEERS
+from tools.benchmarking.report import FOLDER, absent, group_tables, write_report
+from tools.benchmarking.result import Result
+from tools.benchmarking.sides import WrongNumbers
+from tools.benchmarking.timing import Timer
+from training.console import progress
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = p.add_mutually_exclusive_group()
+    what.add_argument("--sweep", choices=SWEEPS, help="over channels or filter sizes")
+    what.add_argument("--kernels", action="store_true", help="each instruction set forced; one thread, batch 1")
+    what.add_argument("--report", nargs="*", type=Path, metavar="FILE", help=f"only write the page, of {FOLDER.name}/")
+    p.add_argument("--shape", nargs="+", default=[], metavar="NAME", help=f"default: all; {', '.join(SHAPES)}")
+    p.add_argument("--side", nargs="+", metavar="NAME", help=f"what to compare, ours first: {', '.join(CONV_SIDES)}")
+    p.add_argument("--batch", nargs="+", type=positive, metavar="N", help="default: 1 32; in a sweep 1")
+    p.add_argument("--threads", nargs="+", type=positive, metavar="N", help="default: 1 and all; in a sweep 1")
+    p.add_argument("--rounds", type=positive, default=15, metavar="N", help="turns of each side; default 15")
+    p.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    p.add_argument("--plot", type=Path, metavar="FILE", help="draw them there")
+    return p
+
+
+def positive(text: str) -> int:
+    """Raises ValueError, which argparse reports."""
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
+def chosen(names: Sequence[str], known: dict, what: str) -> list:
+    """The values of ``names``; ValueError with close names for an unknown one."""
+    for name in names:
+        if name not in known:
+            raise ValueError(f"unknown {what} {name!r}: {did_you_mean(name, known)}")
+    return [known[name] for name in names]
+
+
+def run(flags: argparse.Namespace, argv: Sequence[str]) -> Result:
+    """Measure what the flags ask for."""
+    kind = flags.sweep or ("kernels" if flags.kernels else "shapes")
+    result = Result(kind, machine.describe(list(argv)), flags.rounds)
+    if warning := machine.load_warning(result.environment["load"]):
+        print(warning, file=sys.stderr)
+    cases = chosen(flags.shape, SHAPES, "shape") or list((SWEEPS[kind] if flags.sweep else SHAPES).values())
+    if flags.kernels:
+        measure_forced(result, [case.name for case in cases])
+        return result
+    peers = ("ort_float", "torch_float") if flags.sweep else PEERS
+    sides = chosen(flags.side or (OURS, *peers), CONV_SIDES, "side")
+    batches = flags.batch or ([1] if flags.sweep else [1, 32])
+    threads = flags.threads or sorted({1} if flags.sweep else {1, result.environment["cores"]})
+    runs = [(case, batch) for batch in batches for case in cases]
+    rows = [measure(c, sides, batch, threads, Timer(flags.rounds)) for c, batch in progress(runs, len(runs), kind)]
+    result.groups[""] = [row for part in rows for row in part]
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    flags = parser().parse_args(argv)
+    try:
+        if flags.report is not None:
+            print(f"wrote {write_report(flags.report or sorted(FOLDER.glob('*.json')))}")
+            return 0
+        result = run(flags, argv)
+        show(result)
+        if flags.json:
+            result.write(flags.json)
+        if flags.plot:
+            plot(result, flags.plot)
+    except WrongNumbers as error:
+        print(f"benchmark: error: {error}", file=sys.stderr)
+        return 1
+    except (ValueError, OSError) as error:
+        print(f"benchmark: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def show(result: Result) -> None:
+    """Print the tables."""
+    for group, rows in result.groups.items():
+        for title, header, lines in group_tables(group, rows):
+            print(f"\n{title}\n{format_table(header, lines, right=header[1:])}")
+    for line in absent(result):
+        print(line)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

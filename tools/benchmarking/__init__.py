@@ -1,0 +1,1 @@
+"""The parts of tools/benchmark.py: cases, sides, timing, and what is written about them."""

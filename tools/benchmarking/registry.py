@@ -1,0 +1,23 @@
+"""The sides that the command line knows, by name. Ratios are those to the first."""
+
+from .limit import build_limit, expected_ones
+from .onnxruntime_sides import build_float, build_int8, expected_int8
+from .openvino_side import build_binary
+from .sides import Side, build_ours, build_torch_float
+
+OURS = "xnorkit"
+
+CONV_SIDES = {
+    side.name: side
+    for side in (
+        Side(OURS, "xnorkit", build_ours),
+        Side("ort_float", "onnxruntime float", build_float),
+        Side("ort_int8", "onnxruntime u8 x s8", build_int8, expected_int8),
+        Side("torch_float", "torch float", build_torch_float),
+        Side("openvino_binary", "OpenVINO binary", build_binary),
+        Side("limit", "xor + popcount + add limit", build_limit, expected_ones),
+    )
+}
+
+# What the command line compares where it is told no sides.
+PEERS = ("ort_float", "ort_int8", "torch_float", "openvino_binary")

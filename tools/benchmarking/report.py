@@ -1,0 +1,107 @@
+"""READMEs/performance.md: results as tables, each with machine, versions, date and command."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from . import tables
+from .measure import Row
+from .plots import plot, title_of
+from .result import KINDS, Result, read_result
+
+READMES = Path(__file__).resolve().parents[2] / "READMEs"
+FOLDER = READMES / "performance"
+
+HEADER = """# Performance
+
+Written by `python tools/benchmark.py --report` from the figures in `READMEs/performance/`; `make benchmark` measures
+them again.
+
+Float in and float out on every side, NCHW, the numbers of each compared with a float convolution's first. Sides take
+turns in one run. Times are medians of microseconds a call; *ratio* is how many times as long as ours (the median over
+the turns); GMAC/s is ours, padding counted. A case is *input channels - output channels - filter - image*.
+"""
+
+TITLES = {
+    "shapes": "Convolutions",
+    "networks": "Whole networks",
+    "kernels": "Each instruction set forced",
+    "channels": "Speed-up over channels",
+    "kernel": "Speed-up over filter sizes",
+}
+
+NOTES = {
+    "kernels": "*ratio* of the limit is the share of it that ours reaches: the time that xor, popcount and add of as "
+    "many bits take this machine in registers, over ours.\n",
+    "channels": "The dashed line is the paper's 64 c N_W / (c N_W + 64), with c channels and N_W filter positions. ",
+    "kernel": "The dashed line is the paper's 64 c N_W / (c N_W + 64), with c channels and N_W filter positions. ",
+}
+WHY = (
+    "It counts a word of 64 products against 64 scalar multiplications, one a cycle each; in fact a float convolution "
+    "does 16 or more multiply-adds an instruction, 64 bits take a third of an instruction each for xor, popcount and "
+    "add, eight words at a time, and packing the input and writing the output, which it counts as one operation a "
+    "pixel, weigh the more the fewer channels there are.\n"
+)
+
+
+def machine_line(result: Result) -> str:
+    """Where, when and how."""
+    e = result.environment
+    versions = ", ".join(f"{name} {version}" for name, version in e["versions"].items())
+    where = f"{e['cpu']}, {e['cores']} cores ({', '.join(e['flags'])})"
+    return f"{where}; {versions}; {e['date'][:10]}, load {e['load']} before the start: `{e['command']}`\n"
+
+
+def setting_title(setting: tuple[int, int]) -> str:
+    batch, threads = setting
+    return f"batch {batch}, {threads} thread{'' if threads == 1 else 's'}"
+
+
+def titles(rows: Iterable[Row]) -> dict[str, str]:
+    return {row.side: title_of(row.side) for row in rows}
+
+
+def group_tables(group: str, rows: Sequence[Row]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Title, header and lines of each table of a group, scaling last."""
+    found = []
+    for setting in tables.settings(rows):
+        chosen = tables.with_setting(rows, setting)
+        found.append((", ".join(filter(None, (group, setting_title(setting)))), *tables.pivot(chosen, titles(chosen))))
+    batch = max(row.batch for row in rows)
+    header, lines = tables.scaling(rows, batch)
+    if lines:
+        most = max(row.threads for row in rows)
+        found.append((f"times as fast on {most} threads as on one, batch {batch}", header, lines))
+    return found
+
+
+def section(result: Result) -> list[str]:
+    """The Markdown of one result."""
+    parts = [f"## {TITLES[result.kind]}\n", NOTES.get(result.kind, "") + WHY * (result.kind in ("channels", "kernel"))]
+    parts += [machine_line(result), f"![{TITLES[result.kind]}](images/performance_{result.kind}.png)\n"]
+    for group, rows in result.groups.items():
+        for title, header, lines in group_tables(group, rows):
+            parts += [f"### {title[0].upper()}{title[1:]}\n", tables.markdown(header, lines)]
+    return [part for part in [*parts, *(f"* {line}\n" for line in absent(result))] if part]
+
+
+def absent(result: Result) -> list[str]:
+    """What did not run, and why."""
+    groups = [f"{name}: {reason}" for name, reason in result.missing.items()]
+    return groups + tables.skipped(row for rows in result.groups.values() for row in rows)
+
+
+def page(results: Mapping[str, Result]) -> str:
+    """The whole page from results by kind."""
+    return "\n".join([HEADER, *(part for kind in KINDS if kind in results for part in section(results[kind]))])
+
+
+def write_report(paths: Iterable[Path], folder: Path = READMES) -> Path:
+    """Write ``folder``/performance.md and its images; its path. Of two files of a kind the later one counts."""
+    results = {result.kind: result for result in map(read_result, paths)}
+    if not results:
+        raise ValueError(f"there are no results to report; measure some first with --json {FOLDER / 'shapes.json'}")
+    for result in results.values():
+        plot(result, folder / "images" / f"performance_{result.kind}.png")
+    path = folder / "performance.md"
+    path.write_text(page(results))
+    return path

@@ -1,0 +1,41 @@
+"""What one run of the benchmark found, as a JSON file."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from .measure import Row
+
+KINDS = ("shapes", "networks", "kernels", "channels", "kernel")
+
+
+@dataclasses.dataclass
+class Result:
+    """Rows by group: kernels have one an instruction set, the others one. ``missing``: groups that this machine
+    cannot run, and why. ``memory``: of networks.
+    """
+
+    kind: str
+    environment: dict[str, Any]
+    rounds: int
+    groups: dict[str, list[Row]] = dataclasses.field(default_factory=dict)
+    missing: dict[str, str] = dataclasses.field(default_factory=dict)
+    memory: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    def write(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+
+
+def read_result(path: Path) -> Result:
+    """Raises ValueError for a file that this tool did not write."""
+    try:
+        fields = json.loads(path.read_text())
+        groups = {name: [Row(**row) for row in rows] for name, rows in fields["groups"].items()}
+        result = Result(**{**fields, "groups": groups})
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{str(path)!r} is not a result of tools/benchmark.py --json: {error!r}") from None
+    if result.kind not in KINDS:
+        raise ValueError(f"{str(path)!r} is of kind {result.kind!r}; valid: {', '.join(KINDS)}")
+    return result
