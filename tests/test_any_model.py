@@ -3,6 +3,8 @@
 import math
 from statistics import NormalDist
 
+import numpy as np
+import onnxruntime
 import pytest
 import timm
 import torch
@@ -129,14 +131,43 @@ SAMPLE = {
 }
 
 
-@pytest.mark.parametrize("name", SAMPLE)
-def test_stock_models_train_and_are_counted(name):
+# Of those: Fire modules, grouped and gated convolutions, standardized weights, attention.
+EXPORTED = (
+    "torchvision/squeezenet1_1",
+    "timm/test_byobnet",
+    "timm/test_efficientnet",
+    "timm/test_nfnet",
+    "timm/test_vit",
+)
+
+
+def stock_model(name):
+    """The model and a batch for it."""
     library, _, model_name = name.partition("/")
+    torch.manual_seed(0)
     if library == "timm":
         model = timm.create_model(model_name, pretrained=False)
     else:
         model = torchvision.models.get_model(model_name, weights=None)
-    x = torch.randn(2, 3, SAMPLE[name], SAMPLE[name])
+    return model, torch.randn(2, 3, SAMPLE[name], SAMPLE[name])
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_stock_models_answer_the_same_in_onnxruntime(name, tmp_path):
+    model, x = stock_model(name)
+    prepared = quantize.prepare(model, "xnor", x)
+    prepared.train()(x)  # batch norm has seen a batch
+    quantize.export_onnx(prepared, tmp_path / "net.onnx", x)
+    session = onnxruntime.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    expected = prepared.eval()(x).detach().numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+    assert abs(model.eval()(x).detach().numpy() - expected).max() > 0.01 * abs(expected).max()  # it is another network
+
+
+@pytest.mark.parametrize("name", SAMPLE)
+def test_stock_models_train_and_are_counted(name):
+    model, x = stock_model(name)
     prepared = quantize.prepare(model, "xnor", x)
     assert prepared.state_dict().keys() >= model.state_dict().keys()
     prepared.train()(x).square().mean().backward()
