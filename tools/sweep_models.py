@@ -167,8 +167,12 @@ def run(name: str, seconds: int, memory: float) -> dict[str, Any]:
 
 
 def _work(sender, name: str, seconds: int, memory: float) -> None:
+    import torch
+
     resource.setrlimit(resource.RLIMIT_DATA, (int(memory * 2**30),) * 2)
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 60))
+    # A fork has to make torch's pool of threads anew: here, before two threads of autograd try it at once and abort.
+    torch.set_num_threads(1)
     start = time.process_time()
     result = check(name)
     sender.send({**result, "seconds": round(time.process_time() - start, 1)})
