@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .threshold import channel_sums
+from .threshold import channel_sums, constant_sign
 from .topology import Topology, node_of
 
 
@@ -51,7 +51,8 @@ class Observation:
         projections: convolutions of kernel 1 that are all there is between a tensor and the sum of a shortcut.
         gates: layers whose output, one value a channel, the tensor that it was computed from is multiplied by.
         products: id of a parameter -> how many matrix products it took part in.
-        input_sums: layer -> :func:`channel_sums` of its input.
+        input_sums: layer -> :func:`channel_sums` of its input; where it ran more than once, of the one with the
+            most channels of constant sign.
         output_size: layer -> spatial size of its output.
     """
 
@@ -109,7 +110,7 @@ class _Run:
         finally:
             for handle in handles:
                 handle.remove()
-        results = [node_of(leaf) for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        results = [node_of(leaf) for leaf in _tensors(result)]
         order = {id(p): i for i, layer in enumerate(self.seen.ran) for p in layer.parameters()}
         others = {id(p): -1 for layer in self.layers for p in layer.parameters() if id(p) not in order}
         nodes = [*results, *self.outputs, *(node for _, node in self.inputs)]
@@ -121,9 +122,10 @@ class _Run:
 
     def _before(self, layer: nn.Module, args: tuple, kwargs: dict) -> None:
         x = next(t for t in (*args, *kwargs.values()) if isinstance(t, Tensor))
-        if layer not in self.seen.calls:
-            self.seen.input_sums[layer] = channel_sums(x, self.channel_dim(layer))
-        else:
+        known = [self.seen.input_sums[layer]] if layer in self.seen.calls else []
+        sums = [*known, channel_sums(x, self.channel_dim(layer))]
+        self.seen.input_sums[layer] = max(sums, key=lambda s: int(constant_sign(s).sum()))
+        if known:
             self.seen.ran.remove(layer)  # a layer that runs again counts where it ran last
         self.inputs.append((layer, node_of(x)))
         self.seen.ran.append(layer)
@@ -167,6 +169,15 @@ class _Run:
 def _is_projection(layers: set[nn.Module]) -> bool:
     """Whether it is one convolution of kernel 1."""
     return len(layers) == 1 and all(set(getattr(layer, "kernel_size", ())) == {1} for layer in layers)
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    """The tensors in what a model returns: in lists, dicts and the like, and in dataclasses."""
+    for leaf in tree_leaves(output):
+        if isinstance(leaf, Tensor):
+            yield leaf
+        elif dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
+            yield from _tensors([getattr(leaf, field.name) for field in dataclasses.fields(leaf)])
 
 
 def _tracked(example_input: Any) -> tuple[Any, list[Tensor]]:

@@ -1,9 +1,12 @@
 """observe(): order, first and last layers, input statistics, and a model that is left as it was."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
 
+import quantize
 from quantize.layers import channel_dim
 from quantize.observe import observe, run
 
@@ -88,6 +91,39 @@ def test_a_reused_layer_counts_where_it_ran_last():
     assert first == {"shared"}
     assert last == {"shared"}
     assert [seen.calls[layer] for layer in seen.ran] == [1, 2]
+
+
+def test_a_reused_layer_has_a_threshold_where_one_of_its_inputs_needs_it():
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.shared, self.head = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+
+        def forward(self, x):
+            first = self.shared(self.stem(x))
+            second = self.shared(first.relu())
+            return self.head(self.shared(second))
+
+    model, x = Recurrent(), torch.randn(64, 4)
+    row = quantize.plan(model, "xnor", x)["shared"]
+    assert row.threshold == "learned from the input's mean"
+    behind_relu = model.shared(model.stem(x)).relu()
+    torch.testing.assert_close(row.start, behind_relu.mean(0).detach())
+
+
+def test_the_heads_of_a_dataclass_are_outputs():
+    @dataclasses.dataclass
+    class Answer:
+        classes: torch.Tensor
+        more: dict
+
+    class Heads(TwoInputs):
+        def forward(self, a, b=None):
+            found = super().forward(a, b)
+            return Answer(found["classes"], {"boxes": found["boxes"], "kind": Answer})
+
+    _, _, _, last = observation(Heads(), (torch.randn(2, 3), torch.randn(2, 5)))
+    assert last == {"classes", "boxes"}
 
 
 def test_token_ids_fall_back_to_the_order_of_execution():
