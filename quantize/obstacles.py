@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.utils.parametrize import ParametrizationList
 
 from .layers import STATE, BinaryLayer, binary_class, layer_adapter
 from .observe import Observation
@@ -40,14 +41,21 @@ def functional_weights(
     own = {*layers.values()}
     of_layers = {id(layer.weight) for layer in own}
     found = defaultdict(list)
-    for module in model.modules():
+    for path, module in model.named_modules():
+        if module in own or (isinstance(module, ParametrizationList) and _parametrized(model, path) in own):
+            continue
         for name, parameter in module.named_parameters(recurse=False):
-            if module in own or id(parameter) in of_layers or parameter.dim() < 2:
+            if id(parameter) in of_layers or parameter.dim() < 2:
                 continue
             known = isinstance(module, _FUNCTIONAL) and "weight" in name
             if known or (seen is not None and seen.products[id(parameter)] > 0):
                 found[module].append((name, parameter))
     return found
+
+
+def _parametrized(model: nn.Module, path: str) -> nn.Module:
+    """The module one of whose parameters is computed by the parametrization at ``path``."""
+    return model.get_submodule(path.rpartition("parametrizations")[0].rstrip("."))
 
 
 class Obstacles:

@@ -75,7 +75,8 @@ def kept_float(
 def check_agreement(keep_float: Iterable[Pattern], overrides: Mapping[Pattern, str | Scheme | None]) -> None:
     """Raise ValueError where both name one layer, and the override makes it binary."""
     for entry in keep_float:
-        if isinstance(entry, str) and overrides.get(entry) is not None:
+        if overrides.get(entry) is not None:
+            shown = entry.__name__ if isinstance(entry, type) else entry
             raise ValueError(
-                f"keep_float has {entry!r} and overrides makes it {str(overrides[entry])!r}; name it in one of the two"
+                f"keep_float has {shown!r} and overrides makes it {str(overrides[entry])!r}; name it in one of the two"
             )

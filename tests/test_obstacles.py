@@ -73,6 +73,23 @@ def test_weights_of_other_modules_are_float_with_the_reason(build, weights, kept
     assert torch.isfinite(quantize.apply_plan(model, plan)(x)).all()
 
 
+def test_a_parametrized_matrix_of_no_layer_is_reported():
+    class Gate(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.matrix = nn.Parameter(torch.randn(8, 8))
+
+        def forward(self, x):
+            return x @ self.matrix
+
+    gate = nn.utils.parametrizations.weight_norm(Gate(), "matrix")
+    plan = quantize.plan(
+        nn.Sequential(nn.Linear(8, 8), gate, nn.Linear(8, 8), nn.Linear(8, 2)), "xnor", torch.randn(5, 8)
+    )
+    assert plan.binary == ["2"]
+    assert "1.parametrizations.matrix.original1" in plan.kept_float
+
+
 def test_raw_parameters_are_reported_where_they_are_multiplied():
     model = nn.Sequential(nn.Linear(8, 8), RawProduct(), nn.Linear(8, 8), nn.Linear(8, 2))
     plan = quantize.plan(model, "xnor", torch.randn(2, 5, 8))

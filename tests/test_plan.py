@@ -195,6 +195,8 @@ def test_layers_that_cannot_become_binary_say_why():
         nn.Conv2d(4, 4, 1),
     )
     model[4].forward = lambda x: x
+    plan = quantize.plan(model, "xnor", IMAGE)
+    assert [row.name for row in plan] == list("0123456")  # what makes the weight of 3 is no row of its own
     plan = quantize.plan(model, "xnor")
     assert plan.binary == ["5"]
     assert "OwnForward has a forward of its own" in plan["1"].reason

@@ -138,5 +138,7 @@ def test_an_override_that_contradicts_keep_float():
     model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(4)))
     with pytest.raises(ValueError, match="keep_float has '1' and overrides makes it 'bwn'; name it in one of the two"):
         quantize.plan(model, "xnor", keep_float=("first", "1"), overrides={"1": "bwn"})
+    with pytest.raises(ValueError, match="keep_float has 'Linear' and overrides makes it 'bwn'"):
+        quantize.plan(model, "xnor", keep_float=nn.Linear, overrides={nn.Linear: "bwn"})
     assert quantize.plan(model, "xnor", keep_float=("1",), overrides={"1": None}).binary == ["0", "2", "3"]
     assert quantize.plan(model, "xnor", keep_float=("[12]",), overrides={"1": "bwn"}).binary == ["0", "1", "3"]
