@@ -55,6 +55,13 @@ def test_networks_have_recipes_of_their_own():
     assert (config_of("--arch", "lenet5").lr, config_of("--arch", "resnet18").lr) == (0.01, 0.001)
 
 
+@pytest.mark.parametrize("arch", ["mlp", "mlp_xnornet", "cnn", "cnn_xnornet", "cnn_svhn_xnornet"])
+def test_the_reference_networks_train_with_squared_hinge_loss_and_an_exponential_schedule(arch):
+    config = config_of("--arch", arch)
+    assert (config.loss, config.lr_schedule, config.optimizer) == ("squared_hinge", "exponential", "adam")
+    assert config.lr * config.gamma == pytest.approx(3e-7)
+
+
 def test_a_flag_overrides_its_recipe_and_a_recipe_all_defaults():
     config = config_of("--arch", "nin", "--dataset", "digits", "--recipe", "sgd-steps", "--lr", "0.05", "--epochs", "8")
     assert (config.lr, config.epochs, config.milestones) == (0.05, 8, (4, 6))

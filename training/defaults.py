@@ -11,7 +11,14 @@ import quantize
 
 from .data import get_dataset
 
-RECIPES = {"lenet5": "lenet5", "nin": "adam-steps", "nin_gc": "adam-steps"}
+RECIPES = {
+    "cnn": "hinge-exponential-cnn",
+    "cnn_svhn": "hinge-exponential-cnn",
+    "lenet5": "lenet5",
+    "mlp": "hinge-exponential",
+    "nin": "adam-steps",
+    "nin_gc": "adam-steps",
+}
 OTHER_NETWORKS = "adam-cosine"
 
 DATASET_CHANGES: dict[str, dict[str, Any]] = {
