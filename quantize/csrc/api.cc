@@ -11,6 +11,7 @@
 #include "conv.h"
 #include "error.h"
 #include "kernel.h"
+#include "pool.h"
 #include "weights.h"
 #include "xnorkit.h"
 
@@ -213,6 +214,26 @@ int32_t xk_conv_float(const xk_conv_shape* shape, const float* input, int32_t in
     pack(input, input_layout, s.batch, s.channels, pixels, binarize, bits.get(), parallel);
     call.bits = bits.get();
     convolve(call);
+  });
+}
+
+int32_t xk_max_pool_size(const xk_pool_shape* shape, size_t* words) {
+  return guarded([&] {
+    check_pointer("shape", shape);
+    check_pointer("words", words);
+    const Pool pool = full_pool(*shape);
+    *words = static_cast<size_t>(pool.batch * pool.out_height * pool.out_width * pool.words);
+  });
+}
+
+int32_t xk_max_pool(const xk_pool_shape* shape, const uint64_t* bits, const uint8_t* flip, uint64_t* output,
+                    const xk_parallel* parallel) {
+  return guarded([&] {
+    check_pointer("shape", shape);
+    const Pool pool = full_pool(*shape);
+    check_pointer("bits", bits);
+    check_pointer("output", output);
+    max_pool(pool, bits, flip, output, parallel);
   });
 }
 

@@ -76,7 +76,7 @@ void parallel_for(const xk_parallel* parallel, int64_t count, const Task& task) 
     }
   };
   parallel->run(parallel->context, static_cast<size_t>(count), body, &job);
-  if (job.failed) fail(XK_OUT_OF_MEMORY, "out of memory for the temporaries of a convolution");
+  if (job.failed) fail(XK_OUT_OF_MEMORY, "out of memory for temporaries");
 }
 
 }  // namespace xk

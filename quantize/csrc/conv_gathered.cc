@@ -88,10 +88,6 @@ class GatheredConv {
   }
 
  private:
-  static const Band& band_of(const std::vector<Band>& all, int64_t position) {
-    return *std::lower_bound(all.begin(), all.end(), position, [](const Band& b, int64_t p) { return b.end <= p; });
-  }
-
   std::vector<uint64_t> window_mask(const Band& r, const Band& c) const {
     const std::vector<uint64_t> ones(static_cast<size_t>(ceil_div(s_.group_channels, kWordBits)), ~uint64_t{0});
     std::vector<uint64_t> mask(static_cast<size_t>(words_));

@@ -31,15 +31,6 @@ void check_options(const xk_conv_shape& s) {
          s.out_channels, s.groups);
 }
 
-int64_t output_extent(const char* name, int64_t size, int64_t kernel, int64_t stride, int64_t dilation, int64_t pads) {
-  const int64_t span = checked_product("dilation * (kernel - 1)", {dilation, kernel - 1}) + 1;
-  if (size + pads < span)
-    fail(XK_INVALID_ARGUMENT,
-         "the padded input %s is %" PRId64 ", less than the %" PRId64 " that the dilated kernel spans", name,
-         size + pads, span);
-  return (size + pads - span) / stride + 1;
-}
-
 }  // namespace
 
 void check_size(const char* name, int64_t value, int64_t low) {
@@ -53,6 +44,15 @@ int64_t checked_product(const char* what, std::initializer_list<int64_t> factors
     if (__builtin_mul_overflow(product, factor, &product) || product > kMaxSize)
       fail(XK_INVALID_ARGUMENT, "%s is over 2^40: the sizes are not those of a real tensor", what);
   return product;
+}
+
+int64_t output_extent(const char* name, int64_t size, int64_t kernel, int64_t stride, int64_t dilation, int64_t pads) {
+  const int64_t span = checked_product("dilation * (kernel - 1)", {dilation, kernel - 1}) + 1;
+  if (size + pads < span)
+    fail(XK_INVALID_ARGUMENT,
+         "the padded input %s is %" PRId64 ", less than the %" PRId64 " that the dilated kernel spans", name,
+         size + pads, span);
+  return (size + pads - span) / stride + 1;
 }
 
 Shape weight_shape(const xk_conv_shape& options) {
@@ -104,6 +104,10 @@ std::vector<Band> bands(int64_t outputs, int64_t size, int64_t kernel, int64_t s
       result.push_back({o, o + 1, first, last});
   }
   return result;
+}
+
+const Band& band_of(const std::vector<Band>& all, int64_t position) {
+  return *std::lower_bound(all.begin(), all.end(), position, [](const Band& b, int64_t p) { return b.end <= p; });
 }
 
 namespace {

@@ -43,6 +43,9 @@ struct Shape : xk_conv_shape {
   }
 };
 
+// The output's height or width (`name`), or an error where the input is too small.
+int64_t output_extent(const char* name, int64_t size, int64_t kernel, int64_t stride, int64_t dilation, int64_t pads);
+
 // Checks what weights depend on; batch, height and width may be 0 (unknown).
 Shape weight_shape(const xk_conv_shape& shape);
 // Checks everything. Sizes of all buffers fit in int64 bytes.
@@ -54,6 +57,7 @@ struct Band {
   int64_t begin, end, first, last;
 };
 std::vector<Band> bands(int64_t outputs, int64_t size, int64_t kernel, int64_t stride, int64_t dilation, int64_t pad);
+const Band& band_of(const std::vector<Band>& all, int64_t position);
 
 // The output is computed in chunks of whole rows, or pieces of one wide row: contiguous in an output plane,
 // small enough that their sums stay in the first cache.

@@ -123,6 +123,24 @@ XK_API int32_t xk_conv_float(const xk_conv_shape* shape, const float* input, int
                              const xk_binarize* binarize, const void* weights, size_t weights_bytes,
                              const xk_epilogue* epilogue, const xk_output* output, const xk_parallel* parallel);
 
+/* A 2-D max pooling. The output's size is what the windows give: rounded down, or up (ceil_mode), so that the last
+ * window may reach past the padding. Padded taps take no part; every window has a tap inside the input. */
+typedef struct xk_pool_shape {
+  int64_t batch, channels, height, width;
+  int64_t kernel_h, kernel_w;
+  int64_t stride_h, stride_w;
+  int64_t dilation_h, dilation_w;
+  int64_t pad_top, pad_left, pad_bottom, pad_right;
+  int64_t out_height, out_width;
+} xk_pool_shape;
+
+/* The size of the output of xk_max_pool in 64-bit words. */
+XK_API int32_t xk_max_pool_size(const xk_pool_shape* shape, size_t* words);
+/* The bits of the maxima, from bits [batch][height][width][ceil(channels / 64)] to `output`, [batch][out_height]
+ * [out_width][...], which must not overlap. `flip` as in xk_binarize. */
+XK_API int32_t xk_max_pool(const xk_pool_shape* shape, const uint64_t* bits, const uint8_t* flip, uint64_t* output,
+                           const xk_parallel* parallel);
+
 #ifdef __cplusplus
 }
 #endif

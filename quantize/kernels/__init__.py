@@ -1,4 +1,4 @@
-"""Binary convolutions on bits, and the choice of who computes them.
+"""Binary convolutions and max pooling on bits, and the choice of who computes them.
 
 The native library where it was built (:mod:`.cpu`), else the reference (:mod:`.reference`) with one warning.
 Weights are prepared once for a backend, which then runs them: prepared native weights are flat, the
@@ -13,17 +13,19 @@ from types import ModuleType
 from torch import Tensor
 
 from . import cpu, library, reference
-from .geometry import ConvGeometry, Epilogue, Layout, Output
+from .geometry import ConvGeometry, Epilogue, Layout, Output, PoolGeometry
 
 __all__ = [
     "ConvGeometry",
     "Epilogue",
     "Layout",
     "Output",
+    "PoolGeometry",
     "available_kernels",
     "conv2d",
     "conv2d_float",
     "kernel_name",
+    "max_pool2d",
     "pack",
     "prepare_weights",
 ]
@@ -101,3 +103,9 @@ def conv2d_float(
 ) -> Tensor:
     """The binary convolution of the signs of floats with prepared weights; see :func:`.cpu.conv2d_float`."""
     return _backend(weights).conv2d_float(x, weights, geometry, epilogue, output, layout, threshold, flip)
+
+
+def max_pool2d(words: Tensor, channels: int, geometry: PoolGeometry, flip: Tensor | None = None) -> Tensor:
+    """Max pooling of bits, int64 (N, H, W, words) -> (N, H', W', words); see :func:`.cpu.max_pool2d`."""
+    backend = cpu if _native(None, words, flip) else reference
+    return backend.max_pool2d(words, channels, geometry, flip)

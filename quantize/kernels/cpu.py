@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .. import packing
 from . import library
-from .geometry import ConvGeometry, Epilogue, Layout, Output
+from .geometry import ConvGeometry, Epilogue, Layout, Output, PoolGeometry
 
 _LAYOUTS = {"nchw": 0, "nhwc": 1}
 _OUTPUTS = {"float32": 0, "int32": 1, "bits": 2}
@@ -71,6 +71,14 @@ def _input_address(x: Tensor) -> tuple[int, int]:
     if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
         x, layout = x.permute(0, 2, 3, 1), "nhwc"
     return _address("x", x, torch.float32, x.shape), _LAYOUTS[layout]
+
+
+def _words_address(words: Tensor, channels: int) -> tuple[int, tuple[int, int, int]]:
+    """Address, and batch, height and width, of bits (N, H, W, words)."""
+    if words.dim() != 4:
+        raise ValueError(f"words has shape {tuple(words.shape)}; it must be (N, H, W, words)")
+    sizes = tuple(words.shape[:3])
+    return _address("words", words, torch.int64, (*sizes, packing.words_for(channels))), sizes
 
 
 def _binarize(threshold: Tensor | None, flip: Tensor | None, channels: int) -> library.Binarize:
@@ -184,10 +192,7 @@ def conv2d(
     Returns (N, out, H', W') float32 after the epilogue, or int32 sums (no epilogue), in memory order
     ``layout``; or bits, int64 (N, H', W', words).
     """
-    if words.dim() != 4:
-        raise ValueError(f"words has shape {tuple(words.shape)}; it must be (N, H, W, words)")
-    sizes = tuple(words.shape[:3])
-    bits = _address("words", words, torch.int64, (*sizes, packing.words_for(geometry.channels)))
+    bits, sizes = _words_address(words, geometry.channels)
     return _convolve("xk_conv", (bits,), sizes, weights, geometry, epilogue, output, layout)
 
 
@@ -209,3 +214,26 @@ def conv2d_float(
     binarize = _binarize(threshold, flip, channels)
     source, sizes = (address, input_layout, ctypes.byref(binarize)), (batch, height, width)
     return _convolve("xk_conv_float", source, sizes, weights, geometry, epilogue, output, layout)
+
+
+@functools.lru_cache(maxsize=1024)
+def _checked_pool(geometry: PoolGeometry, batch: int, channels: int, height: int, width: int) -> library.PoolShape:
+    """The library's view of a max pooling that it takes."""
+    g = geometry
+    shape = library.PoolShape(batch, channels, height, width, *g.kernel, *g.stride, *g.dilation, *g.padding, *g.output)
+    library.call("xk_max_pool_size", ctypes.byref(shape), ctypes.byref(library.SIZE()))
+    return shape
+
+
+def max_pool2d(words: Tensor, channels: int, geometry: PoolGeometry, flip: Tensor | None = None) -> Tensor:
+    """The bits of a max pooling, from bits (N, H, W, words) of ``channels``: int64 (N, H', W', words).
+
+    The bit of a channel is ``x >= threshold``, so the maximum's is the or of a window's bits; it is their and
+    where ``flip``, bool (channels,): there the bit is ``x <= threshold``.
+    """
+    bits, (batch, height, width) = _words_address(words, channels)
+    flips = _address("flip", flip, torch.bool, (channels,))
+    shape = _checked_pool(geometry, batch, channels, height, width)
+    result = torch.empty((batch, *geometry.output, words.shape[3]), dtype=torch.int64)
+    library.call("xk_max_pool", ctypes.byref(shape), bits, flips, result.data_ptr(), library.parallel())
+    return result

@@ -39,6 +39,21 @@ class ConvGeometry:
 
 
 @dataclass(frozen=True)
+class PoolGeometry:
+    """A 2-D max pooling: padded taps take no part, and every window has a tap inside the input.
+
+    ``padding`` is (top, left, bottom, right); the other pairs are (height, width). ``output`` is the output's
+    size: what the windows give, rounded down, or up (``ceil_mode``), so that the last may reach past the padding.
+    """
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int]
+    dilation: tuple[int, int]
+    output: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class Epilogue:
     """``relu(sum * scale[c] * input_scale[n, group, pixel] + bias[c])``; each part may be left out.
 

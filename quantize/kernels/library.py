@@ -22,9 +22,18 @@ _SIZES = (
     *("dilation_h", "dilation_w", "pad_top", "pad_left", "pad_bottom", "pad_right", "groups"),
 )
 
+_POOL_SIZES = (
+    *("batch", "channels", "height", "width", "kernel_h", "kernel_w", "stride_h", "stride_w", "dilation_h"),
+    *("dilation_w", "pad_top", "pad_left", "pad_bottom", "pad_right", "out_height", "out_width"),
+)
+
 
 class Shape(ctypes.Structure):
     _fields_ = [(name, ctypes.c_int64) for name in _SIZES]
+
+
+class PoolShape(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int64) for name in _POOL_SIZES]
 
 
 class Binarize(ctypes.Structure):
@@ -71,6 +80,8 @@ _SIGNATURES = {
     "xk_weights_kernel": [POINTER, SIZE],
     "xk_conv": [POINTER, POINTER, POINTER, SIZE, POINTER, POINTER, POINTER],
     "xk_conv_float": [POINTER, POINTER, ctypes.c_int32, POINTER, POINTER, SIZE, POINTER, POINTER, POINTER],
+    "xk_max_pool_size": [POINTER] * 2,
+    "xk_max_pool": [POINTER] * 5,
 }
 
 

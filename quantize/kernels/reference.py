@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .. import packing
-from .geometry import ConvGeometry, Epilogue, Layout, Output
+from .geometry import ConvGeometry, Epilogue, Layout, Output, PoolGeometry
 
 
 def pack(x: Tensor, threshold: Tensor | None = None, flip: Tensor | None = None) -> Tensor:
@@ -83,3 +83,23 @@ def conv2d_float(
 ) -> Tensor:
     """:func:`pack` and :func:`conv2d` in one call, of floats (N, C, H, W)."""
     return conv2d(pack(x, threshold, flip), weights, geometry, epilogue, output, layout)
+
+
+def max_pool2d(words: Tensor, channels: int, geometry: PoolGeometry, flip: Tensor | None = None) -> Tensor:
+    """The bits of a max pooling, from bits (N, H, W, words) of ``channels``: int64 (N, H', W', words).
+
+    The bit of a channel is ``x >= threshold``, so the maximum's is the maximum of the signs; it is their minimum
+    where ``flip``, bool (channels,): there the bit is ``x <= threshold``.
+    """
+    signs = packing.unpack_activations(words, channels)
+    turn = 1 if flip is None else _per_channel(1 - 2 * flip.to(signs))
+    top, left, bottom, right = geometry.padding
+    options = zip(geometry.output, geometry.stride, geometry.dilation, geometry.kernel, strict=True)
+    needed = [(out - 1) * stride + dilation * (kernel - 1) + 1 for out, stride, dilation, kernel in options]
+    bottom, right = max(bottom, needed[0] - top - signs.shape[2]), max(right, needed[1] - left - signs.shape[3])
+    padded = F.pad(signs * turn, (left, right, top, bottom), value=-torch.inf)
+    y = F.max_pool2d(padded, geometry.kernel, geometry.stride, 0, geometry.dilation)
+    y = y[:, :, : geometry.output[0], : geometry.output[1]]
+    if y.isinf().any():
+        raise ValueError(f"a window of {geometry} lies in the padding: a maximum needs a value")
+    return packing.pack_activations(y * turn)

@@ -26,6 +26,8 @@ int main() {
   test_kernels();
   test_special_values();
   test_bad_arguments();
+  test_max_pool();
+  test_bad_pools();
   test_forced_kernel();
   test_concurrent_calls();
   std::printf("kernels:");

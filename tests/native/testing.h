@@ -37,5 +37,7 @@ void threads_for(void* context, size_t count, void (*task)(void*, size_t), void*
 void test_kernels();
 void test_special_values();
 void test_bad_arguments();
+void test_max_pool();
+void test_bad_pools();
 void test_forced_kernel();
 void test_concurrent_calls();

@@ -1,0 +1,101 @@
+#include "pool.h"
+
+#include <cinttypes>
+
+#include "conv.h"
+#include "error.h"
+
+namespace xk {
+
+namespace {
+
+struct Axis {
+  const char* name;
+  int64_t size, kernel, stride, dilation, before, after, outputs;
+};
+
+std::vector<Band> checked_bands(const Axis& a) {
+  const int64_t pads = a.before + a.after;
+  const int64_t whole = output_extent(a.name, a.size, a.kernel, a.stride, a.dilation, pads);
+  const int64_t most = output_extent(a.name, a.size, a.kernel, a.stride, a.dilation, pads + a.stride - 1);
+  if (a.outputs != whole && a.outputs != most)
+    fail(XK_INVALID_ARGUMENT,
+         "the output %s is %" PRId64 "; windows over an input of %" PRId64 " give %" PRId64 ", or %" PRId64
+         " with ceil_mode",
+         a.name, a.outputs, a.size, whole, most);
+  std::vector<Band> result = bands(a.outputs, a.size, a.kernel, a.stride, a.dilation, a.before);
+  for (const Band& band : result)
+    if (band.first == band.last)
+      fail(XK_INVALID_ARGUMENT, "window %" PRId64 " of the output %s lies in the padding: a maximum needs a value",
+           band.begin, a.name);
+  return result;
+}
+
+// The bits that are inverted in a row of pixels.
+std::vector<uint64_t> flipped_row(const Pool& p, const uint8_t* flip) {
+  std::vector<uint64_t> row(static_cast<size_t>(p.width * p.words));
+  if (!flip) return row;
+  for (int64_t c = 0; c < p.channels; ++c)
+    row[static_cast<size_t>(c / kWordBits)] |= uint64_t{flip[c] != 0} << (c % kWordBits);
+  for (size_t i = static_cast<size_t>(p.words); i < row.size(); ++i) row[i] = row[i - static_cast<size_t>(p.words)];
+  return row;
+}
+
+}  // namespace
+
+Pool full_pool(const xk_pool_shape& options) {
+  Pool p{options, {}, {}, {}};
+  check_size("batch", p.batch, 1);
+  check_size("channels", p.channels, 1);
+  check_size("height", p.height, 1);
+  check_size("width", p.width, 1);
+  check_size("kernel_h", p.kernel_h, 1);
+  check_size("kernel_w", p.kernel_w, 1);
+  check_size("stride_h", p.stride_h, 1);
+  check_size("stride_w", p.stride_w, 1);
+  check_size("dilation_h", p.dilation_h, 1);
+  check_size("dilation_w", p.dilation_w, 1);
+  check_size("pad_top", p.pad_top, 0);
+  check_size("pad_left", p.pad_left, 0);
+  check_size("pad_bottom", p.pad_bottom, 0);
+  check_size("pad_right", p.pad_right, 0);
+  check_size("out_height", p.out_height, 1);
+  check_size("out_width", p.out_width, 1);
+  p.words = ceil_div(p.channels, kWordBits);
+  checked_product("the size of the input", {p.batch, p.height, p.width, p.words, 8});
+  checked_product("the size of the output", {p.batch, p.out_height, p.out_width, p.words, 8});
+  p.rows = checked_bands(
+      {"height", p.height, p.kernel_h, p.stride_h, p.dilation_h, p.pad_top, p.pad_bottom, p.out_height});
+  p.columns =
+      checked_bands({"width", p.width, p.kernel_w, p.stride_w, p.dilation_w, p.pad_left, p.pad_right, p.out_width});
+  return p;
+}
+
+// The bit of a channel is x >= t: that of the maximum is the or of the bits. Where it is x <= t, it is their and:
+// the inverse of the or of their inverses. Rows of a window first, then columns.
+void max_pool(const Pool& p, const uint64_t* bits, const uint8_t* flip, uint64_t* output,
+              const xk_parallel* parallel) {
+  const int64_t row_words = p.width * p.words;
+  const std::vector<uint64_t> inverted = flipped_row(p, flip);
+  parallel_for(parallel, p.batch * p.out_height, [&](int64_t index) {
+    const int64_t y = index % p.out_height;
+    const Band& r = band_of(p.rows, y);
+    std::vector<uint64_t> any(inverted.size());
+    for (int64_t ky = r.first; ky < r.last; ++ky) {
+      const int64_t row = y * p.stride_h - p.pad_top + ky * p.dilation_h;
+      const uint64_t* source = bits + (index / p.out_height * p.height + row) * row_words;
+      for (int64_t i = 0; i < row_words; ++i) any[i] |= source[i] ^ inverted[i];
+    }
+    uint64_t* target = output + index * p.out_width * p.words;
+    for (const Band& c : p.columns)
+      for (int64_t x = c.begin; x < c.end; ++x)
+        for (int64_t word = 0; word < p.words; ++word) {
+          uint64_t window = 0;
+          for (int64_t kx = c.first; kx < c.last; ++kx)
+            window |= any[(x * p.stride_w - p.pad_left + kx * p.dilation_w) * p.words + word];
+          *target++ = window ^ inverted[word];
+        }
+  });
+}
+
+}  // namespace xk
