@@ -1,6 +1,7 @@
 """tools/report.py: the figures of logs, float against binary, in a table and in a page that stands alone."""
 
 import base64
+import dataclasses
 import itertools
 import json
 import re
@@ -142,6 +143,7 @@ def test_times_are_compared_on_one_machine_and_for_as_many_epochs(pair, tmp_path
     assert shown(binary) == everything
     assert shown(short_one) == everything - {"training_seconds"}
     assert shown(other) == shown(moved) == everything - {"peak_memory", "training_seconds", "test_seconds"}
+    assert compared("test_seconds", moved, dataclasses.replace(plain, machines=moved.machines)) == ""
 
 
 def test_a_binary_run_is_compared_with_the_float_run_most_like_it(tmp_path):
