@@ -87,7 +87,7 @@ def test_what_does_not_fit_is_refused(tmp_path, teacher_dir):
     refused("there is no checkpoint", FileNotFoundError, teacher=str(tmp_path / "none.pt"))
     refused("there is no checkpoint", FileNotFoundError, teacher=f"tiny:{tmp_path / 'none.pt'}")
     refused(
-        rf"teacher {quoted} was trained on another normalization .*\(0.3053,\).* there, .*\(0.5,\).* here",
+        rf"teacher {quoted} was trained with another normalization .*\(0.3053,\).* there, .*\(0.5,\).* here",
         teacher=str(best),
         normalize="half",
     )
@@ -96,7 +96,7 @@ def test_what_does_not_fit_is_refused(tmp_path, teacher_dir):
     )
     write_pictures(tmp_path / "pictures", size=(8, 8))
     flags = {"dataset": "imagefolder", "data_dir": str(tmp_path / "pictures"), "normalize": "digits"}
-    refused(r"another classes.*: 10 there, 2 here, 0, 1, 2, 3, 4 differ", teacher=str(best), batch_size=2, **flags)
+    refused(r"other classes.*: 10 there, 2 here, 0, 1, 2, 3, 4 differ", teacher=str(best), batch_size=2, **flags)
 
 
 def test_plain_weights_need_a_network_that_they_fit(tmp_path, teacher_dir):

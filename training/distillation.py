@@ -50,10 +50,11 @@ def _trained(file: Path, arch: str | None, data: Data) -> nn.Module:
     if arch not in (None, info.arch):
         raise ValueError(f"teacher {str(file)!r} is {info.arch!r}, not {arch!r}; write --teacher {info.arch}:{file}")
     found, wanted = ((x.classes, x.input_size, x.normalization) for x in (info, data))
-    for what, theirs, ours in zip(("classes", "input size", "normalization"), found, wanted, strict=True):
+    differences = ("other classes", "another input size", "another normalization")
+    for difference, theirs, ours in zip(differences, found, wanted, strict=True):
         if theirs != ours:
             raise ValueError(
-                f"teacher {str(file)!r} was trained on another {what} than the data have: {_differ(theirs, ours)}; "
+                f"teacher {str(file)!r} was trained with {difference} than the data have: {_differ(theirs, ours)}; "
                 "train a teacher on the same data"
             )
     return model
