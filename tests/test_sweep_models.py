@@ -1,0 +1,70 @@
+"""tools/sweep_models.py: what counts as gone through, what a failure says, and the table."""
+
+import re
+
+import pytest
+import torchvision
+from torch import nn
+
+from tools import sweep_models
+
+FIGURES = {
+    "status": "ok", "parameters": 1_234_567, "image": 64, "binary": 5, "layers": 7, "macs": 100, "binary_macs": 300,
+    "float_bytes": 8000, "packed_bytes": 1000, "difference": 1e-7,
+}  # fmt: skip
+
+
+@pytest.fixture
+def network(monkeypatch):
+    """Let the sweep find a model that a test gives."""
+
+    def use(model):
+        monkeypatch.setattr(torchvision.models, "get_model", lambda name, weights: model)
+
+    return use
+
+
+class NoGradient(nn.Sequential):
+    """Its second layer is cut off from the loss."""
+
+    def forward(self, x):
+        first, second, third = self
+        return third(second(first(x)).detach())
+
+
+def convolutions(kind=nn.Sequential):
+    return kind(nn.Conv2d(3, 8, 3, stride=4), nn.Conv2d(8, 8, 3, stride=4), nn.Conv2d(8, 8, 3))
+
+
+def test_a_model_that_goes_through_has_its_figures(network):
+    network(convolutions())
+    result = sweep_models.check("torchvision/any")
+    assert result.keys() >= FIGURES.keys()
+    assert (result["status"], result["binary"], result["layers"], result["image"]) == ("ok", 1, 3, 64)
+    assert result["binary_macs"] == 8 * 8 * 9 * 4 * 4
+    assert 0 <= result["difference"] < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("model", "status"),
+    [
+        (nn.Sequential(nn.Conv2d(3, 8, 3)), r"prepare: nothing to binarize: .*0: first layer"),
+        (convolutions(NoGradient), r"training: layer '1' gets no gradient"),
+        (nn.Linear(3, 3), r"building it: the float model takes no image of \(64, 128, 224, 299\): .*cannot be multiplied"),
+    ],
+    ids=["nothing to do", "no gradient", "no image"],
+)
+def test_a_failure_says_where_and_why(network, model, status):
+    network(model)
+    found = sweep_models.check("torchvision/any")["status"]
+    assert re.match(status, found), found
+
+
+def test_the_table_counts_what_went_through_and_shows_what_did_not():
+    names = ["torchvision/a", "torchvision/b", "timm/c"]
+    results = {"torchvision/a": FIGURES, "torchvision/b": {"status": "prepare: no | layer"}}
+    page = sweep_models.report(names, results)
+    assert "**1 of 2 go through**, 1 were not run." in page
+    assert "| a | 64 | 1,234,567 | 5 of 7 | 75.0% | 1,000 | 1/8.0 | ok |" in page
+    assert "| b |  |  |  |  |  |  | prepare: no \\| layer |" in page
+    assert page.index("## timm") < page.index("| c |") < page.index("not run |")
