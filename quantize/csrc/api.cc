@@ -84,12 +84,15 @@ void pack(const float* input, int32_t layout, int64_t batch, int64_t channels, i
   });
 }
 
-void check_output(const xk_epilogue& epilogue, const xk_output& output) {
+void check_output(const Shape& shape, const xk_epilogue& epilogue, const xk_output& output) {
   check_pointer("output data", output.data);
   check_choice("output kind", output.kind, XK_OUT_BITS);
   check_choice("output layout", output.layout, XK_NHWC);
   if (output.kind == XK_OUT_INT32 && (epilogue.scale || epilogue.bias || epilogue.input_scale || epilogue.relu))
     fail(XK_INVALID_ARGUMENT, "an int32 output holds bare sums: it takes no scale, bias, input_scale or relu");
+  if (output.shuffle < 0 || shape.out_channels % std::max<int64_t>(output.shuffle, 1))
+    fail(XK_INVALID_ARGUMENT, "shuffle is %" PRId64 "; it must divide the %" PRId64 " output channels", output.shuffle,
+         shape.out_channels);
 }
 
 // Everything of a call that can be checked before its memory is touched; bits are not set.
@@ -100,11 +103,12 @@ ConvCall checked_call(const xk_conv_shape* shape, const void* weights, size_t we
   ConvCall call{};
   call.shape = full_shape(*shape);
   if (epilogue) call.epilogue = *epilogue;
-  check_output(call.epilogue, *output);
+  check_output(call.shape, call.epilogue, *output);
   check_weights(call.shape, weights, weights_bytes);
   call.kernel = kKernels[weights_kernel(weights, weights_bytes)];
   call.weights = static_cast<const char*>(weights) + sizeof(WeightsHeader);
   call.output = *output;
+  call.output.shuffle = std::max<int64_t>(output->shuffle, 1);
   call.parallel = parallel;
   return call;
 }

@@ -50,6 +50,9 @@ TilePlan tile_plan(const Shape& shape);
 // Scales, compares, transposes and stores the sums of a chunk, [pixel][kLanes], of one block of channels.
 // Overwrites `dots`.
 void store_block(const ConvCall& call, int64_t image, int64_t block, const Chunk& chunk, int32_t* dots);
+// Its part where the output's channels are shuffled: `position` is that of the chunk's first pixel in the image.
+void store_shuffled(const ConvCall& call, const Finish& finish, int64_t image, int64_t position, int64_t first_channel,
+                    int64_t pixels, int32_t* dots);
 // Bits are or-ed into words that blocks share: one task does all blocks of a chunk, this first.
 void clear_bits(const ConvCall& call, int64_t image, const Chunk& chunk);
 

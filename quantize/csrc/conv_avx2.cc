@@ -12,6 +12,7 @@ namespace xk {
 namespace avx2 {
 
 #define XK_TARGET __attribute__((target("avx2,popcnt,bmi2")))
+#define XK_DEPOSIT _pdep_u64
 #include "portable.inc"
 
 constexpr int kVectors = 2;  // of four channels
@@ -140,7 +141,7 @@ static bool preferred(const Shape&) { return true; }
 
 extern const Parts kAvx2Parts = {
     avx2::dot_tile,    avx2::store_planes_8x8, avx2::store_rows_portable,  avx2::store_signs_portable,
-    avx2::pack_planes, avx2::pack_rows, avx2::merge_fields,
+    avx2::spread_signs, avx2::pack_planes, avx2::pack_rows, avx2::merge_fields,
 };
 extern const Kernel kAvx2 = {"avx2",       avx2::usable, avx2::preferred, WeightOrder::kWords,
                         conv_words, &kAvx2Parts};

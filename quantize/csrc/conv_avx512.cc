@@ -12,7 +12,8 @@ namespace xk {
 namespace avx512 {
 
 #define XK_TARGET \
-  __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vpopcntdq,prefer-vector-width=512")))
+  __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vpopcntdq,bmi2,prefer-vector-width=512")))
+#define XK_DEPOSIT _pdep_u64
 #include "portable.inc"
 
 // x = (a ^ w) & mask where kMasked, in one instruction: its truth table over (a, w, mask), mask lowest, is 0x28.
@@ -135,7 +136,7 @@ XK_TARGET static void store_signs_1x16(const Finish& f, int64_t pixels, int32_t*
 static bool usable() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512vpopcntdq");
+         __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("bmi2");
 }
 
 static bool preferred(const Shape&) { return true; }
@@ -144,7 +145,7 @@ static bool preferred(const Shape&) { return true; }
 
 extern const Parts kAvx512Parts = {
     avx512::dot_tile,    avx512::store_planes_16x16, avx512::store_rows_1x16, avx512::store_signs_1x16,
-    avx512::pack_planes, avx512::pack_rows, avx512::merge_fields,
+    avx512::spread_signs, avx512::pack_planes, avx512::pack_rows, avx512::merge_fields,
 };
 extern const Kernel kAvx512 = {"avx512",       avx512::usable, avx512::preferred, WeightOrder::kWords,
                         conv_words, &kAvx512Parts};

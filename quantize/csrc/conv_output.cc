@@ -59,6 +59,7 @@ void store_block(const ConvCall& call, int64_t image, int64_t block, const Chunk
   const int64_t pixels = chunk.pixels(), first = s.first_channel(block);
   const Finish f = finish_of(call, image, block, position);
   const Parts& parts = *call.kernel->parts;
+  if (call.output.shuffle > 1) return store_shuffled(call, f, image, position, first, pixels, dots);
   if (call.output.kind == XK_OUT_BITS) return store_bits(call, f, first, image * plane + position, pixels, dots);
   int32_t* output = static_cast<int32_t*>(call.output.data);  // or floats: 32-bit values
   if (call.output.layout == XK_NCHW)

@@ -45,7 +45,7 @@ static bool preferred(const Shape&) { return true; }
 
 extern const Parts kScalarParts = {
     scalar::dot_tile_16x1,    scalar::store_planes, scalar::store_rows_portable,  scalar::store_signs_portable,
-    scalar::pack_planes, scalar::pack_rows, scalar::merge_fields,
+    scalar::spread_signs, scalar::pack_planes, scalar::pack_rows, scalar::merge_fields,
 };
 extern const Kernel kScalar = {"scalar",       scalar::usable, scalar::preferred, WeightOrder::kWords,
                         conv_words, &kScalarParts};

@@ -47,6 +47,13 @@ struct Finish {
   int lanes;
 };
 
+// Where signs of a pixel go, from `lane` on: to the set bits of `mask`, upwards, in a word of the output.
+struct Spread {
+  int64_t word;
+  uint64_t mask;
+  int lane;
+};
+
 struct PackPlanes {
   const float* input;      // [channel][plane]
   int64_t plane;           // floats from a channel to the next
@@ -68,6 +75,9 @@ struct Parts {
   void (*store_rows)(const Finish& finish, int64_t pixels, int32_t* dots, int32_t* output, int64_t pitch);
   // to signs: bit l of signs[p] tells whether lane l of pixel p is +1.
   void (*store_signs)(const Finish& finish, int64_t pixels, int32_t* dots, uint16_t* signs);
+  // Or-s signs into pixels of words, `pitch` apart.
+  void (*spread_signs)(const uint16_t* signs, int64_t pixels, const Spread* spreads, int count, uint64_t* words,
+                       int64_t pitch);
   void (*pack_planes)(const PackPlanes& pack);
   void (*pack_rows)(const PackPlanes& pack);  // the same with input [pixel][channel]
   // words[g] = the fields taps[0][g], taps[1][g], ... side by side, low first; 8 / field_bytes of them.

@@ -71,6 +71,9 @@ typedef struct xk_output {
   int32_t kind;         /* xk_output_kind */
   int32_t layout;       /* xk_layout; bits are always NHWC */
   xk_binarize binarize; /* for XK_OUT_BITS */
+  /* G: the output's channels are shuffled. With n = out_channels / G, channel a * n + b is written as channel
+   * b * G + a; all other arguments still count channels as the convolution does. 0 or 1: none. */
+  int64_t shuffle;
 } xk_output;
 
 /* Runs task(argument, i) for every i < count, in any order, on any threads, and returns when all are done. */

@@ -173,7 +173,7 @@ def _convolve(
     binarize = _binarize(e.threshold, e.flip, channels)
     prepared = _address("weights", weights, torch.uint8, (weights.numel(),))
     result = _empty_output(channels, out, output, layout)
-    target = library.Output(result.data_ptr(), kind, order, binarize)
+    target = library.Output(result.data_ptr(), kind, order, binarize, e.shuffle)
     common = (prepared, weights.numel(), ctypes.byref(finish), ctypes.byref(target), library.parallel())
     library.call(function, ctypes.byref(shape), *source, *common)
     return result

@@ -59,6 +59,9 @@ class Epilogue:
 
     ``threshold`` and ``flip``, one a channel, belong to bits: a bit is ``y >= threshold``, or
     ``y <= threshold`` where flipped; without a threshold it is compared with 0.
+
+    ``shuffle`` G moves the output's channel ``a * n + b``, of G groups of n, to ``b * G + a``: a channel shuffle
+    (Zhang et al., *ShuffleNet*, 2018) of the result. All else counts channels as the convolution does.
     """
 
     scale: Tensor | None = None
@@ -67,6 +70,7 @@ class Epilogue:
     relu: bool = False
     threshold: Tensor | None = field(default=None, kw_only=True)
     flip: Tensor | None = field(default=None, kw_only=True)
+    shuffle: int = field(default=1, kw_only=True)
 
     @property
     def is_empty(self) -> bool:

@@ -55,6 +55,7 @@ class Output(ctypes.Structure):
         ("kind", ctypes.c_int32),
         ("layout", ctypes.c_int32),
         ("binarize", Binarize),
+        ("shuffle", ctypes.c_int64),
     ]
 
 

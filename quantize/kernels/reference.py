@@ -37,6 +37,24 @@ def _per_channel(values: Tensor) -> Tensor:
     return values.view(1, -1, 1, 1)
 
 
+def _finished(y: Tensor, geometry: ConvGeometry, epilogue: Epilogue) -> Tensor:
+    """``relu(sums * scale * input_scale + bias)``."""
+    if epilogue.scale is not None:
+        y = y * _per_channel(epilogue.scale)
+    if epilogue.input_scale is not None:
+        y = y * epilogue.input_scale.repeat_interleave(geometry.out_channels // geometry.groups, dim=1)
+    if epilogue.bias is not None:
+        y = y + _per_channel(epilogue.bias)
+    return y.relu() if epilogue.relu else y
+
+
+def _shuffled(y: Tensor, groups: int) -> Tensor:
+    """Channels of (N, C, H, W): ``a * n + b``, of ``groups`` groups of n, becomes ``b * groups + a``."""
+    if groups < 0 or y.shape[1] % max(groups, 1):
+        raise ValueError(f"shuffle is {groups}; it must divide the {y.shape[1]} output channels")
+    return y if groups < 2 else y.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
+
+
 def conv2d(
     words: Tensor,
     weights: Tensor,
@@ -56,19 +74,13 @@ def conv2d(
     if output == "int32":
         if not epilogue.is_empty:
             raise ValueError("an int32 output holds bare sums: it takes no scale, bias, input_scale or relu")
-        return y.to(torch.int32, memory_format=memory_format)
-    y = y.float()
-    if epilogue.scale is not None:
-        y = y * _per_channel(epilogue.scale)
-    if epilogue.input_scale is not None:
-        y = y * epilogue.input_scale.repeat_interleave(geometry.out_channels // geometry.groups, dim=1)
-    if epilogue.bias is not None:
-        y = y + _per_channel(epilogue.bias)
-    if epilogue.relu:
-        y = y.relu()
+        return _shuffled(y, epilogue.shuffle).to(torch.int32, memory_format=memory_format)
+    y = _finished(y.float(), geometry, epilogue)
     if output == "bits":
-        return packing.pack_activations(y, epilogue.threshold, epilogue.flip)
-    return y.contiguous(memory_format=memory_format)
+        bits = packing.pack_activations(y, epilogue.threshold, epilogue.flip)
+        signs = packing.unpack_activations(bits, geometry.out_channels)
+        return packing.pack_activations(_shuffled(signs, epilogue.shuffle))
+    return _shuffled(y, epilogue.shuffle).contiguous(memory_format=memory_format)
 
 
 def conv2d_float(

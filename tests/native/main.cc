@@ -24,6 +24,7 @@ void threads_for(void* context, size_t count, void (*task)(void*, size_t), void*
 
 int main() {
   test_kernels();
+  test_shuffles();
   test_special_values();
   test_bad_arguments();
   test_max_pool();

@@ -17,7 +17,7 @@ void test_bad_arguments() {
   bad[16].kernel_h = bad[16].kernel_w = huge, bad[17].height = bad[17].width = int64_t{1} << 32;
   bad[18].pad_left = bad[18].pad_top = huge, bad[19].dilation_h = std::numeric_limits<int64_t>::max();
   bad[20].stride_h = std::numeric_limits<int64_t>::max(), bad[21].out_channels = huge;
-  const xk_output output{nowhere, XK_OUT_FLOAT, XK_NCHW, {}};
+  const xk_output output{nowhere, XK_OUT_FLOAT, XK_NCHW, {}, 1};
   for (size_t i = 0; i < bad.size(); ++i) {
     const std::string name = "bad shape " + std::to_string(i);
     check(xk_conv(&bad[i], nowhere, nowhere, 1 << 20, nullptr, &output, nullptr) == XK_INVALID_ARGUMENT, name);
@@ -31,14 +31,18 @@ void test_bad_arguments() {
   check(refused(good, weights.size() - 8, nullptr, &output), "truncated weights");
   check(refused(good, 10, nullptr, &output), "weights without a header");
   check(refused(square(1, 128, 16, 8, 3, 1, 1, 1, 1), weights.size(), nullptr, &output), "weights of another shape");
-  const xk_output no_data{nullptr, XK_OUT_FLOAT, XK_NCHW, {}};
-  const xk_output bad_kind{nowhere, 3, XK_NCHW, {}}, bad_layout{nowhere, XK_OUT_FLOAT, 2, {}};
+  const xk_output no_data{nullptr, XK_OUT_FLOAT, XK_NCHW, {}, 1};
+  const xk_output bad_kind{nowhere, 3, XK_NCHW, {}, 1}, bad_layout{nowhere, XK_OUT_FLOAT, 2, {}, 1};
   check(refused(good, weights.size(), nullptr, &no_data), "NULL output");
   check(refused(good, weights.size(), nullptr, &bad_kind), "unknown kind");
   check(refused(good, weights.size(), nullptr, &bad_layout), "unknown layout");
   check(refused(good, weights.size(), nullptr, nullptr), "no output");
+  for (int64_t shuffle : {int64_t{-1}, int64_t{3}, int64_t{32}, std::numeric_limits<int64_t>::min()}) {
+    const xk_output shuffled{nowhere, XK_OUT_BITS, XK_NHWC, {}, shuffle};
+    check(refused(good, weights.size(), nullptr, &shuffled), "16 channels shuffled by " + std::to_string(shuffle));
+  }
   const xk_epilogue relu{nullptr, nullptr, nullptr, 1};
-  const xk_output integers{nowhere, XK_OUT_INT32, XK_NCHW, {}};
+  const xk_output integers{nowhere, XK_OUT_INT32, XK_NCHW, {}, 1};
   check(refused(good, weights.size(), &relu, &integers), "int32 with an epilogue");
   for (size_t byte = 0; byte < 64; ++byte) {
     weights[byte] = static_cast<char>(weights[byte] ^ 0x15);

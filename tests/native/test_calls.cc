@@ -31,7 +31,7 @@ void test_concurrent_calls() {
     std::vector<std::vector<int32_t>> results(6, std::vector<int32_t>(expected.size()));
     for (std::vector<int32_t>& result : results)
       threads.emplace_back([&] {
-        const xk_output output{result.data(), XK_OUT_INT32, XK_NCHW, {}};
+        const xk_output output{result.data(), XK_OUT_INT32, XK_NCHW, {}, 1};
         for (int repeat = 0; repeat < 5; ++repeat)
           xk_conv(&problem.s, bits.data(), weights.data(), weights.size(), nullptr, &output, nullptr);
       });

@@ -16,70 +16,111 @@ std::string name_of(const xk_conv_shape& s, const char* kernel) {
   return text;
 }
 
-size_t nchw(const Problem& p, int64_t n, int64_t o, int64_t pixel) {
-  return static_cast<size_t>((n * p.s.out_channels + o) * p.oh * p.ow + pixel);
-}
-size_t nhwc(const Problem& p, int64_t n, int64_t o, int64_t pixel) {
-  return static_cast<size_t>((n * p.oh * p.ow + pixel) * p.s.out_channels + o);
-}
-
-void check_outputs(const Problem& p, const char* kernel, const std::vector<int32_t>& expected) {
-  const std::string name = name_of(p.s, kernel);
-  const std::vector<char> weights = p.weights(kernel);
-  const std::vector<uint64_t> bits = p.packed(XK_NCHW);
-  check(bits == p.packed(XK_NHWC), name + ": NCHW and NHWC input pack alike");
-  const size_t size = expected.size();
-  size_t threads = 3;
-  const xk_parallel parallel{threads_for, &threads};
-  auto run = [&](const xk_epilogue* e, void* data, int kind, int layout, const xk_binarize& b = {}) {
-    const xk_output output{data, kind, layout, b};
-    check(xk_conv(&p.s, bits.data(), weights.data(), weights.size(), e, &output, layout ? &parallel : nullptr) == XK_OK,
-          name);
-    check(!std::strcmp(xk_last_kernel(), kernel), name + ": ran " + xk_last_kernel());
-  };
-
-  std::vector<int32_t> sums(size), sums_nhwc(size);
-  run(nullptr, sums.data(), XK_OUT_INT32, XK_NCHW);
-  run(nullptr, sums_nhwc.data(), XK_OUT_INT32, XK_NHWC);
-  check(sums == expected, name + ": int32 NCHW");
-
-  std::vector<float> scale, bias, k(static_cast<size_t>(p.s.batch * p.s.groups * p.oh * p.ow)), y(size), limit;
+// What a convolution is told besides its shape and its bits.
+struct Arguments {
+  std::vector<float> scale, bias, k, limit;
   std::vector<uint8_t> flip;
-  for (int64_t o = 0; o < p.s.out_channels; ++o) {
-    scale.push_back(0.01f * static_cast<float>(o % 7 + 1));
-    bias.push_back(static_cast<float>(o % 5) - 2.0f);
-    limit.push_back(static_cast<float>(o % 3) * 0.5f);
-    flip.push_back(o % 4 == 1);
-  }
-  for (size_t i = 0; i < k.size(); ++i) k[i] = 0.5f + static_cast<float>(i % 11) * 0.1f;
-  const xk_epilogue epilogue{scale.data(), bias.data(), k.data(), 1};
-  run(&epilogue, y.data(), XK_OUT_FLOAT, XK_NCHW);
-  const int64_t words = (p.s.out_channels + 63) / 64;
-  std::vector<uint64_t> out_bits(static_cast<size_t>(p.s.batch * p.oh * p.ow * words), 0xfeed);
-  run(&epilogue, out_bits.data(), XK_OUT_BITS, XK_NHWC, {limit.data(), flip.data()});
 
-  bool same_nhwc = true, same_float = true, same_bits = true;
+  explicit Arguments(const Problem& p) : k(static_cast<size_t>(p.s.batch * p.s.groups * p.oh * p.ow)) {
+    for (int64_t o = 0; o < p.s.out_channels; ++o) {
+      scale.push_back(0.01f * static_cast<float>(o % 7 + 1));
+      bias.push_back(static_cast<float>(o % 5) - 2.0f);
+      limit.push_back(static_cast<float>(o % 3) * 0.5f);
+      flip.push_back(o % 4 == 1);
+    }
+    for (size_t i = 0; i < k.size(); ++i) k[i] = 0.5f + static_cast<float>(i % 11) * 0.1f;
+  }
+
+  float finished(const Problem& p, int32_t sum, int64_t n, int64_t o, int64_t pixel) const {
+    const int64_t g = o / (p.s.out_channels / p.s.groups);
+    const size_t c = static_cast<size_t>(o);
+    const float y = static_cast<float>(sum) * scale[c] *
+                        k[static_cast<size_t>((n * p.s.groups + g) * p.oh * p.ow + pixel)] + bias[c];
+    return y < 0 ? 0 : y;
+  }
+  bool bit(float y, int64_t o) const {
+    const size_t c = static_cast<size_t>(o);
+    return flip[c] ? y <= limit[c] : y >= limit[c];
+  }
+};
+
+// The convolution's channel that is at each place of the output: `groups` groups, interleaved.
+std::vector<int64_t> shuffled(int64_t channels, int64_t groups) {
+  std::vector<int64_t> order;
+  for (int64_t within = 0; within < channels / groups; ++within)
+    for (int64_t group = 0; group < groups; ++group) order.push_back(group * (channels / groups) + within);
+  return order;
+}
+
+struct Outputs {
+  int64_t words;
+  std::vector<int32_t> sums, sums_nhwc;
+  std::vector<float> y;
+  std::vector<uint64_t> bits;
+
+  Outputs(const Problem& p, const char* kernel, int64_t shuffle, const Arguments& a)
+      : words((p.s.out_channels + 63) / 64),
+        sums(static_cast<size_t>(p.s.batch * p.s.out_channels * p.oh * p.ow)),
+        sums_nhwc(sums.size()),
+        y(sums.size()),
+        bits(static_cast<size_t>(p.s.batch * p.oh * p.ow * words), 0xfeed) {
+    const std::string name = name_of(p.s, kernel);
+    const std::vector<char> weights = p.weights(kernel);
+    const std::vector<uint64_t> input = p.packed(XK_NCHW);
+    check(input == p.packed(XK_NHWC), name + ": NCHW and NHWC input pack alike");
+    size_t threads = 3;
+    const xk_parallel parallel{threads_for, &threads};
+    auto run = [&](const xk_epilogue* e, void* data, int kind, int layout) {
+      const xk_output output{data, kind, layout, {a.limit.data(), a.flip.data()}, shuffle};
+      check(xk_conv(&p.s, input.data(), weights.data(), weights.size(), e, &output, layout ? &parallel : nullptr) ==
+                XK_OK, name);
+      check(!std::strcmp(xk_last_kernel(), kernel), name + ": ran " + xk_last_kernel());
+    };
+    const xk_epilogue epilogue{a.scale.data(), a.bias.data(), a.k.data(), 1};
+    run(nullptr, sums.data(), XK_OUT_INT32, XK_NCHW);
+    run(nullptr, sums_nhwc.data(), XK_OUT_INT32, XK_NHWC);
+    run(&epilogue, y.data(), XK_OUT_FLOAT, XK_NCHW);
+    run(&epilogue, bits.data(), XK_OUT_BITS, XK_NHWC);
+  }
+
+  bool bit(const Problem& p, int64_t n, int64_t place, int64_t pixel) const {
+    return bits[static_cast<size_t>((n * p.oh * p.ow + pixel) * words + place / 64)] >> (place % 64) & 1;
+  }
+};
+
+void check_outputs(const Problem& p, const char* kernel, const std::vector<int32_t>& expected, int64_t shuffle) {
+  const Arguments a(p);
+  const Outputs out(p, kernel, shuffle, a);
+  const int64_t channels = p.s.out_channels, pixels = p.oh * p.ow;
+  const std::vector<int64_t> order = shuffled(channels, shuffle ? shuffle : 1);
+  bool same_nchw = true, same_nhwc = true, same_float = true, same_bits = true;
   for (int64_t n = 0; n < p.s.batch; ++n)
-    for (int64_t o = 0; o < words * 64; ++o)
-      for (int64_t pixel = 0; pixel < p.oh * p.ow; ++pixel) {
-        const size_t word = static_cast<size_t>((n * p.oh * p.ow + pixel) * words + o / 64);
-        const bool bit = out_bits[word] >> (o % 64) & 1;
-        if (o >= p.s.out_channels) {
-          same_bits &= !bit;
-          continue;
-        }
-        const size_t c = static_cast<size_t>(o), i = nchw(p, n, o, pixel);
-        const int64_t g = o / (p.s.out_channels / p.s.groups);
-        same_nhwc &= sums_nhwc[nhwc(p, n, o, pixel)] == expected[i];
-        const float value = static_cast<float>(expected[i]) * scale[c] *
-                                k[static_cast<size_t>((n * p.s.groups + g) * p.oh * p.ow + pixel)] + bias[c];
-        const float relu = value < 0 ? 0 : value;
-        same_float &= y[i] == relu;
-        same_bits &= bit == (flip[c] ? relu <= limit[c] : relu >= limit[c]);
+    for (int64_t pixel = 0; pixel < pixels; ++pixel) {
+      for (int64_t place = 0; place < channels; ++place) {
+        const int64_t o = order[static_cast<size_t>(place)];
+        const size_t nchw = static_cast<size_t>((n * channels + place) * pixels + pixel);
+        const int32_t sum = expected[static_cast<size_t>((n * channels + o) * pixels + pixel)];
+        const float y = a.finished(p, sum, n, o, pixel);
+        same_nchw &= out.sums[nchw] == sum;
+        same_nhwc &= out.sums_nhwc[static_cast<size_t>((n * pixels + pixel) * channels + place)] == sum;
+        same_float &= out.y[nchw] == y;
+        same_bits &= out.bit(p, n, place, pixel) == a.bit(y, o);
       }
+      for (int64_t place = channels; place < out.words * 64; ++place) same_bits &= !out.bit(p, n, place, pixel);
+    }
+  const std::string name = name_of(p.s, kernel) + " shuffle " + std::to_string(shuffle);
+  check(same_nchw, name + ": int32 NCHW");
   check(same_nhwc, name + ": int32 NHWC");
   check(same_float, name + ": float epilogue");
   check(same_bits, name + ": bits");
+}
+
+// Those that a channel shuffle can have.
+std::vector<int64_t> divisors(int64_t channels) {
+  std::vector<int64_t> all;
+  for (int64_t i = 1; i <= channels; ++i)
+    if (channels % i == 0) all.push_back(i);
+  return all;
 }
 
 std::vector<xk_conv_shape> shapes() {
@@ -109,6 +150,20 @@ void test_kernels() {
   for (const xk_conv_shape& shape : shapes()) {
     const Problem problem(shape, seed++);
     const std::vector<int32_t> expected = problem.sums();
-    for (int32_t i = 0; i < xk_kernel_count(); ++i) check_outputs(problem, xk_kernel_name(i), expected);
+    for (int32_t i = 0; i < xk_kernel_count(); ++i)
+      for (int64_t shuffle : {int64_t{0}, divisors(shape.out_channels)[1]})
+        check_outputs(problem, xk_kernel_name(i), expected, shuffle);
+  }
+}
+
+// By all group counts: lanes of a block in one group or several, in one word of bits or several.
+void test_shuffles() {
+  for (const xk_conv_shape& shape : {square(2, 64, 96, 3, 1, 1, 0, 1, 1), square(1, 120, 120, 5, 3, 1, 1, 1, 3),
+                                     square(1, 8, 1000, 2, 1, 1, 0, 1, 1), square(1, 1, 130, 19, 3, 1, 1, 1, 1)}) {
+    const Problem problem(shape, 7);
+    const std::vector<int32_t> expected = problem.sums();
+    for (int32_t i = 0; i < xk_kernel_count(); ++i)
+      for (int64_t shuffle : divisors(shape.out_channels))
+        check_outputs(problem, xk_kernel_name(i), expected, shuffle);
   }
 }

@@ -35,6 +35,7 @@ struct Problem {
 void threads_for(void* context, size_t count, void (*task)(void*, size_t), void* argument);
 
 void test_kernels();
+void test_shuffles();
 void test_special_values();
 void test_bad_arguments();
 void test_max_pool();
