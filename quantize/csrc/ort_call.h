@@ -1,0 +1,51 @@
+// One run of a kernel in onnxruntime: its tensors, and onnxruntime's threads.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "ort_api.h"
+#include "ort_node.h"
+#include "xnorkit.h"
+
+namespace xk::ort {
+
+// Throws what the library said, where a call into it failed.
+void check_call(int32_t status);
+
+class Call {
+ public:
+  Call(const Api& api, OrtKernelContext* context) : api_(api), context_(context) {}
+  Call(const Call&) = delete;
+
+  // An input; fails where it does not have four dimensions.
+  Tensor input(size_t index, const char* name) const;
+  Tensor output(const std::vector<int64_t>& dims) const;
+
+  // onnxruntime's intra-op threads.
+  xk_parallel parallel() { return {run, this}; }
+  // check_call() for a call that had these threads: throws, too, what onnxruntime said of them.
+  void finish(int32_t status) const;
+
+ private:
+  static void run(void* call, size_t count, void (*task)(void*, size_t), void* argument);
+
+  const Api& api_;
+  OrtKernelContext* context_;
+  OrtStatus* failure_ = nullptr;
+};
+
+// Bits between two of our nodes. The graph declares them as +-1 floats (N, C, H, W), so that a standard runtime can
+// run the nodes' function bodies; for the kernels such a tensor is a container, whose front holds the words [N][H][W]
+// [words]. They fit from two channels on. Nobody but our nodes may read a container: whoever writes a file sees to
+// that, since a kernel does not know who reads its output.
+//
+// Where a float is left behind the words, it is a NaN that tells the container's shape. It tells bits from floats,
+// and what reads them as floats computes with a NaN.
+void check_holds_bits(const char* what, int64_t channels);
+// The words in an input, or an error where it has none.
+const uint64_t* bits_in(const Tensor& container, const char* name);
+uint64_t* bits_to_write(const Tensor& container);
+void mark_as_bits(const Tensor& container);
+
+}  // namespace xk::ort

@@ -1,0 +1,66 @@
+// A node of an onnxruntime graph, while its kernel is made: attributes and constant inputs, checked.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "ort_api.h"
+
+namespace xk::ort {
+
+// A status of onnxruntime as an exception: it owns the status until take().
+class StatusError {
+ public:
+  explicit StatusError(OrtStatus* status) : status_(status) {}
+  OrtStatus* status() const { return status_; }
+
+ private:
+  OrtStatus* status_;
+};
+
+inline void check(OrtStatus* status) {
+  if (status) throw StatusError(status);
+}
+
+// A tensor: its data is not owned.
+struct Tensor {
+  std::vector<int64_t> dims;
+  int32_t type;
+  void* data;
+};
+Tensor tensor_of(const Api& api, const OrtValue* value);
+// "(1, 64, 8, 8)"
+std::string text_of(const std::vector<int64_t>& dims);
+
+class Node {
+ public:
+  Node(const Api& api, const OrtKernelInfo* info) : api_(api), info_(info) {}
+
+  std::string name() const;
+
+  // Attributes; those without a default fail where they are missing or of another type.
+  int64_t integer(const char* name) const;
+  int64_t integer(const char* name, int64_t otherwise) const;
+  std::vector<int64_t> integers(const char* name, size_t count) const;
+  std::vector<int64_t> integers(const char* name, const std::vector<int64_t>& otherwise) const;
+
+  // Constant inputs, of the given size. A `name` is what messages call them.
+  const uint8_t* bytes(size_t index, const char* name, int64_t rows, int64_t columns) const;
+  std::vector<float> floats(size_t index, const char* name, int64_t count) const;
+  // A turn is +1 or, where a comparison is turned around, -1: 1 for these, as in xk_binarize::flip.
+  std::vector<uint8_t> flips(size_t index, const char* name, int64_t count) const;
+  // The number of values of a constant input with one dimension.
+  int64_t length(size_t index, const char* name) const;
+
+ private:
+  // Whether the node has such an attribute.
+  bool find(const char* name, int64_t* value) const;
+  bool find(const char* name, std::vector<int64_t>* values) const;
+  Tensor constant(size_t index, const char* name, int32_t type, size_t rank) const;
+
+  const Api& api_;
+  const OrtKernelInfo* info_;
+};
+
+}  // namespace xk::ort

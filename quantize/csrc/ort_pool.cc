@@ -1,0 +1,68 @@
+#include "ort_pool.h"
+
+#include <cinttypes>
+
+#include "error.h"
+#include "shape.h"
+
+namespace xk::ort {
+
+namespace {
+
+// As ONNX and PyTorch count: with ceil_mode a last window that starts behind the input is left out.
+int64_t extent(const char* name, int64_t size, int64_t kernel, int64_t stride, int64_t dilation, int64_t before,
+               int64_t after, bool ceil_mode) {
+  if (!ceil_mode) return output_extent(name, size, kernel, stride, dilation, before + after);
+  const int64_t count = output_extent(name, size, kernel, stride, dilation, before + after + stride - 1);
+  return (count - 1) * stride >= size + before ? count - 1 : count;
+}
+
+}  // namespace
+
+PoolKernel::PoolKernel(const Api& api, const OrtKernelInfo* info) : api_(api) {
+  const Node node(api_, info);
+  const std::vector<int64_t> kernel = node.integers("kernel_shape", 2), strides = node.integers("strides", 2),
+                             pads = node.integers("pads", 4), dilations = node.integers("dilations", 2);
+  for (int64_t size : kernel) check_size("a size of kernel_shape", size, 1);
+  for (int64_t size : strides) check_size("a stride", size, 1);
+  for (int64_t size : dilations) check_size("a dilation", size, 1);
+  for (int64_t size : pads) check_size("a size of pads", size, 0);
+  ceil_mode_ = node.integer("ceil_mode") != 0;
+  shape_ = {};
+  shape_.channels = node.length(1, "turn");
+  check_holds_bits("turn", shape_.channels);
+  flip_ = node.flips(1, "turn", shape_.channels);
+  shape_.kernel_h = kernel[0], shape_.kernel_w = kernel[1];
+  shape_.stride_h = strides[0], shape_.stride_w = strides[1];
+  shape_.dilation_h = dilations[0], shape_.dilation_w = dilations[1];
+  shape_.pad_top = pads[0], shape_.pad_left = pads[1], shape_.pad_bottom = pads[2], shape_.pad_right = pads[3];
+}
+
+xk_pool_shape PoolKernel::shape_for(const Tensor& x) const {
+  if (x.dims[1] != shape_.channels)
+    fail(XK_INVALID_ARGUMENT, "x has shape %s; this layer takes %" PRId64 " channels", text_of(x.dims).c_str(),
+         shape_.channels);
+  xk_pool_shape s = shape_;
+  s.batch = x.dims[0], s.height = x.dims[2], s.width = x.dims[3];
+  s.out_height =
+      extent("height", s.height, s.kernel_h, s.stride_h, s.dilation_h, s.pad_top, s.pad_bottom, ceil_mode_);
+  s.out_width = extent("width", s.width, s.kernel_w, s.stride_w, s.dilation_w, s.pad_left, s.pad_right, ceil_mode_);
+  return s;
+}
+
+void PoolKernel::compute(OrtKernelContext* context) const {
+  Call call(api_, context);
+  const Tensor x = call.input(0, "x");
+  xk_pool_shape shape = shape_for(x);
+  const bool empty = shape.batch == 0;
+  shape.batch += empty;  // the sizes are checked for one image then
+  size_t words = 0;
+  check_call(xk_max_pool_size(&shape, &words));
+  const Tensor y = call.output({x.dims[0], shape.channels, shape.out_height, shape.out_width});
+  if (empty) return;
+  const xk_parallel parallel = call.parallel();
+  call.finish(xk_max_pool(&shape, bits_in(x, "x"), flip_.data(), bits_to_write(y), &parallel));
+  mark_as_bits(y);
+}
+
+}  // namespace xk::ort
