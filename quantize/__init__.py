@@ -23,7 +23,7 @@ from .scheme import QuantizedWeight, Scheme, get_scheme, list_schemes, register_
 from .version import __version__
 
 # Loaded on first use: onnx and onnxruntime take a second to import.
-_EXPORT = ("ExportMismatch", "ExportReport", "export_onnx", "ort_session")
+_EXPORT = ("ExportMismatch", "ExportReport", "custom_ops_library", "export_onnx", "ort_session")
 
 
 def __getattr__(name: str):
@@ -53,6 +53,7 @@ __all__ = [
     "apply_plan",
     "clip_after_step",
     "clip_latent_weights",
+    "custom_ops_library",
     "export_onnx",
     "get_scheme",
     "list_schemes",

@@ -2,6 +2,6 @@
 
 from .exporter import ExportReport, export_onnx
 from .parity import ExportMismatch
-from .session import ort_session
+from .session import custom_ops_library, ort_session
 
-__all__ = ["ExportMismatch", "ExportReport", "export_onnx", "ort_session"]
+__all__ = ["ExportMismatch", "ExportReport", "custom_ops_library", "export_onnx", "ort_session"]

@@ -1,19 +1,40 @@
-"""onnxruntime sessions."""
+"""onnxruntime sessions, and the kernels that our library brings into them."""
 
+import functools
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import onnx
 import onnxruntime
 
+from ..kernels import library
 from ..scheme import did_you_mean
 
 CPU = ("CPUExecutionProvider",)
 _ERRORS_ONLY = 3
 
 
+def custom_ops_library() -> str:
+    """The path of the library that brings our kernels into onnxruntime.
+
+    It is what ``SessionOptions.register_custom_ops_library`` takes, in every language that onnxruntime has; the
+    library needs neither Python nor torch.
+
+    Raises:
+        FileNotFoundError: the library was not built.
+    """
+    if library.load() is None:
+        raise FileNotFoundError(
+            f"the native library {library.path().name} was not built (no C++ compiler when xnorkit was installed?): "
+            "install g++ or clang++ and reinstall xnorkit"
+        )
+    return str(library.path())
+
+
 def ort_session(
-    path: str | os.PathLike, threads: int | None = None, providers: Sequence[str] = CPU
+    path: str | os.PathLike, threads: int | None = None, providers: Sequence[str] = CPU, *, kernels: bool = True
 ) -> onnxruntime.InferenceSession:
     """An onnxruntime session for an ONNX file.
 
@@ -21,6 +42,9 @@ def ort_session(
         path: the file.
         threads: how many work on one operator; None is onnxruntime's choice, one a core.
         providers: where to run, best first: ``("CUDAExecutionProvider", "CPUExecutionProvider")``.
+        kernels: run the binary layers of a packed file with our kernels. Without them, or where the library was
+            not built (one warning), or with ``XNORKIT_KERNEL=reference``, onnxruntime computes the same in
+            standard operators, slower.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -37,20 +61,47 @@ def ort_session(
     for provider in providers:
         if provider not in available:
             raise ValueError(f"onnxruntime has no provider {provider!r} here: {did_you_mean(provider, available)}")
-    return create_session(str(path), threads, providers)
+    return create_session(str(path), threads, providers, kernels=kernels)
 
 
 def create_session(
-    model: str | bytes, threads: int | None = None, providers: Sequence[str] = CPU
+    model: str | bytes, threads: int | None = None, providers: Sequence[str] = CPU, *, kernels: bool = False
 ) -> onnxruntime.InferenceSession:
     """A session for a file or for a model in memory. Raises ValueError where onnxruntime cannot run it."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
     if threads is not None:
         options.intra_op_num_threads = threads
+    if kernels and os.environ.get("XNORKIT_KERNEL") != "reference":
+        _register(options, model)
     try:
         return onnxruntime.InferenceSession(model, options, providers=list(providers))
     except Exception as error:  # onnxruntime's exceptions have no common base
         name = "the exported graph" if isinstance(model, bytes) else repr(model)
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(f"onnxruntime cannot run {name}; is it a whole ONNX file? {reason}") from error
+
+
+def _register(options: onnxruntime.SessionOptions, model: str | bytes) -> None:
+    if library.load() is not None:
+        options.register_custom_ops_library(custom_ops_library())
+    elif _has_our_nodes(model):
+        _warn_once()
+
+
+def _has_our_nodes(model: str | bytes) -> bool:
+    try:
+        proto = onnx.load_from_string(model) if isinstance(model, bytes) else onnx.load(model, load_external_data=False)
+    except Exception:  # not an ONNX file: the session says so
+        return False
+    return any(opset.domain == "xnorkit" for opset in proto.opset_import)
+
+
+@functools.cache
+def _warn_once() -> None:
+    warnings.warn(
+        f"the native library {library.path().name} was not built (no C++ compiler when xnorkit was installed?): "
+        "onnxruntime runs binary layers in standard operators. Install g++ or clang++ and reinstall xnorkit",
+        RuntimeWarning,
+        stacklevel=5,
+    )
