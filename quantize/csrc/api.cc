@@ -95,6 +95,12 @@ void check_output(const Shape& shape, const xk_epilogue& epilogue, const xk_outp
          shape.out_channels);
 }
 
+void check_dense_bytes(const Shape& shape, size_t bytes) {
+  const size_t needed = static_cast<size_t>(shape.out_channels * shape.filter_bytes);
+  if (bytes != needed)
+    fail(XK_INVALID_ARGUMENT, "the dense weights are %zu bytes; this shape needs %zu", bytes, needed);
+}
+
 // Everything of a call that can be checked before its memory is touched; bits are not set.
 ConvCall checked_call(const xk_conv_shape* shape, const void* weights, size_t weights_bytes,
                       const xk_epilogue* epilogue, const xk_output* output, const xk_parallel* parallel) {
@@ -182,11 +188,22 @@ int32_t xk_weights_pack(const xk_conv_shape* shape, const char* kernel, const ui
     check_pointer("weights", weights);
     const Shape s = weight_shape(*shape);
     const int index = choose_kernel(kernel, s);
-    if (const size_t needed = static_cast<size_t>(s.out_channels * s.filter_bytes); dense_bytes != needed)
-      fail(XK_INVALID_ARGUMENT, "the dense weights are %zu bytes; this shape needs %zu", dense_bytes, needed);
+    check_dense_bytes(s, dense_bytes);
     if (const size_t needed = weights_bytes(s, *kKernels[index]); bytes != needed)
       fail(XK_INVALID_ARGUMENT, "the buffer for the weights is %zu bytes; this shape needs %zu", bytes, needed);
     pack_weights(s, index, dense, weights);
+  });
+}
+
+int32_t xk_weights_unpack(const xk_conv_shape* shape, const void* weights, size_t weights_bytes, uint8_t* dense,
+                          size_t dense_bytes) {
+  return guarded([&] {
+    check_pointer("shape", shape);
+    check_pointer("dense weights", dense);
+    const Shape s = weight_shape(*shape);
+    check_weights(s, weights, weights_bytes);
+    check_dense_bytes(s, dense_bytes);
+    unpack_weights(s, weights_kernel(weights, weights_bytes), weights, dense);
   });
 }
 

@@ -1,5 +1,6 @@
 #include "weights.h"
 
+#include <algorithm>
 #include <cinttypes>
 #include <cstring>
 
@@ -31,42 +32,76 @@ namespace {
 
 constexpr char kMagic[8] = {'x', 'n', 'o', 'r', 'k', 'i', 't', '1'};
 
-bool bit_of(const uint8_t* bits, int64_t index) { return bits[index / 8] >> (index % 8) & 1; }
+// Consecutive bits of a filter that one word holds, `step` bits apart.
+struct Piece {
+  int64_t from;  // in the filter
+  int64_t word;
+  int at, step, count;
+};
 
 // [block][word][kLanes]: the words of kLanes filters side by side.
-void pack_words(const Shape& s, const uint8_t* dense, uint64_t* words) {
+template <class Visit>
+void visit_words(const Shape& s, int64_t block, int lane, const Visit& visit) {
   const WordPlan plan = word_plan(s);
-  const int64_t tap_words = ceil_div(s.group_channels, kWordBits);
-  for (int64_t block = 0; block < s.blocks(); ++block)
-    for (int lane = 0; lane < s.lanes(block); ++lane) {
-      const uint8_t* filter = dense + (s.first_channel(block) + lane) * s.filter_bytes;
-      uint64_t* target = words + block * plan.filter_words * kLanes + lane;
-      for (int64_t i = 0; i < s.filter_bits; ++i) {
-        const int64_t tap = i / s.group_channels, channel = i % s.group_channels;
-        const int64_t at = plan.gathered ? i : tap * tap_words * kWordBits + channel;
-        target[at / kWordBits * kLanes] |= static_cast<uint64_t>(bit_of(filter, i)) << (at % kWordBits);
-      }
+  const int64_t runs = plan.gathered ? 1 : s.taps, bits = s.filter_bits / runs, words = plan.filter_words / runs;
+  for (int64_t run = 0; run < runs; ++run)
+    for (int64_t word = 0; word < words; ++word) {
+      const int count = static_cast<int>(std::min<int64_t>(kWordBits, bits - word * kWordBits));
+      const int64_t at = (block * plan.filter_words + run * words + word) * kLanes + lane;
+      visit(Piece{run * bits + word * kWordBits, at, 0, 1, count});
     }
 }
 
 // [block][step][16] words. Word k is row k of a weight tile: its byte 4 l + j is weight 4 k + j of the step's 64,
 // of lane l. Byte b of the row is bit b / 8 of byte b % 8 of the word, see weight_signs() in conv_amx.cc.
-void pack_tiles(const Shape& s, const uint8_t* dense, uint64_t* words) {
+template <class Visit>
+void visit_tiles(const Shape& s, int64_t block, int lane, const Visit& visit) {
   const TilePlan plan = tile_plan(s);
-  for (int64_t block = 0; block < s.blocks(); ++block)
-    for (int lane = 0; lane < s.lanes(block); ++lane) {
-      const uint8_t* filter = dense + (s.first_channel(block) + lane) * s.filter_bytes;
-      for (int64_t i = 0; i < s.filter_bits; ++i) {
-        const int64_t tap = i / s.group_channels, channel = i % s.group_channels;
-        const int64_t within = channel % plan.block_channels;
-        const int64_t run = channel / plan.block_channels * (plan.runs / plan.channel_blocks) +
-                            (plan.row_runs ? tap / s.kernel_w : tap);
-        const int64_t byte = (plan.row_runs ? tap % s.kernel_w * plan.block_channels : 0) + within;
+  for (int64_t tap = 0; tap < s.taps; ++tap)
+    for (int64_t first = 0; first < s.group_channels; first += plan.block_channels) {
+      const int64_t run = first / plan.block_channels * (plan.runs / plan.channel_blocks) +
+                          (plan.row_runs ? tap / s.kernel_w : tap);
+      const int64_t begin = plan.row_runs ? tap % s.kernel_w * plan.block_channels : 0;
+      const int64_t end = begin + std::min(plan.block_channels, s.group_channels - first);
+      for (int64_t byte = begin, next; byte < end; byte = next) {
+        next = std::min(end, byte / 4 * 4 + 4);
         const int64_t step = block * plan.steps() + run * plan.run_steps + byte / 64, b = 4 * lane + byte % 4;
-        words[step * 16 + byte % 64 / 4] |= static_cast<uint64_t>(bit_of(filter, i)) << (b % 8 * 8 + b / 8);
+        visit(Piece{tap * s.group_channels + first + byte - begin, step * 16 + byte % 64 / 4,
+                    static_cast<int>(b % 8 * 8 + b / 8), 8, static_cast<int>(next - byte)});
       }
     }
 }
+
+// visit(filter, piece) for all of them.
+template <class Visit>
+void visit_pieces(const Shape& s, WeightOrder order, const Visit& visit) {
+  for (int64_t block = 0; block < s.blocks(); ++block)
+    for (int lane = 0; lane < s.lanes(block); ++lane) {
+      const auto visit_one = [&](const Piece& piece) { visit(s.first_channel(block) + lane, piece); };
+      order == WeightOrder::kTiles ? visit_tiles(s, block, lane, visit_one) : visit_words(s, block, lane, visit_one);
+    }
+}
+
+uint64_t low_bits(int count) { return ~uint64_t{0} >> (kWordBits - count); }  // 1 to 64
+
+uint64_t read_bits(const uint8_t* bits, int64_t from, int count) {
+  uint64_t value = 0;
+  for (int done = -static_cast<int>(from % 8); done < count; done += 8) {
+    const uint64_t byte = bits[(from + done) / 8];
+    value |= done < 0 ? byte >> -done : byte << done;
+  }
+  return value & low_bits(count);
+}
+
+// The bits are 0 before.
+void write_bits(uint64_t value, uint8_t* bits, int64_t from, int count) {
+  for (int done = -static_cast<int>(from % 8); done < count; done += 8)
+    bits[(from + done) / 8] |= static_cast<uint8_t>(done < 0 ? value << -done : value >> done);
+}
+
+// Up to four bits, eight apart: each product moves bit i by 7 i, and nothing carries.
+uint64_t spread(uint64_t bits) { return (bits * 0x00204081u) & 0x01010101u; }
+uint64_t unspread(uint64_t bits) { return ((bits & 0x01010101u) * 0x01020408u) >> 24 & 0xf; }
 
 WeightsHeader header_of(const Shape& s, int kernel) {
   WeightsHeader h{};
@@ -95,7 +130,20 @@ void pack_weights(const Shape& s, int kernel, const uint8_t* dense, void* weight
   const WeightsHeader header = header_of(s, kernel);
   std::memcpy(weights, &header, sizeof header);
   uint64_t* words = reinterpret_cast<uint64_t*>(static_cast<char*>(weights) + sizeof header);
-  kKernels[kernel]->order == WeightOrder::kTiles ? pack_tiles(s, dense, words) : pack_words(s, dense, words);
+  visit_pieces(s, kKernels[kernel]->order, [&](int64_t filter, const Piece& p) {
+    const uint64_t bits = read_bits(dense + filter * s.filter_bytes, p.from, p.count);
+    words[p.word] |= (p.step == 1 ? bits : spread(bits)) << p.at;
+  });
+}
+
+void unpack_weights(const Shape& s, int kernel, const void* weights, uint8_t* dense) {
+  std::memset(dense, 0, static_cast<size_t>(s.out_channels * s.filter_bytes));
+  const uint64_t* words = reinterpret_cast<const uint64_t*>(static_cast<const char*>(weights) + sizeof(WeightsHeader));
+  visit_pieces(s, kKernels[kernel]->order, [&](int64_t filter, const Piece& p) {
+    const uint64_t bits = words[p.word] >> p.at;
+    write_bits((p.step == 1 ? bits : unspread(bits)) & low_bits(p.count), dense + filter * s.filter_bytes, p.from,
+               p.count);
+  });
 }
 
 int weights_kernel(const void* weights, size_t bytes) {

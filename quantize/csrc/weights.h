@@ -21,6 +21,7 @@ static_assert(sizeof(WeightsHeader) == 64, "the payload starts at a cache line")
 
 size_t weights_bytes(const Shape& shape, const Kernel& kernel);
 void pack_weights(const Shape& shape, int kernel, const uint8_t* dense, void* weights);
+void unpack_weights(const Shape& shape, int kernel, const void* weights, uint8_t* dense);
 // The kernel's index, or -1 where this is not a header of this library on this machine.
 int weights_kernel(const void* weights, size_t bytes);
 // Throws where the weights do not belong to this shape.

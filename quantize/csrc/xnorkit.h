@@ -114,6 +114,9 @@ XK_API int32_t xk_pack(const float* input, int32_t layout, int64_t batch, int64_
 XK_API int32_t xk_weights_size(const xk_conv_shape* shape, const char* kernel, size_t* bytes);
 XK_API int32_t xk_weights_pack(const xk_conv_shape* shape, const char* kernel, const uint8_t* dense,
                                size_t dense_bytes, void* weights, size_t bytes);
+/* The dense weights that packed weights were made from. */
+XK_API int32_t xk_weights_unpack(const xk_conv_shape* shape, const void* weights, size_t weights_bytes, uint8_t* dense,
+                                 size_t dense_bytes);
 /* The name of the kernel that packed weights are for, or NULL where they are not valid. */
 XK_API const char* xk_weights_kernel(const void* weights, size_t bytes);
 

@@ -24,6 +24,7 @@ __all__ = [
     "available_kernels",
     "conv2d",
     "conv2d_float",
+    "dense_weights",
     "kernel_name",
     "max_pool2d",
     "pack",
@@ -72,6 +73,11 @@ def prepare_weights(
     """Dense weights, uint8 (out, bytes), in the order a kernel reads them; see :func:`.cpu.prepare_weights`."""
     backend = cpu if _native(kernel, dense) else reference
     return backend.prepare_weights(dense, geometry, kernel, size)
+
+
+def dense_weights(prepared: Tensor, geometry: ConvGeometry) -> Tensor:
+    """The dense weights, uint8 (out, bytes), that :func:`prepare_weights` made ``prepared`` from."""
+    return _backend(prepared).dense_weights(prepared, geometry)
 
 
 def kernel_name(weights: Tensor) -> str:

@@ -135,6 +135,15 @@ def prepare_weights(
     return weights
 
 
+def dense_weights(weights: Tensor, geometry: ConvGeometry) -> Tensor:
+    """The dense weights, uint8 (out, bytes), that :func:`prepare_weights` made ``weights`` from."""
+    prepared = _address("weights", weights, torch.uint8, (weights.numel(),))
+    dense = torch.empty((geometry.out_channels, packing.filter_bytes(geometry.filters)), dtype=torch.uint8)
+    shape = ctypes.byref(_shape(geometry, 0, 0, 0))
+    library.call("xk_weights_unpack", shape, prepared, weights.numel(), dense.data_ptr(), dense.numel())
+    return dense
+
+
 def _check_choice(name: str, value: str, valid: dict[str, int]) -> int:
     if value not in valid:
         raise ValueError(f"{name} is {value!r}; valid: {', '.join(valid)}")

@@ -78,6 +78,7 @@ _SIGNATURES = {
     "xk_output_size": [POINTER] * 3,
     "xk_weights_size": [POINTER, ctypes.c_char_p, POINTER],
     "xk_weights_pack": [POINTER, ctypes.c_char_p, POINTER, SIZE, POINTER, SIZE],
+    "xk_weights_unpack": [POINTER, POINTER, SIZE, POINTER, SIZE],
     "xk_weights_kernel": [POINTER, SIZE],
     "xk_conv": [POINTER, POINTER, POINTER, SIZE, POINTER, POINTER, POINTER],
     "xk_conv_float": [POINTER, POINTER, ctypes.c_int32, POINTER, POINTER, SIZE, POINTER, POINTER, POINTER],

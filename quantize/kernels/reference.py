@@ -24,6 +24,12 @@ def prepare_weights(
     return dense
 
 
+def dense_weights(weights: Tensor, geometry: ConvGeometry) -> Tensor:
+    """The dense weights that :func:`prepare_weights` made ``weights`` from: here, as they are."""
+    packing.check_weights(weights, geometry.filters)
+    return weights
+
+
 def _sums(words: Tensor, weights: Tensor, geometry: ConvGeometry) -> Tensor:
     """Exact integer sums, as float64 (N, out, H', W')."""
     signs = packing.unpack_activations(words, geometry.channels).double()

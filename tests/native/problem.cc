@@ -1,3 +1,5 @@
+#include <cinttypes>
+#include <cstdio>
 #include <cstring>
 #include <random>
 
@@ -6,6 +8,16 @@
 xk_conv_shape square(int64_t n, int64_t c, int64_t oc, int64_t size, int64_t k, int64_t stride, int64_t pad,
                      int64_t dilation, int64_t groups) {
   return {n, c, size, size + 1, oc, k, k, stride, stride, dilation, dilation, pad, pad, pad, pad, groups};
+}
+
+std::string name_of(const xk_conv_shape& s, const char* kernel) {
+  char text[256];
+  std::snprintf(text, sizeof text,
+                "%s n%" PRId64 " %" PRId64 "->%" PRId64 " %" PRId64 "x%" PRId64 " k%" PRId64 "x%" PRId64 " s%" PRId64
+                " p%" PRId64 ",%" PRId64 " d%" PRId64 " g%" PRId64,
+                kernel, s.batch, s.channels, s.out_channels, s.height, s.width, s.kernel_h, s.kernel_w, s.stride_h,
+                s.pad_top, s.pad_bottom, s.dilation_h, s.groups);
+  return text;
 }
 
 Problem::Problem(const xk_conv_shape& shape, uint32_t seed) : s(shape) {

@@ -1,20 +1,9 @@
 // Every kernel of this machine against a convolution of +-1 values written out in loops.
-#include <cinttypes>
-#include <cstdio>
 #include <cstring>
 
 #include "testing.h"
 
 namespace {
-
-std::string name_of(const xk_conv_shape& s, const char* kernel) {
-  char text[256];
-  std::snprintf(text, sizeof text,
-                "%s n%" PRId64 " %" PRId64 "->%" PRId64 " %" PRId64 "x%" PRId64 " k%" PRId64 "x%" PRId64 " s%" PRId64 " p%" PRId64 ",%" PRId64 " d%" PRId64 " g%" PRId64,
-                kernel, s.batch, s.channels, s.out_channels, s.height, s.width, s.kernel_h, s.kernel_w, s.stride_h,
-                s.pad_top, s.pad_bottom, s.dilation_h, s.groups);
-  return text;
-}
 
 // What a convolution is told besides its shape and its bits.
 struct Arguments {

@@ -14,6 +14,8 @@ void check(bool ok, const std::string& what);
 xk_conv_shape square(int64_t n, int64_t c, int64_t oc, int64_t size, int64_t k, int64_t stride, int64_t pad,
                      int64_t dilation, int64_t groups);
 
+std::string name_of(const xk_conv_shape& s, const char* kernel);
+
 // Random floats and filters, and their convolution written out in loops.
 struct Problem {
   xk_conv_shape s;
@@ -40,5 +42,7 @@ void test_special_values();
 void test_bad_arguments();
 void test_max_pool();
 void test_bad_pools();
+void test_weights();
+void test_bad_weights();
 void test_forced_kernel();
 void test_concurrent_calls();
