@@ -5,6 +5,8 @@ import importlib
 from . import schemes
 from .adapters import register_layer
 from .complexity import LayerCost, Summary, summary
+from .conversion_report import ConversionReport, LayerConversion, conversion_report
+from .convert import convert
 from .layers import (
     BinaryConv1d,
     BinaryConv2d,
@@ -16,6 +18,7 @@ from .layers import (
     BinaryLinear,
 )
 from .optim import clip_after_step, clip_latent_weights, param_groups
+from .packed import PackedConv1d, PackedConv2d, PackedLayer, PackedLinear
 from .plan import LayerPlan, Plan, plan
 from .prepare import apply_plan, prepare, restore
 from .progress import set_progress, use_float_weights
@@ -41,10 +44,16 @@ __all__ = [
     "BinaryConvTranspose3d",
     "BinaryLayer",
     "BinaryLinear",
+    "ConversionReport",
     "ExportMismatch",
     "ExportReport",
+    "LayerConversion",
     "LayerCost",
     "LayerPlan",
+    "PackedConv1d",
+    "PackedConv2d",
+    "PackedLayer",
+    "PackedLinear",
     "Plan",
     "QuantizedWeight",
     "Scheme",
@@ -53,6 +62,8 @@ __all__ = [
     "apply_plan",
     "clip_after_step",
     "clip_latent_weights",
+    "conversion_report",
+    "convert",
     "custom_ops_library",
     "export_onnx",
     "get_scheme",

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from .layers import FLOAT_CLASSES, BinaryLayer
 from .observe import describe, run
+from .packed import PackedLayer
 from .table import format_table
 
 
@@ -110,7 +112,9 @@ def _storage(name: str, module: nn.Module, stored: set[int]) -> LayerCost:
     row.parameters = sum(t.numel() for t in tensors if t.requires_grad)
     if isinstance(module, BinaryLayer):
         row.parameters -= module.threshold.numel() if module.threshold_pending else 0
-    if isinstance(module, BinaryLayer) and id(module.weight) not in stored:
+    if isinstance(module, PackedLayer):
+        row.float_bytes = row.packed_bytes = module.stored_bytes()
+    if isinstance(module, BinaryLayer) and module.trainable and id(module.weight) not in stored:
         row.packed_bytes += packed_weight_bytes(module) - module.weight.numel() * module.weight.element_size()
     stored.update(map(id, own))
     return row
@@ -168,12 +172,21 @@ def _count(model: nn.Module, example_input: Any) -> dict[str, tuple[int, int]]:
     return costs
 
 
+def _count_packed(module: PackedLayer, _args, output: Tensor) -> None:
+    """Multiplications of a packed layer: each filter at each position of the output, that bits hold or floats."""
+    g = module.geometry
+    positions = output.numel() // output.shape[-1 if module.folding.output_bits or module.dims == 0 else 1]
+    module.__flops__ += positions * g.out_channels * math.prod(g.filters[1:])
+
+
 def _hook(kind: type[nn.Module], names: dict[nn.Module, str], costs: dict, samples: int) -> Callable | None:
     """ptflops' own hook for modules of class ``kind`` that also writes down each module's cost."""
     from ptflops.pytorch_ops import MODULES_MAPPING
 
     floating = next((base for base in FLOAT_CLASSES.values() if issubclass(kind, base)), None)
     count = MODULES_MAPPING.get(kind) or MODULES_MAPPING.get(floating)  # ptflops itself misses subclasses
+    if issubclass(kind, PackedLayer):
+        count = _count_packed
     if count is None:
         return None
 
@@ -181,7 +194,10 @@ def _hook(kind: type[nn.Module], names: dict[nn.Module, str], costs: dict, sampl
         before = module.__flops__
         count(module, args, output)
         macs, binary_macs = (module.__flops__ - before) // samples, 0
-        if isinstance(module, BinaryLayer) and module.scheme.weight_bits == 1:
+        if isinstance(module, PackedLayer):
+            module.__flops__ = before
+            macs, binary_macs = 0, macs
+        elif isinstance(module, BinaryLayer) and module.scheme.weight_bits == 1:
             module.__flops__ = before
             macs, binary_macs = 0, macs - _bias_additions(module, output) // samples
         counted = costs.get(names[module], (0, 0))

@@ -32,6 +32,7 @@ class BinaryLayer(nn.Module):
         float_keys: the parameters and buffers that the float layer has.
     """
 
+    trainable = True  # it has a latent weight
     scheme: Scheme
     threshold: nn.Parameter | None
     threshold_pending: bool
@@ -119,9 +120,9 @@ class BinaryLayer(nn.Module):
         if scale is not None and self.training and output_scale is None:
             # The scale goes into the weight: no second activation is kept for the backward pass.
             values, scale = values * scale, None
-        if scale is None and output_scale is None:
+        if scale is None and output_scale is None and (self.training or self.bias is None):
             return self.apply_weight(x, self.from_filters(values), self.bias, *args)
-        # Sums of +-1 are integers, exact in float32 up to 2^24, and scaled afterwards: the packed
+        # Sums of +-1 are integers, exact in float32 up to 2^24. Scale and bias come afterwards: the packed
         # layer and the ONNX file give the same numbers, and a sum of zero stays zero.
         y = self.apply_weight(x, self.from_filters(values), None, *args)
         if scale is not None:

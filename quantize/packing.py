@@ -23,14 +23,14 @@ def words_for(channels: int) -> int:
     return math.ceil(channels / WORD_BITS)
 
 
-def _bits_to_bytes(bits: Tensor) -> Tensor:
+def bits_to_bytes(bits: Tensor) -> Tensor:
     """Bool (..., n) to uint8 (..., ceil(n / 8))."""
     bits = F.pad(bits, (0, -bits.shape[-1] % 8))
     powers = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=bits.device)
     return (bits.unflatten(-1, (-1, 8)) * powers).sum(-1, dtype=torch.uint8)
 
 
-def _bytes_to_bits(data: Tensor, count: int) -> Tensor:
+def bytes_to_bits(data: Tensor, count: int) -> Tensor:
     """Uint8 (..., n) to its first ``count`` bits, bool (..., count)."""
     shifts = torch.arange(8, dtype=torch.uint8, device=data.device)
     return ((data.unsqueeze(-1) >> shifts) & 1).flatten(-2)[..., :count].bool()
@@ -38,12 +38,12 @@ def _bytes_to_bits(data: Tensor, count: int) -> Tensor:
 
 def _bits_to_words(bits: Tensor) -> Tensor:
     """Bool (..., n) to int64 (..., ceil(n / 64))."""
-    data = _bits_to_bytes(F.pad(bits, (0, -bits.shape[-1] % WORD_BITS)))
+    data = bits_to_bytes(F.pad(bits, (0, -bits.shape[-1] % WORD_BITS)))
     return data.contiguous().view(torch.int64)
 
 
 def _words_to_bits(words: Tensor, count: int) -> Tensor:
-    return _bytes_to_bits(words.contiguous().view(torch.uint8), count)
+    return bytes_to_bits(words.contiguous().view(torch.uint8), count)
 
 
 def _signs(bits: Tensor) -> Tensor:
@@ -89,14 +89,14 @@ def filter_bytes(shape: tuple[int, ...]) -> int:
 def pack_weights(filters: Tensor) -> Tensor:
     """Filters (out, c, kh, kw) whose sign counts (+1 where >= 0) as dense weights, uint8 (out, bytes)."""
     _check("filters", filters, torch.float32, 4, "(out, channels a group, kh, kw)")
-    return _bits_to_bytes((filters >= 0).movedim(1, -1).flatten(1))
+    return bits_to_bytes((filters >= 0).movedim(1, -1).flatten(1))
 
 
 def unpack_weights(dense: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Dense weights as +-1 floats of ``shape`` = (out, c, kh, kw)."""
     check_weights(dense, shape)
     out, channels, height, width = shape
-    bits = _bytes_to_bits(dense, channels * height * width)
+    bits = bytes_to_bits(dense, channels * height * width)
     return _signs(bits).view(out, height, width, channels).movedim(-1, 1)
 
 

@@ -70,8 +70,10 @@ def apply_plan(model: nn.Module, plan: Plan, inplace: bool = False) -> nn.Module
 def restore(model: nn.Module, inplace: bool = False) -> nn.Module:
     """The float model of a prepared one, with the current latent weights; its thresholds are dropped.
 
-    Raises ValueError when no layer of ``model`` is binary.
+    Raises ValueError when no layer of ``model`` is binary, or :func:`convert` has made bits of its weights.
     """
+    if any(not module.trainable for module in model.modules() if isinstance(module, BinaryLayer)):
+        raise ValueError("nothing to restore: a converted model holds bits only; restore the model that was converted")
     if not any(isinstance(module, BinaryLayer) for module in model.modules()):
         raise ValueError("nothing to restore: no layer of the model is binary")
     model = model if inplace else copy.deepcopy(model)

@@ -16,11 +16,12 @@ from quantize.export.session import create_session
 def broken_format(monkeypatch):
     """A format that stores one weight of layer "3" with the wrong sign."""
 
-    def freeze(model: nn.Module) -> None:
-        standard.freeze(model)
-        model.get_submodule("3").weight_bits.view(-1)[5].neg_()
+    def lower(model: nn.Module, batch) -> tuple[nn.Module, nn.Module]:
+        model, lowered = standard.lower(model, batch)
+        lowered.get_submodule("3").weight_bits.view(-1)[5].neg_()
+        return model, lowered
 
-    monkeypatch.setitem(exporter.FORMATS, "broken", freeze)
+    monkeypatch.setitem(exporter.FORMATS, "broken", lower)
 
 
 def network(threshold: bool = False) -> nn.Module:

@@ -1,7 +1,6 @@
 """export_onnx: one ONNX file from a model, checked before it is there."""
 
 import contextlib
-import copy
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -15,18 +14,22 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from ..convert import evaluation_copy
 from ..layers import BinaryLayer
 from ..observe import describe, run
+from ..packed import PackedLayer
 from ..scheme import did_you_mean
 from ..version import __version__
-from . import graph
+from . import graph, packed, standard
 from .names import forget_origin, name_everything, numbered
 from .parity import Parity, compare, tensors
 from .session import create_session
-from .standard import freeze
 
-# What each format makes of the binary layers of a copy of the model, before it is traced.
-FORMATS: dict[str, Callable[[nn.Module], None]] = {"standard": freeze}
+# From the model in evaluation mode and a batch: the model that the file is compared with, and the one that is traced.
+FORMATS: dict[str, Callable[[nn.Module, Any], tuple[nn.Module, nn.Module]]] = {
+    "packed": packed.lower,
+    "standard": standard.lower,
+}
 
 _CHECKED_SAMPLES = 8
 
@@ -62,15 +65,17 @@ def export_onnx(
 ) -> ExportReport:
     """Write ``model``, as it is in evaluation mode, to an ONNX file in float32 with a dynamic batch.
 
-    In the file ``sign(x)`` is ``Where(x >= 0, 1, -1)``, a scale is a ``Mul``, a threshold a ``Sub``, and a
-    1-bit weight takes 8 bits. The model itself, its mode, hooks and device are left as they are.
+    In the file ``sign(x)`` is ``Where(x >= 0, 1, -1)`` and a scale is a ``Mul``. The model itself, its mode,
+    hooks and device are left as they are.
 
     Args:
         model: prepared or float; in DataParallel, DistributedDataParallel or ``torch.compile`` too.
         path: the file; an older one is replaced only by one that passed the checks.
         example_input: what the model is called with: a tensor, a tuple of tensors, or a dict for keywords.
             The first dimension of each is the batch.
-        format: "standard": operators of the ONNX standard only, opset 21.
+        format: "packed": 1 bit a weight; binary layers are functions of domain ``xnorkit``, which any runtime
+            that knows functions inlines, and our kernels compute where they are registered. "standard":
+            operators of the ONNX standard only, 8 bits a weight. Both in opset 21.
         metadata: written into the file, text as it is, anything else as JSON. The schemes and the version
             of xnorkit are always in it.
         check: compare onnxruntime with PyTorch on the first samples of ``example_input`` and, in another batch
@@ -87,13 +92,13 @@ def export_onnx(
     if format not in FORMATS:
         raise ValueError(f"unknown ONNX format {format!r}: {did_you_mean(format, FORMATS)}")
     with _replacing(Path(path)) as temporary, _plain_float32():
-        reference = _evaluation_copy(model)
+        reference = evaluation_copy(model).cpu()
         batch = _example_batch(example_input)
         outputs = _outputs(reference, batch)
         other_batch = _random_batch(reference, batch)
-        lowered = copy.deepcopy(reference)
-        FORMATS[format](lowered)
+        reference, lowered = FORMATS[format](reference, batch)
         program = graph.trace(lowered, batch)
+        packed.add_functions(program)
         tapped = ir.to_proto(program).SerializeToString()
         graph.drop_taps(program, len(outputs))
         name_everything(program, lowered, _input_names(batch))
@@ -130,14 +135,6 @@ def _plain_float32() -> Iterator[None]:
     """No gradients, and nothing of the caller's inference mode or autocast."""
     with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
         yield
-
-
-def _evaluation_copy(model: nn.Module) -> nn.Module:
-    """A float32 copy on the CPU in evaluation mode, without torch.compile's or (Distributed)DataParallel's wrapper."""
-    model = getattr(model, "_orig_mod", model)
-    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        model = model.module
-    return copy.deepcopy(model).cpu().float().eval()
 
 
 def _outputs(model: nn.Module, batch: Any) -> list[Tensor]:
@@ -182,7 +179,7 @@ def _input_names(batch: Any) -> list[str]:
 
 def _describe(program: ir.Model, model: nn.Module, metadata: Mapping[str, Any]) -> None:
     """Producer and metadata: schemes and version, then the user's."""
-    schemes = {str(layer.scheme) for layer in model.modules() if isinstance(layer, BinaryLayer)}
+    schemes = {str(layer.scheme) for layer in model.modules() if isinstance(layer, (BinaryLayer, PackedLayer))}
     program.producer_name, program.producer_version = "xnorkit", __version__
     program.graph.name = type(model).__name__
     properties = {"scheme": "; ".join(sorted(schemes)) or "float", **metadata, "xnorkit_version": __version__}

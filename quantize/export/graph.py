@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map
 
 from ..layers import BinaryLayer
 from ..observe import call_arguments
+from ..packed import PackedLayer
 
 OPSET = 21
 
@@ -23,8 +24,8 @@ OPSET = 21
 def trace(model: nn.Module, batch: Any) -> ir.Model:
     """The simplified ONNX model of ``model``, in evaluation mode and on the CPU, with a dynamic batch.
 
-    Its outputs are the model's tensors, then the input of every call of a binary layer, in the order of
-    the calls: :func:`drop_taps` removes these.
+    Its outputs are the model's tensors, then the input of every call of a layer that takes the signs of floats
+    (:func:`takes_signs`), in the order of the calls: :func:`drop_taps` removes these.
 
     Raises RuntimeError when PyTorch cannot trace the model or its batch is not dynamic.
     """
@@ -34,7 +35,7 @@ def trace(model: nn.Module, batch: Any) -> ir.Model:
     handles += [
         layer.register_forward_pre_hook(lambda _, *call: taps.append(layer_input(*call)), with_kwargs=True)
         for layer in model.modules()
-        if isinstance(layer, BinaryLayer)
+        if takes_signs(layer)
     ]
     handles.append(model.register_forward_hook(lambda _, __, outputs: (outputs, tuple(taps))))
     try:
@@ -44,6 +45,11 @@ def trace(model: nn.Module, batch: Any) -> ir.Model:
             handle.remove()
     simplify(program)
     return program
+
+
+def takes_signs(layer: nn.Module) -> bool:
+    """Whether it is a binary layer or a packed one, and gets floats: there a rounding can move a sign."""
+    return isinstance(layer, BinaryLayer) or (isinstance(layer, PackedLayer) and not layer.folding.input_bits)
 
 
 def layer_input(args: tuple, kwargs: dict[str, Any]) -> Tensor:

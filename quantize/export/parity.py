@@ -20,9 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from ..layers import BinaryLayer
 from ..observe import run
-from .graph import layer_input
+from .graph import layer_input, takes_signs
 
 # Relative to the largest magnitude in the tensor. One operation is off by a few units of 2^-24 = 6e-8;
 # between two binary layers there are a handful.
@@ -133,7 +132,7 @@ def _forced(model: nn.Module, taps: list[np.ndarray], batch: Any) -> tuple[list[
 
         return hook
 
-    layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, BinaryLayer)]
+    layers = [(name, layer) for name, layer in model.named_modules() if takes_signs(layer)]
     handles = [layer.register_forward_pre_hook(force(name), with_kwargs=True) for name, layer in layers]
     try:
         outputs = tensors(run(model, batch))

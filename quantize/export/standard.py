@@ -4,10 +4,14 @@ The layers of a copy of the model get their low-bit weights as buffers. Their fo
 one of training and evaluation: what a binary layer computes is defined once.
 """
 
+import copy
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from ..layers import BinaryLayer
+from ..packed import PackedLayer
 from ..scheme import QuantizedWeight
 
 
@@ -23,6 +27,15 @@ class _Frozen:
 
     def per_channel(self, values: Tensor) -> Tensor:
         return values if values.dim() == -self.channel_dim else super().per_channel(values)
+
+
+def lower(model: nn.Module, batch: Any) -> tuple[nn.Module, nn.Module]:
+    """(the model that the file is compared with, the model that is traced)."""
+    if any(isinstance(module, PackedLayer) for module in model.modules()):
+        raise ValueError("format 'standard' needs the model that was converted, not what quantize.convert returned")
+    frozen = copy.deepcopy(model)
+    freeze(frozen)
+    return model, frozen
 
 
 @torch.no_grad()

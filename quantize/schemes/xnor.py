@@ -50,6 +50,10 @@ class XNOR(Scheme):
     center: bool = True
     signed_input = True
 
+    @property
+    def window_scale(self) -> bool:
+        return self.input_scale
+
     def weight(self, filters: Tensor, layer: nn.Module) -> QuantizedWeight:
         return scaled_sign(center_filters(filters) if self.center else filters)
 

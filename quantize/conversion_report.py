@@ -1,0 +1,84 @@
+"""What convert made of each layer, as a table."""
+
+import dataclasses
+from collections.abc import Iterator
+
+from torch import nn
+
+from .expanded import ExpandedLayer
+from .layers import BinaryLayer
+from .packed import PackedLayer
+from .table import format_table
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerConversion:
+    """One layer of a converted model.
+
+    Attributes:
+        name: of the module.
+        type: its class.
+        input, output: "bits" or "float".
+        absorbed: names of the modules that the layer computes too.
+        bytes: of its state.
+        note: what was left as it is, and why.
+    """
+
+    name: str
+    type: str
+    input: str
+    output: str
+    absorbed: tuple[str, ...]
+    bytes: int
+    note: str
+
+    def neighbours(self) -> str:
+        """``absorbed``, without the part of a name that is the layer's own."""
+        own = self.name.split(".")
+
+        def short(name: str) -> str:
+            parts = name.split(".")
+            shared = 0
+            while shared < min(len(own), len(parts)) - 1 and own[shared] == parts[shared]:
+                shared += 1
+            return ".".join(parts[shared:])
+
+        return ", ".join(map(short, self.absorbed))
+
+
+@dataclasses.dataclass(frozen=True)
+class ConversionReport:
+    """A row for each layer that was binary. ``print(report)`` shows a table."""
+
+    layers: tuple[LayerConversion, ...]
+
+    def __iter__(self) -> Iterator[LayerConversion]:
+        return iter(self.layers)
+
+    def __str__(self) -> str:
+        header = ("layer", "became", "input", "output", "computes too", "bytes", "note")
+        rows = [
+            (row.name, row.type, row.input, row.output, row.neighbours(), f"{row.bytes:,}", row.note)
+            for row in self.layers
+        ]
+        return format_table(header, rows, right=("bytes",))
+
+
+def conversion_report(model: nn.Module) -> ConversionReport:
+    """What :func:`quantize.convert` made of each binary layer of ``model``, which it returned."""
+    rows = []
+    for name, module in model.named_modules():
+        if isinstance(module, PackedLayer):
+            fold = module.folding
+            forms = ("bits" if bits else "float" for bits in (fold.input_bits, fold.output_bits))
+            rows.append(
+                LayerConversion(name, type(module).__name__, *forms, fold.absorbed, module.stored_bytes(), fold.note)
+            )
+        elif isinstance(module, BinaryLayer):
+            size = sum(t.numel() * t.element_size() for t in module.state_dict().values())
+            note = getattr(module, "note", "")
+            note = (
+                note if isinstance(module, ExpandedLayer) else f"{note}; it has more values than bits: left as it was"
+            )
+            rows.append(LayerConversion(name, type(module).__name__, "float", "float", (), size, note))
+    return ConversionReport(tuple(rows))

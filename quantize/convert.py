@@ -1,0 +1,282 @@
+"""convert: a trained binary model as inference modules that hold one bit a weight."""
+
+import copy
+import functools
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import fold, packing
+from .adapters import no_padding
+from .expanded import expand
+from .flow import Flow, chain, trace_flow
+from .kernels import ConvGeometry
+from .layers import BinaryConv1d, BinaryConv2d, BinaryLayer, BinaryLinear
+from .observe import run
+from .packed import PackedConv1d, PackedConv2d, PackedLayer, PackedLinear, added_zeros
+from .packed_pool import PackedMaxPool2d
+
+_PACKED = {BinaryConv2d: PackedConv2d, BinaryConv1d: PackedConv1d, BinaryLinear: PackedLinear}
+
+
+def evaluation_copy(model: nn.Module) -> nn.Module:
+    """A float32 copy in evaluation mode, without torch.compile's or (Distributed)DataParallel's wrapper."""
+    model = getattr(model, "_orig_mod", model)
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        model = model.module
+    return copy.deepcopy(model).float().eval()
+
+
+@torch.no_grad()
+def convert(model: nn.Module, example_input: Any) -> nn.Module:
+    """A copy of a prepared model for inference: binary layers hold one bit a weight and compute with bits.
+
+    A layer with 1-bit weights and signs as input becomes a :class:`PackedConv2d`, :class:`PackedConv1d` or
+    :class:`PackedLinear`, any other that a scheme gives few values (float inputs, 3-D and transposed
+    convolutions) stores bits and expands them when it runs. Between layers, where nothing else reads what
+    passes from module to module:
+
+    - batch norm, ReLU and their kind before a sign become a threshold and a flip, exact to the last bit;
+    - batch norm and ReLU after a packed layer become its scale and bias, and its end;
+    - a channel shuffle becomes the order in which the layer before it writes its channels;
+    - bits go from one packed layer to the next where only these, or max pooling, stand between.
+
+    :func:`conversion_report` says what became of each layer. The result is in evaluation mode, has no
+    gradients, and is saved and loaded by its state_dict: convert a model of the same architecture, then load.
+
+    Args:
+        model: from :func:`quantize.prepare`, trained; it is left as it was.
+        example_input: what the model is called with. The model has to take the same way through its code with
+            every input: what one run shows of it is what is fused.
+
+    Raises ValueError where no layer is binary, or the model does not run on ``example_input``.
+    """
+    model = evaluation_copy(model).requires_grad_(False)
+    if not any(isinstance(module, BinaryLayer) and module.trainable for module in model.modules()):
+        raise ValueError("nothing to convert: no layer of the model is binary; quantize.prepare makes them so")
+    flow = trace_flow(model, example_input, _is_watched)
+    converter = _Converter(model, flow)
+    for layer in converter.packed:
+        converter.fuse_input(layer)
+    for layer in converter.packed:
+        converter.fuse_output(layer)
+    model = converter.replace(model)
+    for module in model.modules():
+        if isinstance(module, BinaryLayer) and module.trainable and not module.float_weights:
+            expand(module)
+    run(model, example_input)  # puts the bits in the order of the kernels
+    return model
+
+
+def _is_watched(module: nn.Module) -> bool:
+    parts = (fold.is_monotone, fold.is_max_pool, fold.keeps_channels, fold.may_shuffle)
+    return isinstance(module, BinaryLayer) or any(part(module) for part in parts)
+
+
+def pack_layer(layer: BinaryLayer) -> PackedLayer:
+    """The packed layer of a binary one in evaluation mode. ValueError where there is no kernel for it."""
+    kind = next((kind for kind in _PACKED if isinstance(layer, kind)), None)
+    scheme = layer.scheme
+    if kind is None:
+        raise ValueError("3-D and transposed convolutions expand their weights")
+    if not scheme.signed_input or scheme.weight_bits != 1 or layer.float_weights:
+        raise ValueError(f"scheme {str(scheme)!r} has no signs on both sides")
+    example = torch.zeros((1, layer.input_channels, *[1] * (-1 - layer.channel_dim)), device=layer.weight.device)
+    if not scheme.window_scale and scheme.output_scale(example, layer) is not None:
+        raise ValueError(f"scheme {str(scheme)!r} scales the output in a way of its own")
+    values, scale = layer.quantized_weight()
+    values = values.reshape(*values.shape[:2], *[1] * (4 - values.dim()), *values.shape[2:])
+    geometry, options = _geometry(layer)
+    return _PACKED[kind](
+        geometry,
+        packing.pack_weights(values),
+        None if scale is None else scale.reshape(-1).expand(len(values)).clone(),
+        None if layer.bias is None else layer.bias.detach().clone(),
+        None if layer.threshold is None else layer.threshold.detach().clone(),
+        window_scale=scheme.window_scale,
+        scheme=str(scheme),
+        **options,
+    )
+
+
+def _geometry(layer: BinaryLayer) -> tuple[ConvGeometry, dict[str, Any]]:
+    """The layer as a 2-D convolution padded with zeros, and what else it does to its input."""
+    if isinstance(layer, BinaryLinear):
+        return ConvGeometry(layer.in_features, layer.out_features), {}
+    one, none = (1,) * (2 - len(layer.kernel_size)), (0,) * (2 - len(layer.kernel_size))
+    pads = tuple(layer._reversed_padding_repeated_twice)  # (left, right) of the last dimension, then of the one before
+    before, after = pads[-2::-2], pads[::-2]
+    zeros = layer.padding_mode == "zeros"
+    geometry = ConvGeometry(
+        layer.in_channels,
+        layer.out_channels,
+        one + layer.kernel_size,
+        one + layer.stride,
+        (*none, *before, *none, *after) if zeros else (0, 0, 0, 0),
+        one + layer.dilation,
+        layer.groups,
+    )
+    options = {} if zeros else {"padding_mode": layer.padding_mode, "pads": pads}
+    if layer.adapter.pad is not no_padding:
+        options["pad"] = _padding_function(layer)
+    return geometry, options
+
+
+def _padding_function(layer: BinaryLayer):
+    """The adapter's padding without the layer's tensors. ValueError where packed layers cannot do it."""
+    if not isinstance(layer, BinaryConv2d):
+        raise ValueError("a padding of its own is packed for 2-D convolutions only")
+    plain = {name: value for name, value in vars(layer).items() if isinstance(value, (bool, int, float, str, tuple))}
+    pad = functools.partial(layer.adapter.pad, SimpleNamespace(**plain, channel_dim=layer.channel_dim))
+    added_zeros(pad, (32, 32))
+    return pad
+
+
+class _Converter:
+    """Packs the layers of a model, a copy, and fuses what stands between them.
+
+    Attributes:
+        packed: binary layer -> its packed layer.
+        replaced: module -> what takes its place.
+    """
+
+    def __init__(self, model: nn.Module, flow: Flow):
+        self.flow = flow
+        self.names = {module: name for name, module in model.named_modules()}
+        self.packed: dict[BinaryLayer, PackedLayer] = {}
+        self.replaced: dict[nn.Module, nn.Module] = {}
+        for layer in model.modules():
+            if isinstance(layer, BinaryLayer) and layer.trainable:
+                try:
+                    self.packed[layer] = pack_layer(layer)
+                except ValueError as reason:
+                    layer.note = str(reason)
+        self.shuffles = {
+            module: fold.shuffle_groups(module, shape)
+            for module, shape in flow.input_shape.items()
+            if fold.may_shuffle(module)
+        }
+
+    def fuse_input(self, layer: BinaryLayer) -> None:
+        """Make what stands before a packed layer its threshold; where it is a packed layer, hand on its bits."""
+        packed = self.packed[layer]
+        if packed.window_scale:
+            packed.folding.note = "its scale needs the floats that go in"
+            return
+        before = self._upstream(layer)
+        if before and before[-1] in self.packed:
+            self._hand_on_bits(before[-1], before[-2::-1], layer)
+            return
+        steps = []
+        for module in before:
+            if not fold.is_monotone(module):
+                break
+            steps.insert(0, module)
+        if steps:
+            packed.threshold, packed.flip = self._before(steps, *self._threshold(packed))
+            self._absorb(packed, steps)
+
+    def _upstream(self, layer: BinaryLayer) -> list[nn.Module]:
+        """What stands before a layer, the nearest first, as far as bits could pass it, and the packed layer there."""
+        found: list[nn.Module] = []
+        for module in chain(self.flow.before, layer):
+            if module in self.packed:
+                return [*found, module] if self._takes_bits(layer, module, found) else found
+            if not self._passes(module, layer):
+                break
+            found.append(module)
+        return found
+
+    def _passes(self, module: nn.Module, layer: BinaryLayer) -> bool:
+        """Whether it does to bits, or to a threshold, what it does to floats."""
+        if fold.is_batch_norm(module):  # its channels are the layer's
+            return len(self.flow.input_shape[module]) == max(2, 1 - layer.channel_dim)
+        return fold.is_monotone(module) or fold.is_max_pool(module) or self.shuffles.get(module) is not None
+
+    def _takes_bits(self, layer: BinaryLayer, source: nn.Module, between: Sequence[nn.Module]) -> bool:
+        target = self.packed[layer]
+        shuffles = sum(self.shuffles.get(module) is not None for module in between)
+        same_kind = type(self.packed[source]) is type(target)
+        return same_kind and target.padding_mode == "zeros" and target.pad is None and shuffles <= 1
+
+    def _hand_on_bits(self, source: BinaryLayer, between: Sequence[nn.Module], layer: BinaryLayer) -> None:
+        """Let ``source`` end in the bits that ``layer`` starts with; ``between`` is what stands there, in order."""
+        first, target = self.packed[source], self.packed[layer]
+        threshold, flip = self._threshold(target)
+        groups, steps = 1, []
+        for module in reversed(between):
+            if fold.is_monotone(module):
+                steps.insert(0, module)
+                continue
+            threshold, flip = self._before(steps, threshold, flip)
+            steps = []
+            if self.shuffles.get(module) is not None:
+                groups = self.shuffles[module]
+                threshold, flip = (fold.unshuffle_values(values, groups) for values in (threshold, flip))
+            else:  # the bits that a pooling gets are in their last order, though the shuffle may come after it
+                self.replaced[module] = PackedMaxPool2d(module, fold.shuffle_values(flip, groups))
+        first.output_threshold, first.output_flip = self._before(steps, threshold, flip)
+        target.threshold = target.flip = None
+        first.folding.output_bits = target.folding.input_bits = True
+        first.folding.shuffle = groups
+        self._absorb(first, between)
+
+    def fuse_output(self, layer: BinaryLayer) -> None:
+        """Make what is left behind a packed layer its scale, bias, ReLU, and the order of its channels."""
+        packed = self.packed[layer]
+        if packed.folding.output_bits:
+            return
+        at_once = True  # nothing that stays where it is has come yet
+        for module in chain(self.flow.after, layer):
+            if module in self.replaced or module in self.packed:
+                break
+            if self.shuffles.get(module) is not None:
+                packed.folding.shuffle = self.shuffles[module]
+                self._absorb(packed, [module])
+                break
+            if at_once and fold.is_batch_norm(module) and not packed.folding.relu and self._passes(module, layer):
+                _scale_by(packed, *fold.affine_of(module))
+                self._absorb(packed, [module])
+            elif at_once and fold.is_relu(module):
+                packed.folding.relu = True
+                self._absorb(packed, [module])
+            elif fold.keeps_channels(module):
+                at_once = False
+            else:
+                break
+
+    def _before(self, steps: Sequence[nn.Module], threshold: Tensor, flip: Tensor) -> tuple[Tensor, Tensor]:
+        """The threshold before ``steps`` that stands for this one after them."""
+        if not steps:
+            return threshold.contiguous(), flip.contiguous()
+        return fold.threshold_before(steps, self.flow.input_shape[steps[0]], threshold, flip)
+
+    def _absorb(self, packed: PackedLayer, modules: Sequence[nn.Module]) -> None:
+        packed.folding.absorbed += tuple(self.names[module] for module in modules)
+        for module in modules:
+            self.replaced.setdefault(module, nn.Identity())
+
+    def replace(self, model: nn.Module) -> nn.Module:
+        """The model with the new modules in the place of the old ones."""
+        new = {**self.packed, **self.replaced}
+        for old, packed in self.packed.items():
+            packed._forward_hooks, packed._forward_pre_hooks = old._forward_hooks, old._forward_pre_hooks
+        for parent in list(model.modules()):
+            for name, child in parent._modules.items():
+                if child in new:
+                    parent._modules[name] = new[child]
+        return new.get(model, model).eval()
+
+    def _threshold(self, packed: PackedLayer) -> tuple[Tensor, Tensor]:
+        none = torch.zeros(packed.geometry.channels, device=packed.weights.device)
+        return none if packed.threshold is None else packed.threshold, none.bool()
+
+
+def _scale_by(packed: PackedLayer, a: Tensor, b: Tensor) -> None:
+    """Follow a packed layer by ``a y + b`` a channel."""
+    scale = torch.ones_like(a) if packed.scale is None else packed.scale.double()
+    bias = torch.zeros_like(b) if packed.bias is None else packed.bias.double()
+    packed.scale, packed.bias = (scale * a).float(), (bias * a + b).float()

@@ -1,0 +1,127 @@
+"""Who hands which tensor to whom in one run of a network: the modules between which nothing else stands.
+
+A run is watched from two sides. Hooks say which tensor goes into a module and which comes out. A torch function
+mode sees every other use of a tensor, functional calls, operators and attributes such as ``shape`` alike. Where
+the output of a module has one use, the input of another module, the two are neighbours and can be fused.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from .observe import run
+
+
+@dataclasses.dataclass
+class Flow:
+    """What one run showed of the watched modules.
+
+    Attributes:
+        calls: how often each ran.
+        before: module -> the neighbour whose output is its input, and has no other use.
+        after: the inverse.
+        input_shape: module -> shape of its input.
+    """
+
+    calls: Counter[nn.Module] = dataclasses.field(default_factory=Counter)
+    before: dict[nn.Module, nn.Module] = dataclasses.field(default_factory=dict)
+    after: dict[nn.Module, nn.Module] = dataclasses.field(default_factory=dict)
+    input_shape: dict[nn.Module, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+
+
+@torch.no_grad()
+def trace_flow(model: nn.Module, example_input: Any, watched: Callable[[nn.Module], bool]) -> Flow:
+    """Run ``model`` on ``example_input`` and report on its modules for which ``watched`` holds.
+
+    A watched module counts as one step, whatever is in it. One with hooks of its own, or that is called with
+    more than one tensor or returns more, is not watched.
+
+    Raises ValueError when the model does not run on ``example_input``.
+    """
+    modules = [module for module in model.modules() if watched(module) and not _has_hooks(module)]
+    watch = _Watch()
+    handles = [m.register_forward_pre_hook(watch.enter, with_kwargs=True) for m in modules]
+    handles += [m.register_forward_hook(watch.leave, with_kwargs=True) for m in modules]
+    try:
+        with watch:
+            result = run(model, example_input)
+    finally:
+        for handle in handles:
+            handle.remove()
+    watch.use(result)
+    return watch.flow()
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks))
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+
+
+class _Value:
+    """A tensor as a watched module returned it, and its uses since then; None is a use by anything else."""
+
+    def __init__(self, tensor: Tensor, maker: nn.Module):
+        self.tensor = tensor  # kept alive, so that its id is not given to another
+        self.maker = maker
+        self.users: list[nn.Module | None] = []
+
+
+class _Watch(TorchFunctionMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside: list[nn.Module] = []  # watched modules that are running
+        self.current: dict[int, _Value] = {}  # id of a tensor -> its last value
+        self.values: list[_Value] = []
+        self.seen = Flow()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if not self.inside:
+            self.use((args, kwargs))
+        return func(*args, **kwargs)
+
+    def use(self, values: Any, user: nn.Module | None = None) -> None:
+        """Write down that ``user`` has the tensors in ``values``."""
+        for tensor in _tensors(values):
+            if id(tensor) in self.current:
+                self.current[id(tensor)].users.append(user)
+
+    def enter(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        inputs = _tensors((args, kwargs))
+        if not self.inside:
+            self.seen.calls[module] += 1
+            self.use(inputs, module if len(inputs) == 1 else None)
+        self.inside.append(module)
+        if len(inputs) == 1:
+            self.seen.input_shape[module] = tuple(inputs[0].shape)
+
+    def leave(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        self.inside.pop()
+        if not self.inside and isinstance(output, Tensor):
+            value = _Value(output, module)
+            self.values.append(value)
+            self.current[id(output)] = value
+
+    def flow(self) -> Flow:
+        for value in self.values:
+            user = value.users[0] if len(value.users) == 1 else None
+            if user is not None and self.seen.calls[value.maker] == self.seen.calls[user] == 1:
+                self.seen.after[value.maker] = user
+                self.seen.before[user] = value.maker
+        return self.seen
+
+
+def chain(steps: dict[nn.Module, nn.Module], start: nn.Module) -> Iterable[nn.Module]:
+    """The modules that ``steps`` (``before`` or ``after``) leads to from ``start``, without it."""
+    while start in steps:
+        start = steps[start]
+        yield start

@@ -1,0 +1,303 @@
+"""Packed layers: inference modules that hold one bit a weight and compute with :mod:`quantize.kernels`.
+
+:func:`quantize.convert` makes them. A packed layer computes ``relu((signs * bits) scale [K] + bias)``; the signs
+are those of ``input >= threshold`` a channel, or of ``<=`` where flipped. Input and output are floats, or the
+bits of another packed layer.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from . import kernels, ops, packing
+from .kernels import ConvGeometry
+
+STATE_VERSION = 1  # of what state_dict holds
+
+
+@dataclasses.dataclass
+class Folding:
+    """What a packed layer computes besides its convolution, and what convert made of its neighbours.
+
+    Attributes:
+        input_bits: the input is the bits of another packed layer, int64 words.
+        output_bits: so is the output.
+        relu: the output's negative values become 0.
+        shuffle: the output's channels are interleaved by so many groups (1: they are not).
+        absorbed: names of the modules that this layer computes too.
+        note: what could not be done, and why.
+    """
+
+    input_bits: bool = False
+    output_bits: bool = False
+    relu: bool = False
+    shuffle: int = 1
+    absorbed: tuple[str, ...] = ()
+    note: str = ""
+
+
+class PackedLayer(nn.Module):
+    """What all packed layers share.
+
+    Args:
+        geometry: of the 2-D convolution that the layer is; ``padding`` with zeros only.
+        weight_bits: dense bits, uint8 (out, bytes), see :mod:`quantize.packing`.
+        scale: (out,) or None for 1.
+        bias: (out,) or None.
+        threshold: (in,) or None for 0.
+        window_scale: multiply by K of XNOR-Net, :meth:`window_mean`.
+        padding_mode: of ``torch.nn.functional.pad``; other than "zeros" pads the input by ``pads``.
+        pad: function that pads an image with zeros by its size, before ``geometry`` pads it, or None.
+        scheme: that the layer was trained with, for the record.
+    """
+
+    dims = 2  # spatial dimensions of the input
+
+    def __init__(
+        self,
+        geometry: ConvGeometry,
+        weight_bits: Tensor,
+        scale: Tensor | None = None,
+        bias: Tensor | None = None,
+        threshold: Tensor | None = None,
+        window_scale: bool = False,
+        padding_mode: str = "zeros",
+        pads: tuple[int, ...] = (),
+        pad: Callable[[Tensor], Tensor] | None = None,
+        scheme: str = "",
+    ):
+        super().__init__()
+        packing.check_weights(weight_bits, geometry.filters)
+        self.geometry, self.window_scale = geometry, window_scale
+        self.padding_mode, self.pads, self.pad = padding_mode, tuple(pads), pad
+        self.folding = Folding()
+        self.scheme = scheme
+        # Dense bits, or in the order that a kernel reads them: one copy. state_dict holds them dense.
+        self.register_buffer("weights", weight_bits, persistent=False)
+        self.prepared = False
+        for name, values in (("scale", scale), ("bias", bias), ("threshold", threshold)):
+            self.register_buffer(name, values)
+        for name in ("flip", "output_threshold", "output_flip"):
+            self.register_buffer(name, None)
+
+    # The layer as a convolution of images.
+
+    def to_image(self, x: Tensor) -> Tensor:
+        """The input as (N, C, H, W), or as words (N, H, W, words)."""
+        return x
+
+    def from_image(self, y: Tensor, x: Tensor) -> Tensor:
+        """The output of the convolution in the shape that belongs to the input ``x``."""
+        return y
+
+    def forward(self, input: Tensor) -> Tensor:
+        """As the float layer; packed layers have no gradient."""
+        self._check(input)
+        image, geometry = self._padded(self.to_image(input))
+        if not self.prepared:
+            self.prepare(image)
+        scale = self.window_mean(image, geometry) if self.window_scale else None
+        return self.from_image(self.convolve(image, geometry, scale), input)
+
+    def convolve(self, image: Tensor, geometry: ConvGeometry, input_scale: Tensor | None) -> Tensor:
+        """The convolution and all that the layer computes after it, of an image."""
+        fold = self.folding
+        return ops.convolve(
+            image,
+            self.weights,
+            geometry,
+            self.scale,
+            self.bias,
+            input_scale,
+            self.threshold,
+            self.flip,
+            self.output_threshold,
+            self.output_flip,
+            fold.relu,
+            fold.shuffle,
+            fold.output_bits,
+        )
+
+    def _check(self, x: Tensor) -> None:
+        expected = torch.int64 if self.folding.input_bits else torch.float32
+        if x.dtype is not expected:
+            kind = "the bits of the packed layer before it" if self.folding.input_bits else "float32"
+            raise TypeError(
+                f"{type(self).__name__} takes {kind}, got {str(x.dtype).removeprefix('torch.')}; "
+                "convert the model under the dtype that it runs with, float32"
+            )
+
+    def _padded(self, image: Tensor) -> tuple[Tensor, ConvGeometry]:
+        """The image and the geometry of what is left to pad with zeros."""
+        if self.padding_mode != "zeros":
+            image = F.pad(image, self.pads, self.padding_mode)
+        if self.pad is not None:
+            extra = added_zeros(self.pad, self.image_size(image))
+            both = tuple(a + b for a, b in zip(self.geometry.padding, extra, strict=True))
+            return _regular(image), dataclasses.replace(self.geometry, padding=both)
+        return _regular(image), self.geometry
+
+    def image_size(self, image: Tensor) -> tuple[int, int]:
+        """Height and width of what :meth:`to_image` returned."""
+        return tuple(image.shape[1:3] if self.folding.input_bits else image.shape[2:])
+
+    def window_mean(self, image: Tensor, geometry: ConvGeometry) -> Tensor:
+        """K of XNOR-Net: mean of ``|x|`` over a group's channels and the kernel window, (N, groups, H', W')."""
+        magnitude = image if self.threshold is None else image - self.threshold.view(1, -1, 1, 1)
+        means = magnitude.abs().unflatten(1, (geometry.groups, -1)).mean(2)
+        top, left, bottom, right = geometry.padding
+        box = means.new_full((geometry.groups, 1, *geometry.kernel), 1 / (geometry.kernel[0] * geometry.kernel[1]))
+        padded = F.pad(means, (left, right, top, bottom))
+        return F.conv2d(padded, box, None, geometry.stride, 0, geometry.dilation, geometry.groups).contiguous()
+
+    # Weights.
+
+    def prepare(self, image: Tensor) -> None:
+        """Put the bits in the order of the kernel that is the fastest for images of this size."""
+        bits = self.dense_weights()
+        if image.device.type == "cpu":
+            bits = kernels.prepare_weights(bits, self.geometry, size=self.image_size(image))
+        self.weights, self.prepared = bits, True
+
+    def dense_weights(self) -> Tensor:
+        """The weights as in the file: uint8 (out, bytes)."""
+        return self.weights if self.weights.dim() == 2 else kernels.dense_weights(self.weights, self.geometry)
+
+    def stored_bytes(self) -> int:
+        """Bytes of all that :meth:`state_dict` holds of this layer."""
+        persistent = (b for name, b in self.named_buffers(recurse=False) if name != "weights")
+        out, *_ = filters = self.geometry.filters
+        return out * packing.filter_bytes(filters) + sum(b.numel() * b.element_size() for b in persistent)
+
+    def _forget_preparation(self) -> None:
+        self.weights, self.prepared = self.dense_weights(), False
+
+    def _apply(self, fn, recurse=True):
+        self._forget_preparation()  # another device has another order
+        return super()._apply(fn, recurse)
+
+    def __getstate__(self) -> dict[str, Any]:
+        buffers = {**self._buffers, "weights": self.dense_weights()}
+        return {**self.__dict__, "_buffers": buffers, "prepared": False}
+
+    # state_dict: the dense bits, the float buffers, and a header.
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The header: what the bits belong to."""
+        fold = dataclasses.asdict(self.folding)
+        header = {"version": STATE_VERSION, "type": type(self).__name__, **dataclasses.asdict(self.geometry)}
+        header |= {key: fold[key] for key in ("input_bits", "output_bits", "relu", "shuffle")}
+        return {**header, "window_scale": self.window_scale, "padding_mode": self.padding_mode}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """The header was compared before anything was loaded."""
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[prefix + "weight_bits"] = self.dense_weights()
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors):
+        problems = self._problems(state_dict, prefix)
+        if problems:
+            errors += [f"{prefix.removesuffix('.') or 'the layer'}: {problem}" for problem in problems]
+            return
+        found: list[str] = []
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, found, errors)
+        unexpected += [key for key in found if key != prefix + "weight_bits"]
+        bits = state_dict.get(prefix + "weight_bits")
+        if bits is None:
+            missing.append(prefix + "weight_bits")
+        else:
+            self.weights, self.prepared = bits.detach().to(self.weights.device, copy=True), False
+
+    def _problems(self, state_dict: dict[str, Any], prefix: str) -> list[str]:
+        """Why this state is not one of this layer; nothing has been loaded then."""
+        header, bits = state_dict.get(prefix + "_extra_state"), state_dict.get(prefix + "weight_bits")
+        problems = _header_problems(header, self.get_extra_state()) if header is not None else []
+        if bits is not None:
+            try:
+                packing.check_weights(bits, self.geometry.filters)
+            except ValueError as error:
+                problems.append(str(error))
+        return problems
+
+    def extra_repr(self) -> str:
+        g, fold = self.geometry, self.folding
+        parts = [f"{g.channels}, {g.out_channels}", f"kernel={g.kernel}", f"stride={g.stride}", f"padding={g.padding}"]
+        parts += [f"dilation={g.dilation}"] * (g.dilation != (1, 1)) + [f"groups={g.groups}"] * (g.groups > 1)
+        parts += ["relu"] * fold.relu + [f"shuffle={fold.shuffle}"] * (fold.shuffle > 1)
+        parts += ["from bits"] * fold.input_bits + ["to bits"] * fold.output_bits
+        return ", ".join(parts)
+
+
+@functools.lru_cache(maxsize=256)
+def added_zeros(pad: Callable[[Tensor], Tensor], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """(top, left, bottom, right): what ``pad`` adds to an image of this size. ValueError where it is not zeros."""
+    padded = pad(torch.ones(1, 1, *size))[0, 0]
+    rows, columns = padded.nonzero(as_tuple=True)
+    top, left = int(rows.min()), int(columns.min())
+    bottom, right = padded.shape[0] - top - size[0], padded.shape[1] - left - size[1]
+    if not torch.equal(padded, F.pad(torch.ones(size), (left, right, top, bottom))):
+        raise ValueError("a packed layer pads with zeros only, and the layer's own padding is another")
+    return top, left, bottom, right
+
+
+def _regular(image: Tensor) -> Tensor:
+    """``image`` in one of the two memory orders that the kernels read; words in their only one."""
+    regular = image.is_contiguous() or image.is_contiguous(memory_format=torch.channels_last)
+    return image if regular else image.contiguous()
+
+
+def _header_problems(found: Any, expected: dict[str, Any]) -> list[str]:
+    if not isinstance(found, dict):
+        return [f"its header is a {type(found).__name__}, not a dict: damaged data"]
+    if found.get("version") != expected["version"]:
+        version, needed = found.get("version"), expected["version"]
+        return [f"its packed state has version {version!r}; this xnorkit reads version {needed}"]
+    return [
+        f"{key} is {found.get(key)!r} in the state and {value!r} in the model: it is of another model, or the model "
+        "was converted in another way"
+        for key, value in expected.items()
+        if found.get(key) != value
+    ]
+
+
+class PackedConv2d(PackedLayer):
+    """A packed ``nn.Conv2d``: (N, C, H, W) -> (N, C', H', W'), in the memory order of the input."""
+
+    def to_image(self, x: Tensor) -> Tensor:
+        return x.unsqueeze(0) if x.dim() == self.dims + 1 else x
+
+    def from_image(self, y: Tensor, x: Tensor) -> Tensor:
+        return y.squeeze(0) if x.dim() == self.dims + 1 else y
+
+
+class PackedConv1d(PackedConv2d):
+    """A packed ``nn.Conv1d``: (N, C, L) -> (N, C', L'). It is a 2-D convolution of images one pixel high."""
+
+    dims = 1
+
+    def to_image(self, x: Tensor) -> Tensor:
+        return super().to_image(x).unsqueeze(1 if self.folding.input_bits else 2)
+
+    def from_image(self, y: Tensor, x: Tensor) -> Tensor:
+        return super().from_image(y.squeeze(1 if self.folding.output_bits else 2), x)
+
+
+class PackedLinear(PackedLayer):
+    """A packed ``nn.Linear``: (*, in_features) -> (*, out_features). The rows are the pixels of one image."""
+
+    dims = 0
+
+    def to_image(self, x: Tensor) -> Tensor:
+        rows = x.reshape(1, 1, -1, x.shape[-1])
+        return rows if self.folding.input_bits else rows.permute(0, 3, 1, 2)
+
+    def from_image(self, y: Tensor, x: Tensor) -> Tensor:
+        rows = y if self.folding.output_bits else y.permute(0, 2, 3, 1)
+        return rows.reshape(*x.shape[:-1], rows.shape[-1])

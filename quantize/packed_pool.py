@@ -1,0 +1,49 @@
+"""Max pooling of bits: what stands between packed layers that hand on bits."""
+
+from torch import Tensor, nn
+
+from . import kernels, ops
+
+
+class PackedMaxPool2d(nn.Module):
+    """Max pooling of the bits of a packed layer: int64 (N, H, W, words) -> (N, H', W', words).
+
+    ``max(x) >= t`` when any x is: the or of the bits. ``max(x) <= t``, of a flipped channel, when all are: the and.
+
+    Args:
+        pool: the ``nn.MaxPool2d`` that it replaces.
+        flip: bool (channels,).
+    """
+
+    def __init__(self, pool: nn.MaxPool2d, flip: Tensor):
+        super().__init__()
+        self.kernel, self.stride, self.padding, self.dilation = (
+            _pair(option) for option in (pool.kernel_size, pool.stride, pool.padding, pool.dilation)
+        )
+        self.ceil_mode = pool.ceil_mode
+        self.register_buffer("flip", flip)
+
+    def forward(self, words: Tensor) -> Tensor:
+        output = self.output_size(*words.shape[1:3])
+        geometry = kernels.PoolGeometry(self.kernel, self.stride, self.padding * 2, self.dilation, output)
+        return ops.max_pool2d(words, len(self.flip), ops.flatten_pool(geometry), self.flip)
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the output of an input of ``height`` x ``width``."""
+        return self._outputs(height, 0), self._outputs(width, 1)
+
+    def _outputs(self, size: int, axis: int) -> int:
+        """As torch's: with ``ceil_mode`` a last window that starts in the input or its first padding counts."""
+        pad, stride = self.padding[axis], self.stride[axis]
+        span = size + 2 * pad - self.dilation[axis] * (self.kernel[axis] - 1) - 1
+        if not self.ceil_mode:
+            return span // stride + 1
+        outputs = -(-span // stride) + 1
+        return outputs - ((outputs - 1) * stride >= size + pad)
+
+    def extra_repr(self) -> str:
+        return f"kernel={self.kernel}, stride={self.stride}, padding={self.padding}"
+
+
+def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    return tuple(value) if isinstance(value, (tuple, list)) else (value, value)
