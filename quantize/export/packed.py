@@ -1,0 +1,168 @@
+"""Format "packed": packed layers as calls of the functions of :mod:`.functions`, over 1-bit weights."""
+
+import copy
+import math
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+
+from ..convert import convert
+from ..expanded import ExpandedLayer
+from ..kernels import ConvGeometry
+from ..layers import BinaryLayer
+from ..packed import PackedConv1d, PackedConv2d, PackedLayer, PackedLinear
+from ..packed_pool import PackedMaxPool2d
+from ..scheme import QuantizedWeight
+from .functions import DOMAIN, VERSION, conv_name, function
+
+
+def _call(name: str, inputs: list[Tensor], attributes: dict[str, Any], shape: tuple[int, ...]) -> Tensor:
+    """A node of ours in the exported graph; nothing is computed."""
+    attributes = {key: list(value) if isinstance(value, tuple) else value for key, value in attributes.items()}
+    options = {"dtype": torch.float32, "shape": shape, "version": VERSION}
+    return torch.onnx.ops.symbolic(f"{DOMAIN}::{name}", inputs, attributes, **options)
+
+
+class _CallsConv(PackedLayer):
+    """Mixin over a packed layer's class: its convolution is a call. Bits are images of floats, +1 and -1."""
+
+    def to_image(self, x: Tensor) -> Tensor:
+        return x if self.folding.input_bits else super().to_image(x)
+
+    def from_image(self, y: Tensor, x: Tensor) -> Tensor:
+        return y if self.folding.output_bits else super().from_image(y, x)
+
+    def _check(self, x: Tensor) -> None:
+        """Bits are floats here."""
+
+    def image_size(self, image: Tensor) -> tuple[int, int]:
+        return tuple(image.shape[2:])
+
+    def convolve(self, image: Tensor, geometry: ConvGeometry, input_scale: Tensor | None) -> Tensor:
+        g, fold = geometry, self.folding
+        out, channels, *kernel = g.filters
+        size = self.image_size(image)
+        attributes = {
+            "kernel_shape": g.kernel,
+            "strides": g.stride,
+            "pads": g.padding,
+            "dilations": g.dilation,
+            "group": g.groups,
+            "filter_shape": (out, *kernel, channels),
+            "filter_bits": (channels * kernel[0] * kernel[1],),
+            "size_hint": tuple(n if isinstance(n, int) else 0 for n in size),
+        }
+        inputs = [image, self.weight_bits, self.scale, self.bias]
+        inputs += [] if fold.input_bits else [self.threshold, self.turn]
+        inputs += [self.output_threshold, self.output_turn] if fold.output_bits else []
+        inputs += [] if input_scale is None else [input_scale]
+        if fold.shuffle > 1:
+            attributes["shuffle"] = fold.shuffle
+        name = conv_name(fold.input_bits, fold.output_bits, fold.relu, input_scale is not None, fold.shuffle > 1)
+        return _call(name, inputs, attributes, (image.shape[0], out, *g.output_size(*size)))
+
+
+class _CallsConv2d(_CallsConv, PackedConv2d):
+    pass
+
+
+class _CallsConv1d(_CallsConv, PackedConv1d):
+    pass
+
+
+class _CallsLinear(_CallsConv, PackedLinear):
+    def from_image(self, y: Tensor, x: Tensor) -> Tensor:
+        if self.folding.output_bits or not self.folding.input_bits:
+            return super().from_image(y, x)
+        return y.permute(0, 2, 3, 1).flatten(0, 2)  # bits go from layer to layer in rows only
+
+
+class _CallsWeight(ExpandedLayer):
+    """Mixin over an expanded layer's class: its weight is a call."""
+
+    def quantized_weight(self) -> QuantizedWeight:
+        count = math.prod(self.filter_shape[1:]) * self.code_bits
+        attributes = {"filter_shape": self.filter_shape, "filter_bits": (count,)}
+        attributes |= {"code_shape": (0, -1, self.code_bits), "bit_values": tuple(2**i for i in range(self.code_bits))}
+        inputs = [self.weight_codes, self.weight_levels]
+        return QuantizedWeight(_call("BinaryWeight", inputs, attributes, self.filter_shape), self.weight_scale)
+
+
+class _CallsMaxPool(PackedMaxPool2d):
+    def forward(self, image: Tensor) -> Tensor:
+        batch, channels, *size = image.shape
+        attributes = {"kernel_shape": self.kernel, "strides": self.stride, "pads": self.padding * 2}
+        attributes |= {"dilations": self.dilation, "ceil_mode": int(self.ceil_mode)}
+        return _call("BinaryMaxPool", [image, self.turn], attributes, (batch, channels, *self.output_size(*size)))
+
+
+_CALLS = {
+    PackedConv2d: _CallsConv2d,
+    PackedConv1d: _CallsConv1d,
+    PackedLinear: _CallsLinear,
+    PackedMaxPool2d: _CallsMaxPool,
+}
+
+
+def lower(model: nn.Module, batch: Any) -> tuple[nn.Module, nn.Module]:
+    """(the model that the file is compared with, the model that is traced)."""
+    if any(isinstance(module, BinaryLayer) and module.trainable for module in model.modules()):
+        model = convert(model, batch)
+    lowered = copy.deepcopy(model)
+    call_functions(lowered)
+    return model, lowered
+
+
+@torch.no_grad()
+def call_functions(model: nn.Module) -> None:
+    """Make every packed layer of a converted ``model`` a call, in place; the model can be exported, not run.
+
+    Their tensors become those that the functions take: dense weights, a scale of 1 and a bias of 0 where there
+    is none, and thresholds that are turned, so that a bit is ``x turn >= threshold``.
+    """
+    for layer in model.modules():
+        if type(layer) not in _CALLS:
+            continue
+        if isinstance(layer, PackedLayer):
+            _complete(layer)
+        else:
+            layer.register_buffer("turn", _turn(layer.flip))
+        layer.__class__ = _CALLS[type(layer)]
+    for layer in [module for module in model.modules() if isinstance(module, ExpandedLayer)]:
+        layer.__class__ = type(f"Calls{type(layer).__name__}", (_CallsWeight, type(layer)), {})
+
+
+def _complete(layer: PackedLayer) -> None:
+    g = layer.geometry
+    layer.register_buffer("weight_bits", layer.dense_weights())
+    layer.weights, layer.prepared = None, True
+    layer.scale = torch.ones(g.out_channels) if layer.scale is None else layer.scale
+    layer.bias = torch.zeros(g.out_channels) if layer.bias is None else layer.bias
+    layer.threshold, turn = _turned(layer.threshold, layer.flip, g.channels)
+    layer.register_buffer("turn", turn)
+    if layer.folding.output_bits:
+        layer.output_threshold, turn = _turned(layer.output_threshold, layer.output_flip, g.out_channels)
+        layer.register_buffer("output_turn", turn)
+    for name in [name for name, buffer in layer._buffers.items() if buffer is None]:
+        del layer._buffers[name]  # torch.export miscounts those of a model that is one layer
+        setattr(layer, name, None)
+
+
+def _turn(flip: Tensor) -> Tensor:
+    return torch.where(flip, -1.0, 1.0)
+
+
+def _turned(threshold: Tensor | None, flip: Tensor | None, channels: int) -> tuple[Tensor, Tensor]:
+    """(threshold turn, turn): x <= t is -x >= -t."""
+    turn = torch.ones(channels) if flip is None else _turn(flip)
+    return (torch.zeros(channels) if threshold is None else threshold) * turn, turn
+
+
+def add_functions(model: ir.Model) -> None:
+    """Add the bodies of the functions of ours that ``model`` calls, in place."""
+    for name in sorted({node.op_type for node in model.graph if node.domain == DOMAIN}):
+        body = ir.serde.deserialize_function(function(name))
+        model.functions[body.identifier()] = body
+        model.opset_imports[DOMAIN] = VERSION
