@@ -247,15 +247,23 @@ def test_a_window_in_the_padding():
     assert "lies in the padding" in failure(one, torch.randn(1, 4, 6, 6))
 
 
-def test_floats_are_not_taken_for_bits():
-    for operator, options in (("BinaryConvFromBits", {}), ("BinaryMaxPool", POOL)):
-        net = Net(64)
-        if options:
-            y = net.node(operator, "x", {"turn": torch.ones(64)}, options)
-        else:
-            y = net.conv(operator, "x", random_conv(operator, (8, 64, 1, 1), torch.Generator()))
-        one = session(net.model(y))
-        assert "the input 'x' is not bits of an xnorkit node" in failure(one, torch.ones(1, 64, 4, 4))
+@pytest.mark.parametrize("channels", [2, 3, 64, 65])
+def test_floats_are_not_taken_for_bits(channels):
+    conv, pool = Net(channels), Net(channels)
+    layer = random_conv("BinaryConvFromBits", (8, channels, 1, 1), torch.Generator())
+    nets = {conv: conv.conv("BinaryConvFromBits", "x", layer)}
+    nets[pool] = pool.node("BinaryMaxPool", "x", {"turn": torch.ones(channels)}, POOL)
+    for net, y in nets.items():
+        message = failure(session(net.model(y)), torch.ones(1, channels, 4, 4))
+        assert "the input 'x' is not bits of an xnorkit node" in message
+
+
+@pytest.mark.parametrize("channels", [3, 64, 65])
+def test_bits_are_not_taken_for_floats(channels):
+    net = Net(channels)
+    layer = random_conv("BinaryConv", (8, channels, 1, 1), torch.Generator())
+    one = session(net.model(net.conv("BinaryConv", net.to_bits("x", channels), layer)))
+    assert "'x' is bits of an xnorkit node; this node takes floats" in failure(one, torch.ones(2, channels, 4, 4))
 
 
 def test_bits_taken_for_floats_are_seen():

@@ -77,11 +77,21 @@ void check_holds_bits(const char* what, int64_t channels) {
 
 const uint64_t* bits_in(const Tensor& container, const char* name) {
   check_alignment(container);
+  const uint64_t* words = static_cast<const uint64_t*>(container.data);
   const uint32_t* mark = mark_of(container);
-  if (mark && *mark != mark_for(container))
+  // Without a mark there are two channels: floats of +-1 have other bits set.
+  if (mark ? *mark != mark_for(container) : words_of(container) > 0 && words[0] >> 2)
     fail(XK_INVALID_ARGUMENT,
          "the input '%s' is not bits of an xnorkit node: the file is damaged, or another runtime ran that node", name);
-  return static_cast<const uint64_t*>(container.data);
+  return words;
+}
+
+const float* floats_in(const Tensor& tensor, const char* name) {
+  const uint32_t* mark = mark_of(tensor);
+  if (mark && *mark == mark_for(tensor))
+    fail(XK_INVALID_ARGUMENT, "the input '%s' is bits of an xnorkit node; this node takes floats: the file is damaged",
+         name);
+  return static_cast<const float*>(tensor.data);
 }
 
 uint64_t* bits_to_write(const Tensor& container) {

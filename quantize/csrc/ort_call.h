@@ -40,11 +40,13 @@ class Call {
 // [words]. They fit from two channels on. Nobody but our nodes may read a container: whoever writes a file sees to
 // that, since a kernel does not know who reads its output.
 //
-// Where a float is left behind the words, it is a NaN that tells the container's shape. It tells bits from floats,
-// and what reads them as floats computes with a NaN.
+// From three channels on a float is left behind the words. It is a NaN that tells the container's shape: so our nodes
+// tell bits from floats, and others that read them as floats compute with a NaN.
 void check_holds_bits(const char* what, int64_t channels);
 // The words in an input, or an error where it has none.
 const uint64_t* bits_in(const Tensor& container, const char* name);
+// The floats of an input, or an error where it holds bits.
+const float* floats_in(const Tensor& tensor, const char* name);
 uint64_t* bits_to_write(const Tensor& container);
 void mark_as_bits(const Tensor& container);
 

@@ -131,8 +131,8 @@ void ConvKernel::compute(OrtKernelContext* context) const {
   const xk_binarize binarize = input_.view();
   call.finish(variant_.from_bits
                   ? xk_conv(&shape, bits_in(x, "x"), weights_.data(), weights_bytes_, &epilogue, &output, &parallel)
-                  : xk_conv_float(&shape, static_cast<const float*>(x.data), XK_NCHW, &binarize, weights_.data(),
-                                  weights_bytes_, &epilogue, &output, &parallel));
+                  : xk_conv_float(&shape, floats_in(x, "x"), XK_NCHW, &binarize, weights_.data(), weights_bytes_,
+                                  &epilogue, &output, &parallel));
   if (bits) mark_as_bits(y);
 }
 
