@@ -4,7 +4,7 @@ import threading
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
@@ -90,8 +90,13 @@ def random_problems(draw):
     return geometry, (draw(st.integers(1, 3)), height, width), draw(st.integers(0, 1000))
 
 
+# One window, which sees padding too.
+ONE_WINDOW = ConvGeometry(2, 2, (3, 1), padding=(0, 0, 1, 0), dilation=(3, 1), groups=2)
+
+
 @settings(deadline=None, max_examples=40)
 @given(random_problems())
+@example((ONE_WINDOW, (1, 6, 1), 0))
 def test_random_shapes_are_exact(case):
     geometry, size, seed = case
     x, filters = problem(geometry, size, seed)

@@ -76,7 +76,9 @@ class GatheredConv {
     t.mask_stride = words_;
     t.terms_stride = 1;
     t.dots_stride = kLanes;
-    const bool whole = rows_.size() == 1 && columns_.size() == 1;  // nothing is padded
+    const Band &r = rows_[0], &c = columns_[0];
+    const bool whole = rows_.size() == 1 && columns_.size() == 1 && r.last - r.first == s_.kernel_h &&
+                       c.last - c.first == s_.kernel_w;  // nothing is padded
     for_each_tile(pixels, [&](int64_t begin, int count) {
       t.origin = begin * t.input_stride + s_.group_of(block);
       t.mask = whole ? nullptr : windows.masks.data() + begin * words_;
