@@ -14,6 +14,7 @@ SOURCES = Path("quantize/csrc")
 SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 # No contraction of a * b + c: the epilogue rounds as the float layers do.
 FLAGS = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-ffp-contract=off"]
+FLAGS += ["-fno-strict-aliasing"]  # words of bits are read as 32-bit halves too
 FLAGS += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]  # GCC 12's own AVX-512 headers
 
 

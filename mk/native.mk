@@ -5,8 +5,8 @@ AARCH64_CXX ?= aarch64-linux-gnu-g++
 QEMU_AARCH64 ?= qemu-aarch64
 NATIVE_SOURCES := $(sort $(wildcard quantize/csrc/*.cc tests/native/*.cc))
 NATIVE_HEADERS := $(wildcard quantize/csrc/*.h quantize/csrc/*.inc tests/native/*.h)
-NATIVE_FLAGS := -std=c++17 -ffp-contract=off -Wall -Wextra -Wpedantic -Wno-uninitialized -Wno-maybe-uninitialized \
-	-Iquantize/csrc -pthread
+NATIVE_FLAGS := -std=c++17 -ffp-contract=off -fno-strict-aliasing -Wall -Wextra -Wpedantic -Wno-uninitialized \
+	-Wno-maybe-uninitialized -Iquantize/csrc -pthread
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined
 
 .PHONY: test-native test-native-host test-native-neon

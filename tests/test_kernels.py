@@ -77,6 +77,35 @@ def test_sums_are_exact(kernel, geometry):
     assert torch.equal(y.double(), expected_sums(x, filters, geometry))
 
 
+# As wide as their input, so that kernels may put the pixels of a row side by side.
+WIDE = [
+    (square(64, 40, 3, padding=1), (2, 17, 17)),
+    (square(31, 21, 3, padding=1), (1, 20, 20)),
+    (square(256, 33, 1), (1, 9, 9)),
+    (square(1000, 20, 1), (1, 8, 8)),
+    (square(192, 20, 3, padding=2, dilation=2, groups=2), (2, 16, 16)),
+    (ConvGeometry(96, 18, (2, 5), padding=(4, 2, 3, 2)), (1, 20, 16)),  # more rows than the input
+    (ConvGeometry(64, 16, (5, 7), padding=(4, 5, 4, 1)), (1, 3, 16)),  # taller than the input
+    (square(128, 24, 11, padding=5), (1, 40, 33)),
+]
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(("geometry", "size"), WIDE, ids=str)
+def test_wide_images_are_exact(kernel, geometry, size):
+    """Floats and bits in, sums and floats with everything in the epilogue out, in both memory orders."""
+    x, filters = problem(geometry, size)
+    sums, out = expected_sums(x, filters, geometry), geometry.out_channels
+    assert torch.equal(run(kernel, x, filters, geometry, output="int32").double(), sums)
+    scale, bias, k = torch.rand(out), torch.randn(out), torch.rand(size[0], geometry.groups, *sums.shape[2:])
+    expected = sums.float() * scale.view(1, -1, 1, 1) * k.repeat_interleave(out // geometry.groups, 1)
+    epilogue = Epilogue(scale=scale, bias=bias, input_scale=k, relu=True)
+    weights = kernels.prepare_weights(packing.pack_weights(filters), geometry, kernel)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        y = kernels.conv2d_float(x.contiguous(memory_format=layout), weights, geometry, epilogue)
+        assert torch.equal(y, (expected + bias.view(1, -1, 1, 1)).relu())
+
+
 @st.composite
 def random_problems(draw):
     groups = draw(st.sampled_from([1, 1, 2, 3, 4]))

@@ -3,13 +3,12 @@
 #include <atomic>
 #include <cinttypes>
 #include <cstring>
-#include <memory>
 #include <new>
 #include <string>
-#include <vector>
 
 #include "conv.h"
 #include "error.h"
+#include "input.h"
 #include "kernel.h"
 #include "pool.h"
 #include "weights.h"
@@ -47,43 +46,6 @@ void check_choice(const char* name, int32_t value, int32_t last) {
 // The fastest kernel of this machine for what does not depend on weights.
 const Parts& machine_parts() { return *kKernels[choose_kernel(nullptr, Shape{})]->parts; }
 
-struct Thresholds {
-  std::vector<float> threshold;
-  std::vector<uint32_t> flip;
-};
-
-// x <= t is -x >= -t: where flipped, both signs are turned, so that one comparison serves all channels.
-Thresholds thresholds_of(const xk_binarize* binarize, int64_t channels) {
-  Thresholds t{std::vector<float>(static_cast<size_t>(channels)), std::vector<uint32_t>(static_cast<size_t>(channels))};
-  for (size_t c = 0; binarize && c < t.flip.size(); ++c) {
-    const bool flip = binarize->flip && binarize->flip[c];
-    t.flip[c] = flip ? 0x80000000u : 0;
-    t.threshold[c] = (binarize->threshold ? binarize->threshold[c] : 0.0f) * (flip ? -1.0f : 1.0f);
-  }
-  return t;
-}
-
-void pack(const float* input, int32_t layout, int64_t batch, int64_t channels, int64_t pixels,
-          const xk_binarize* binarize, uint64_t* bits, const xk_parallel* parallel) {
-  constexpr int64_t kPart = 256;
-  const Parts& kernel = machine_parts();
-  const Thresholds t = thresholds_of(binarize, channels);
-  const int64_t words = ceil_div(channels, kWordBits), parts = ceil_div(pixels, kPart);
-  parallel_for(parallel, batch * parts, [&](int64_t index) {
-    const int64_t image = index / parts, first = index % parts * kPart;
-    PackPlanes p{};
-    p.input = input + image * channels * pixels + first * (layout == XK_NCHW ? 1 : channels);
-    p.plane = pixels;
-    p.pixels = std::min(kPart, pixels - first);
-    p.channels = channels;
-    p.threshold = t.threshold.data();
-    p.flip = t.flip.data();
-    p.bits = bits + (image * pixels + first) * words;
-    p.words = words;
-    layout == XK_NCHW ? kernel.pack_planes(p) : kernel.pack_rows(p);
-  });
-}
-
 void check_output(const Shape& shape, const xk_epilogue& epilogue, const xk_output& output) {
   check_pointer("output data", output.data);
   check_choice("output kind", output.kind, XK_OUT_BITS);
@@ -116,6 +78,7 @@ ConvCall checked_call(const xk_conv_shape* shape, const void* weights, size_t we
   call.output = *output;
   call.output.shuffle = std::max<int64_t>(output->shuffle, 1);
   call.parallel = parallel;
+  call.form = input_form(call);
   return call;
 }
 
@@ -167,7 +130,7 @@ int32_t xk_pack(const float* input, int32_t layout, int64_t batch, int64_t chann
     check_pointer("input", input);
     check_pointer("bits", bits);
     check_choice("layout", layout, XK_NHWC);
-    pack(input, layout, batch, channels, height * width, binarize, bits, parallel);
+    pack(input, layout, batch, channels, height * width, binarize, machine_parts(), {bits, 0, nullptr}, parallel);
   });
 }
 
@@ -218,6 +181,10 @@ int32_t xk_conv(const xk_conv_shape* shape, const uint64_t* bits, const void* we
     ConvCall call = checked_call(shape, weights, weights_bytes, epilogue, output, parallel);
     check_pointer("bits", bits);
     call.bits = bits;
+    if (call.form == InputForm::kWords) return convolve(call);
+    Input input(call);
+    input.convert(bits);
+    call.bits = input.bits();
     convolve(call);
   });
 }
@@ -229,11 +196,9 @@ int32_t xk_conv_float(const xk_conv_shape* shape, const float* input, int32_t in
     ConvCall call = checked_call(shape, weights, weights_bytes, epilogue, output, parallel);
     check_pointer("input", input);
     check_choice("input layout", input_layout, XK_NHWC);
-    const Shape& s = call.shape;
-    const int64_t pixels = s.height * s.width;
-    const std::unique_ptr<uint64_t[]> bits(new uint64_t[static_cast<size_t>(s.batch * pixels * s.words)]);
-    pack(input, input_layout, s.batch, s.channels, pixels, binarize, bits.get(), parallel);
-    call.bits = bits.get();
+    Input packed(call);
+    packed.pack_floats(input, input_layout, binarize);
+    call.bits = packed.bits();
     convolve(call);
   });
 }

@@ -11,9 +11,13 @@
 
 namespace xk {
 
+// What a call's `bits` are when its kernel runs: words, their halves in chains, or in planes as well.
+enum class InputForm { kWords, kChains, kPlanes };
+
 struct ConvCall {
   Shape shape;
   const Kernel* kernel;
+  InputForm form;
   const uint64_t* bits;
   const void* weights;  // behind the header
   xk_epilogue epilogue;
@@ -21,9 +25,11 @@ struct ConvCall {
   const xk_parallel* parallel;
 };
 
-// The driver of all kernels that count bits in 64-bit words: one of the two below, as word_plan() says.
+// The driver of all kernels that count bits: one of those below, as the plans say.
+void conv_bits(const ConvCall& call);
 void conv_words(const ConvCall& call);
-void conv_direct(const ConvCall& call);
+void conv_chains(const ConvCall& call);
+void conv_planes(const ConvCall& call);
 void conv_gathered(const ConvCall& call);
 
 // How the word drivers see a shape. `gathered`: the taps of a group are shifted together into whole words,
@@ -33,6 +39,32 @@ struct WordPlan {
   int64_t filter_words;  // of a filter, tails included
 };
 WordPlan word_plan(const Shape& shape);
+
+// How kernels that read halves see it, WeightOrder::kChains. `halves` are those of a group of a pixel, and of a
+// tap of a filter. From three of them on they are chains: see form_chains().
+struct ChainPlan {
+  bool gathered;  // conv_gathered, in words
+  int64_t halves;
+  bool chained() const { return !gathered && halves >= 3; }
+};
+ChainPlan chain_plan(const Shape& shape);
+
+// Puts the xor of all halves up to it in place of each even one: h0, h1, h0^h1^h2, h3, h0^..^h4, ... of each of
+// `count` chains of `halves`, `pitch` apart. Of two operands so formed the xor is the chain of their products
+// x0, x1, ...; with s = x0^..^x[i-1] the sum bits of a full adder over s, x[i] and x[i+1] are there already
+// and its carry bits are a function of s, x[i] and them: one ternary instruction. Three halves then cost 8
+// operations instead of 9, seven 18 instead of 21: popcount(x0) + ... = popcount(s) + 2 sum(popcount(carry)).
+void form_chains(Half* chains, int64_t count, int64_t halves, int64_t pitch);
+
+// The planes of conv_planes.cc, in halves: [image][group][half] planes of pixels, with room around all of them.
+struct PlaneLayout {
+  int64_t plane, before, after;
+  int64_t size(const Shape& s) const {
+    return before + s.batch * s.groups * chain_plan(s).halves * plane + after;
+  }
+};
+PlaneLayout plane_layout(const Shape& shape);
+bool planes_preferred(const ConvCall& call);
 
 // How AMX sees it. A group's channels are cut into equal blocks of up to 64, whose bytes lie together. A filter
 // is runs of consecutive bytes of the input, each in steps of 64: a run is a kernel row, or a tap, of a block.
@@ -46,6 +78,9 @@ struct TilePlan {
   int64_t steps() const { return runs * run_steps; }
 };
 TilePlan tile_plan(const Shape& shape);
+
+// The end of a convolution for a block of channels from output pixel `position` on.
+Finish finish_of(const ConvCall& call, int64_t image, int64_t block, int64_t position);
 
 // Scales, compares, transposes and stores the sums of a chunk, [pixel][kLanes], of one block of channels.
 // Overwrites `dots`.

@@ -33,8 +33,8 @@ XK_TARGET static inline void widen(Counts<kPixels>* c) {
 }
 
 template <int kPixels, bool kMasked>
-XK_TARGET static inline void count_words(const Tile& t, const uint64_t* a, const uint64_t* w, int64_t first, int64_t n,
-                                         Counts<kPixels>* c) {
+XK_TARGET static inline void count_words(const Tile<Word>& t, const uint64_t* a, const uint64_t* w, int64_t first,
+                                         int64_t n, Counts<kPixels>* c) {
   const __m256i nibble = _mm256_set1_epi8(0x0f);
   const __m256i table = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1, 2, 2, 3, 1, 2,
                                          2, 3, 2, 3, 3, 4);
@@ -56,7 +56,7 @@ XK_TARGET static inline void count_words(const Tile& t, const uint64_t* a, const
 }
 
 template <int kPixels, bool kMasked>
-XK_TARGET static void dot_tile_8xN(const Tile& t, int first_pixel, int first_lane) {
+XK_TARGET static void dot_tile_8xN(const Tile<Word>& t, int first_pixel, int first_lane) {
   Counts<kPixels> c{};
   int64_t room = kByteWords;
   for (size_t r = 0; r < t.run_count; ++r) {
@@ -84,7 +84,7 @@ XK_TARGET static void dot_tile_8xN(const Tile& t, int first_pixel, int first_lan
 }
 
 template <bool kMasked>
-static void dot_tile_16xN(Tile t) {
+static void dot_tile_16xN(Tile<Word> t) {
   const uint64_t* mask = t.mask;
   for (int p = 0; p < t.pixels; p += 4) {
     if (kMasked) t.mask = mask + p * t.mask_stride;
@@ -97,7 +97,7 @@ static void dot_tile_16xN(Tile t) {
   }
 }
 
-static void dot_tile(const Tile& t) { t.mask ? dot_tile_16xN<true>(t) : dot_tile_16xN<false>(t); }
+static void dot_tile(const Tile<Word>& t) { t.mask ? dot_tile_16xN<true>(t) : dot_tile_16xN<false>(t); }
 
 XK_TARGET static inline void transpose_8x8(__m256* r) {
   __m256 a[8];
@@ -140,11 +140,11 @@ static bool preferred(const Shape&) { return true; }
 }  // namespace avx2
 
 extern const Parts kAvx2Parts = {
-    avx2::dot_tile,    avx2::store_planes_8x8, avx2::store_rows_portable,  avx2::store_signs_portable,
+    avx2::dot_tile, nullptr, nullptr, avx2::store_planes_8x8, avx2::store_rows_portable, avx2::store_signs_portable,
     avx2::spread_signs, avx2::pack_planes, avx2::pack_rows, avx2::merge_fields,
 };
 extern const Kernel kAvx2 = {"avx2",       avx2::usable, avx2::preferred, WeightOrder::kWords,
-                        conv_words, &kAvx2Parts};
+                        conv_bits, &kAvx2Parts};
 
 }  // namespace xk
 #endif

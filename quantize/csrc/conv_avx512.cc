@@ -1,25 +1,22 @@
-// AVX-512 with VPOPCNTDQ: tiles of two vectors of output channels by up to eight pixels, in registers.
+// AVX-512 with VPOPCNTDQ: tiles of 16 output channels by up to eight pixels, in registers.
 #if defined(__x86_64__)
-#include <immintrin.h>
-
 #include <algorithm>
-#include <cstring>
 
+#include "avx512.h"
 #include "conv.h"
-#include "kernel.h"
 
 namespace xk {
 namespace avx512 {
 
-#define XK_TARGET \
-  __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vpopcntdq,bmi2,prefer-vector-width=512")))
-#define XK_DEPOSIT _pdep_u64
+namespace portable {
 #include "portable.inc"
+}  // namespace portable
 
 // x = (a ^ w) & mask where kMasked, in one instruction: its truth table over (a, w, mask), mask lowest, is 0x28.
 template <int kPixels, bool kMasked>
-XK_TARGET static void dot_tile_16xN(const Tile& t) {
+XK_TARGET static void dot_tile_16xN(const Tile<Word>& t) {
   __m512i differ[kPixels][2];
+#pragma GCC unroll 8
   for (int p = 0; p < kPixels; ++p) differ[p][0] = differ[p][1] = _mm512_setzero_si512();
   for (size_t r = 0; r < t.run_count; ++r) {
     const uint64_t* a = t.input + (t.origin + t.runs[r].input);
@@ -52,8 +49,8 @@ XK_TARGET static void dot_tile_16xN(const Tile& t) {
   }
 }
 
-static void dot_tile(const Tile& t) {
-  using Function = void (*)(const Tile&);
+static void dot_tile(const Tile<Word>& t) {
+  using Function = void (*)(const Tile<Word>&);
   static constexpr Function kFunctions[2][kMaxTilePixels] = {
       {dot_tile_16xN<1, false>, dot_tile_16xN<2, false>, dot_tile_16xN<3, false>, dot_tile_16xN<4, false>,
        dot_tile_16xN<5, false>, dot_tile_16xN<6, false>, dot_tile_16xN<7, false>, dot_tile_16xN<8, false>},
@@ -62,75 +59,75 @@ static void dot_tile(const Tile& t) {
   kFunctions[t.mask != nullptr][t.pixels - 1](t);
 }
 
-// One pixel's sums as floats after the epilogue, or as they are. `scale` and `bias` of a lane or of all lanes.
-XK_TARGET static inline __m512i finish_16(const Finish& f, __m512i sums, __m512 scale, __m512 bias, __m512 k) {
-  if (f.integers) return sums;
-  __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), scale);
-  if (f.input_scale) y = _mm512_mul_ps(y, k);
-  y = _mm512_add_ps(y, bias);
-  if (f.relu) y = _mm512_max_ps(_mm512_setzero_ps(), y);  // the second operand where one is NaN
-  return _mm512_castps_si512(y);
+// In 32-bit lanes: a vector is kLanes output channels. `ones` counts sum bits, `twos` carries; without chains every
+// half is counted by itself.
+template <int kPixels>
+XK_TARGET static inline void store_dots(const Tile<Half>& t, const __m512i (&differ)[kPixels]) {
+  const __m512i terms = _mm512_set1_epi32(*t.terms);
+#pragma GCC unroll 8
+  for (int p = 0; p < kPixels; ++p)
+    _mm512_storeu_si512(t.dots + p * t.dots_stride, _mm512_sub_epi32(terms, _mm512_add_epi32(differ[p], differ[p])));
 }
 
-// Lanes 4 q to 4 q + 3 of 16 pixels, [lane][pixel]. 128-bit quarters are loaded to where they belong (quarter j of
-// rows[i] is pixel 4 j + i), so that only 4 x 4 blocks remain to be transposed.
-XK_TARGET static inline void transpose_16x4(const int32_t* dots, int q, __m512i (&rows)[4]) {
-  __m512i a[4];
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    const __m128i* quarter = reinterpret_cast<const __m128i*>(dots + i * kLanes + 4 * q);
-    a[i] = _mm512_castsi128_si512(_mm_loadu_si128(quarter));
-    a[i] = _mm512_inserti32x4(a[i], _mm_loadu_si128(quarter + kLanes), 1);
-    a[i] = _mm512_inserti32x4(a[i], _mm_loadu_si128(quarter + 2 * kLanes), 2);
-    a[i] = _mm512_inserti32x4(a[i], _mm_loadu_si128(quarter + 3 * kLanes), 3);
-  }
-  const __m512i low01 = _mm512_unpacklo_epi32(a[0], a[1]), low23 = _mm512_unpacklo_epi32(a[2], a[3]);
-  const __m512i high01 = _mm512_unpackhi_epi32(a[0], a[1]), high23 = _mm512_unpackhi_epi32(a[2], a[3]);
-  rows[0] = _mm512_unpacklo_epi64(low01, low23);
-  rows[1] = _mm512_unpackhi_epi64(low01, low23);
-  rows[2] = _mm512_unpacklo_epi64(high01, high23);
-  rows[3] = _mm512_unpackhi_epi64(high01, high23);
-}
-
-// Reads the sums of whole groups of 16 pixels: `dots` is a buffer of a chunk.
-XK_TARGET static void store_planes_16x16(const Finish& finish, int64_t pixels, int32_t* dots, int32_t* planes,
-                                         int64_t pitch) {
-  const Finish f = finish;  // a copy, which the stores cannot change
-  for (int64_t p = 0; p < pixels; p += 16, dots += 16 * kLanes) {
-    const __mmask16 mask = static_cast<__mmask16>(0xffffu >> (16 - std::min<int64_t>(16, pixels - p)));
-    const __m512 k = f.input_scale ? _mm512_maskz_loadu_ps(mask, f.input_scale + p) : _mm512_setzero_ps();
-    for (int l = 0; l < f.lanes; ++l) __builtin_prefetch(planes + l * pitch + p + 16, 1);
-#pragma GCC unroll 4
-    for (int q = 0; q < 4; ++q) {
-      __m512i rows[4];
-      transpose_16x4(dots, q, rows);
-#pragma GCC unroll 4
-      for (int l = 4 * q; l < 4 * q + 4; ++l) {
-        if (l >= f.lanes) break;
-        const __m512i y = finish_16(f, rows[l % 4], _mm512_set1_ps(f.scale[l]), _mm512_set1_ps(f.bias[l]), k);
-        _mm512_mask_storeu_epi32(planes + l * pitch + p, mask, y);
-      }
+template <int kPixels>
+XK_TARGET static void dot_halves_16xN(const Tile<Half>& t) {
+  __m512i ones[kPixels];
+#pragma GCC unroll 8
+  for (int p = 0; p < kPixels; ++p) ones[p] = _mm512_setzero_si512();
+  for (size_t r = 0; r < t.run_count; ++r) {
+    const Half* a = t.input + (t.origin + t.runs[r].input);
+    const Half* w = t.weights + t.runs[r].weight * kLanes;
+    for (int64_t i = 0; i < t.runs[r].length; ++i, ++a, w += kLanes) {
+      const __m512i weights = _mm512_loadu_si512(w);
+#pragma GCC unroll 8
+      for (int p = 0; p < kPixels; ++p) ones[p] = add_ones(ones[p], products(weights, a + p * t.input_stride));
     }
   }
+  store_dots<kPixels>(t, ones);
 }
 
-// The sums of pixel p, finished.
-XK_TARGET static inline __m512i finish_pixel(const Finish& f, const int32_t* dots, int64_t p) {
-  const __m512 k = _mm512_set1_ps(f.input_scale ? f.input_scale[p] : 0.0f);
-  return finish_16(f, _mm512_loadu_si512(dots + p * kLanes), _mm512_loadu_ps(f.scale), _mm512_loadu_ps(f.bias), k);
-}
-
-XK_TARGET static void store_rows_1x16(const Finish& f, int64_t pixels, int32_t* dots, int32_t* rows, int64_t pitch) {
-  const __mmask16 mask = static_cast<__mmask16>((1u << f.lanes) - 1);
-  for (int64_t p = 0; p < pixels; ++p) _mm512_mask_storeu_epi32(rows + p * pitch, mask, finish_pixel(f, dots, p));
-}
-
-XK_TARGET static void store_signs_1x16(const Finish& f, int64_t pixels, int32_t* dots, uint16_t* signs) {
-  const __m512i flip = _mm512_loadu_si512(f.flip);
-  for (int64_t p = 0; p < pixels; ++p) {
-    const __m512 y = _mm512_castsi512_ps(_mm512_xor_si512(finish_pixel(f, dots, p), flip));
-    signs[p] = _mm512_cmp_ps_mask(y, _mm512_loadu_ps(f.threshold), _CMP_GE_OQ);
+template <int kPixels>
+XK_TARGET static void dot_chains_16xN(const Tile<Half>& t) {
+  __m512i ones[kPixels], twos[kPixels], sum[kPixels];
+#pragma GCC unroll 8
+  for (int p = 0; p < kPixels; ++p) ones[p] = twos[p] = _mm512_setzero_si512();
+  for (size_t r = 0; r < t.run_count; ++r) {
+    const Half* a = t.input + (t.origin + t.runs[r].input);
+    const Half* w = t.weights + t.runs[r].weight * kLanes;
+    const __m512i first = _mm512_loadu_si512(w);
+#pragma GCC unroll 8
+    for (int p = 0; p < kPixels; ++p) sum[p] = products(first, a + p * t.input_stride);
+    int64_t i = 1;
+    for (; i + 1 < t.runs[r].length; i += 2) {
+      const __m512i odd = _mm512_loadu_si512(w + i * kLanes), even = _mm512_loadu_si512(w + (i + 1) * kLanes);
+#pragma GCC unroll 8
+      for (int p = 0; p < kPixels; ++p) {
+        const __m512i x = products(odd, a + p * t.input_stride + i);
+        const __m512i next = products(even, a + p * t.input_stride + i + 1);
+        twos[p] = add_ones(twos[p], _mm512_ternarylogic_epi32(sum[p], x, next, 0xd4));
+        sum[p] = next;
+      }
+    }
+#pragma GCC unroll 8
+    for (int p = 0; p < kPixels; ++p) ones[p] = add_ones(ones[p], sum[p]);
+    if (i == t.runs[r].length) continue;
+    const __m512i last = _mm512_loadu_si512(w + i * kLanes);
+#pragma GCC unroll 8
+    for (int p = 0; p < kPixels; ++p) ones[p] = add_ones(ones[p], products(last, a + p * t.input_stride + i));
   }
+#pragma GCC unroll 8
+  for (int p = 0; p < kPixels; ++p) ones[p] = _mm512_add_epi32(ones[p], _mm512_add_epi32(twos[p], twos[p]));
+  store_dots<kPixels>(t, ones);
+}
+
+static void dot_halves(const Tile<Half>& t) {
+  using Function = void (*)(const Tile<Half>&);
+  static constexpr Function kFunctions[2][kMaxTilePixels] = {
+      {dot_halves_16xN<1>, dot_halves_16xN<2>, dot_halves_16xN<3>, dot_halves_16xN<4>, dot_halves_16xN<5>,
+       dot_halves_16xN<6>, dot_halves_16xN<7>, dot_halves_16xN<8>},
+      {dot_chains_16xN<1>, dot_chains_16xN<2>, dot_chains_16xN<3>, dot_chains_16xN<4>, dot_chains_16xN<5>,
+       dot_chains_16xN<6>, dot_chains_16xN<7>, dot_chains_16xN<8>}};
+  kFunctions[t.chained][t.pixels - 1](t);
 }
 
 static bool usable() {
@@ -144,11 +141,12 @@ static bool preferred(const Shape&) { return true; }
 }  // namespace avx512
 
 extern const Parts kAvx512Parts = {
-    avx512::dot_tile,    avx512::store_planes_16x16, avx512::store_rows_1x16, avx512::store_signs_1x16,
-    avx512::spread_signs, avx512::pack_planes, avx512::pack_rows, avx512::merge_fields,
+    avx512::dot_tile,    avx512::dot_halves,           avx512::convolve_planes, avx512::store_planes,
+    avx512::store_rows,  avx512::store_signs,          avx512::portable::spread_signs,
+    avx512::pack_planes, avx512::pack_rows,            avx512::portable::merge_fields,
 };
-extern const Kernel kAvx512 = {"avx512",       avx512::usable, avx512::preferred, WeightOrder::kWords,
-                        conv_words, &kAvx512Parts};
+extern const Kernel kAvx512 = {"avx512",       avx512::usable, avx512::preferred, WeightOrder::kChains,
+                        conv_bits, &kAvx512Parts};
 
 }  // namespace xk
 #endif

@@ -1,4 +1,4 @@
-// Direct convolution over 64-bit words: an output pixel reads the words of its window where they are.
+// Direct convolution over words, or halves of them: an output pixel reads those of its window where they are.
 //
 // Pixels that see the same taps form rectangles (the inside, the edges, the corners); a tile is a row or a
 // column of up to kMaxTilePixels of them, so that padded taps cost nothing and need no third value.
@@ -11,26 +11,44 @@ namespace xk {
 
 namespace {
 
+void dot(const Parts& parts, const Tile<Word>& tile) { parts.dot_tile(tile); }
+void dot(const Parts& parts, const Tile<Half>& tile) { parts.dot_halves(tile); }
+
+// Output pixels that see the same taps, and where these are.
+struct Rectangle {
+  Band rows, columns;
+  std::vector<Run> runs;
+  int32_t terms;
+};
+
+template <class Unit>
 class DirectConv {
  public:
-  explicit DirectConv(const ConvCall& call)
+  // `input` is [pixel][units], `group_units` of them those of a group.
+  DirectConv(const ConvCall& call, const Unit* input, int64_t group_units, bool chained)
       : call_(call),
         s_(call.shape),
-        group_words_(ceil_div(s_.group_channels, kWordBits)),
-        row_words_(s_.width * s_.words),
-        rows_(bands(s_.out_height, s_.height, s_.kernel_h, s_.stride_h, s_.dilation_h, s_.pad_top)),
-        columns_(bands(s_.out_width, s_.width, s_.kernel_w, s_.stride_w, s_.dilation_w, s_.pad_left)) {}
+        input_(input),
+        group_units_(group_units),
+        pixel_units_(s_.words * static_cast<int64_t>(sizeof(Word) / sizeof(Unit))),
+        row_units_(s_.width * pixel_units_),
+        chained_(chained) {
+    const auto columns = bands(s_.out_width, s_.width, s_.kernel_w, s_.stride_w, s_.dilation_w, s_.pad_left);
+    for (const Band& r : bands(s_.out_height, s_.height, s_.kernel_h, s_.stride_h, s_.dilation_h, s_.pad_top))
+      for (const Band& c : columns) {
+        const int64_t terms = (r.last - r.first) * (c.last - c.first) * s_.group_channels;
+        rectangles_.push_back({r, c, window_runs(r, c), static_cast<int32_t>(terms)});
+      }
+  }
 
   void chunk(int64_t image, int64_t block, const Chunk& chunk, int32_t* dots) const {
-    std::vector<Run> runs;
-    for (const Band& rows : rows_)
-      for (const Band& columns : columns_) {
-        const Band r = clip(rows, chunk.row, chunk.rows), c = clip(columns, chunk.column, chunk.columns);
-        if (r.begin >= r.end || c.begin >= c.end) continue;
-        window_runs(r, c, &runs);
-        rectangle(image, block, r, c, runs, chunk.columns,
-                  dots + ((r.begin - chunk.row) * chunk.columns + c.begin - chunk.column) * kLanes);
-      }
+    for (const Rectangle& rectangle : rectangles_) {
+      const Band r = clip(rectangle.rows, chunk.row, chunk.rows);
+      const Band c = clip(rectangle.columns, chunk.column, chunk.columns);
+      if (r.begin < r.end && c.begin < c.end)
+        tiles(image, block, r, c, rectangle, chunk.columns,
+              dots + ((r.begin - chunk.row) * chunk.columns + c.begin - chunk.column) * kLanes);
+    }
   }
 
  private:
@@ -38,57 +56,59 @@ class DirectConv {
     return {std::max(band.begin, begin), std::min(band.end, begin + size), band.first, band.last};
   }
 
-  void window_runs(const Band& r, const Band& c, std::vector<Run>* runs) const {
+  std::vector<Run> window_runs(const Band& r, const Band& c) const {
     // Taps side by side are one run where nothing lies between them.
-    const bool together = s_.groups == 1 && s_.dilation_w == 1;
+    const bool together = !chained_ && s_.dilation_w == 1 && group_units_ == pixel_units_;
     const int64_t taps = together ? c.last - c.first : 1;
-    runs->clear();
+    std::vector<Run> runs;
     for (int64_t y = r.first; y < r.last; ++y)
       for (int64_t x = c.first; x < c.last; x += taps)
-        runs->push_back({y * s_.dilation_h * row_words_ + x * s_.dilation_w * s_.words,
-                         (y * s_.kernel_w + x) * group_words_, taps * group_words_});
+        runs.push_back({y * s_.dilation_h * row_units_ + x * s_.dilation_w * pixel_units_,
+                        (y * s_.kernel_w + x) * group_units_, taps * group_units_});
+    return runs;
   }
 
-  void rectangle(int64_t image, int64_t block, const Band& r, const Band& c, const std::vector<Run>& runs,
-                 int64_t pitch, int32_t* dots) const {
-    const int32_t terms = static_cast<int32_t>((r.last - r.first) * (c.last - c.first) * s_.group_channels);
-    const int64_t down = s_.stride_h * row_words_, right = s_.stride_w * s_.words;
+  // The part `r` x `c` of a rectangle.
+  void tiles(int64_t image, int64_t block, const Band& r, const Band& c, const Rectangle& rectangle, int64_t pitch,
+             int32_t* dots) const {
+    const int64_t down = s_.stride_h * row_units_, right = s_.stride_w * pixel_units_;
     const int64_t height = r.end - r.begin, width = c.end - c.begin;
-    const int64_t origin = image * s_.height * row_words_ + r.begin * down - s_.pad_top * row_words_ +
-                           c.begin * right - s_.pad_left * s_.words + s_.group_of(block) * group_words_;
-    // Tiles along the side that needs fewer of them.
+    const int64_t origin = image * s_.height * row_units_ + r.begin * down - s_.pad_top * row_units_ +
+                           c.begin * right - s_.pad_left * pixel_units_ + s_.group_of(block) * group_units_;
+    // Along the side that needs fewer of them.
     const bool by_row = height * ceil_div(width, kMaxTilePixels) <= width * ceil_div(height, kMaxTilePixels);
     const int64_t along = by_row ? 1 : pitch, across = by_row ? pitch : 1;
-    Tile t{};
-    t.input = call_.bits;
+    Tile<Unit> t{};
+    t.input = input_;
     t.input_stride = by_row ? right : down;
     t.input_step = 1;
-    t.weights = static_cast<const uint64_t*>(call_.weights) + block * s_.taps * group_words_ * kLanes;
-    t.runs = runs.data();
-    t.run_count = runs.size();
-    t.terms = &terms;
+    t.weights = static_cast<const Unit*>(call_.weights) + block * s_.taps * group_units_ * kLanes;
+    t.runs = rectangle.runs.data();
+    t.run_count = rectangle.runs.size();
+    t.chained = chained_;
+    t.terms = &rectangle.terms;
     t.dots_stride = along * kLanes;
     for (int64_t line = 0; line < (by_row ? height : width); ++line)
       for_each_tile(by_row ? width : height, [&](int64_t begin, int pixels) {
         t.origin = origin + line * (by_row ? down : right) + begin * t.input_stride;
         t.pixels = pixels;
         t.dots = dots + (line * across + begin * along) * kLanes;
-        call_.kernel->parts->dot_tile(t);
+        dot(*call_.kernel->parts, t);
       });
   }
 
   const ConvCall& call_;
   const Shape& s_;
-  const int64_t group_words_, row_words_;
-  const std::vector<Band> rows_, columns_;
+  const Unit* const input_;
+  const int64_t group_units_, pixel_units_, row_units_;
+  const bool chained_;
+  std::vector<Rectangle> rectangles_;
 };
 
-}  // namespace
-
-void conv_direct(const ConvCall& call) {
+template <class Unit>
+void convolve(const ConvCall& call, const DirectConv<Unit>& conv) {
   const Shape& s = call.shape;
   const Chunks chunks(s, kChunkPixels, s.out_width);
-  const DirectConv conv(call);
   const int64_t together = blocks_a_task(call), parts = s.blocks() / together;
   parallel_for(call.parallel, s.batch * chunks.count() * parts, [&](int64_t index) {
     alignas(64) int32_t dots[kChunkPixels * kLanes];
@@ -102,6 +122,22 @@ void conv_direct(const ConvCall& call) {
   });
 }
 
-void conv_words(const ConvCall& call) { word_plan(call.shape).gathered ? conv_gathered(call) : conv_direct(call); }
+}  // namespace
+
+void conv_words(const ConvCall& call) {
+  convolve(call, DirectConv<Word>(call, call.bits, ceil_div(call.shape.group_channels, kWordBits), false));
+}
+
+void conv_chains(const ConvCall& call) {
+  const ChainPlan plan = chain_plan(call.shape);
+  convolve(call, DirectConv<Half>(call, reinterpret_cast<const Half*>(call.bits), plan.halves, plan.chained()));
+}
+
+void conv_bits(const ConvCall& call) {
+  if (call.form == InputForm::kPlanes) return conv_planes(call);
+  if (call.kernel->order == WeightOrder::kChains)
+    return chain_plan(call.shape).gathered ? conv_gathered(call) : conv_chains(call);
+  word_plan(call.shape).gathered ? conv_gathered(call) : conv_words(call);
+}
 
 }  // namespace xk

@@ -66,7 +66,7 @@ class GatheredConv {
 
   void block(const Windows& windows, int64_t block, int64_t pixels, int32_t* dots) const {
     const Run run{0, 0, words_};
-    Tile t{};
+    Tile<Word> t{};
     t.input = windows.bits.data();
     t.input_stride = words_ * s_.groups;
     t.input_step = s_.groups;

@@ -33,7 +33,7 @@ static inline void widen(Counts<kPixels>* c) {
 }
 
 template <int kPixels>
-static inline void count_words(const Tile& t, const uint64_t* a, const uint64_t* w, int64_t first, int64_t n,
+static inline void count_words(const Tile<Word>& t, const uint64_t* a, const uint64_t* w, int64_t first, int64_t n,
                                int first_pixel, Counts<kPixels>* c) {
   for (int64_t i = first; i < first + n; ++i)
     for (int p = 0; p < kPixels; ++p) {
@@ -47,7 +47,7 @@ static inline void count_words(const Tile& t, const uint64_t* a, const uint64_t*
 }
 
 template <int kPixels>
-static void dot_tile_8xN(const Tile& t, int first_pixel, int first_lane) {
+static void dot_tile_8xN(const Tile<Word>& t, int first_pixel, int first_lane) {
   Counts<kPixels> c{};
   int64_t room = kByteWords;
   for (size_t r = 0; r < t.run_count; ++r) {
@@ -73,7 +73,7 @@ static void dot_tile_8xN(const Tile& t, int first_pixel, int first_lane) {
     }
 }
 
-static void dot_tile_16xN(const Tile& t) {
+static void dot_tile_16xN(const Tile<Word>& t) {
   for (int lane = 0; lane < kLanes; lane += 2 * kVectors) {
     int p = 0;
     for (; p + 2 <= t.pixels; p += 2) dot_tile_8xN<2>(t, p, lane);
@@ -106,11 +106,11 @@ static bool preferred(const Shape&) { return true; }
 }  // namespace neon
 
 extern const Parts kNeonParts = {
-    neon::dot_tile_16xN,    neon::store_planes_4x4, neon::store_rows_portable,  neon::store_signs_portable,
-    neon::spread_signs, neon::pack_planes, neon::pack_rows, neon::merge_fields,
+    neon::dot_tile_16xN,       nullptr, nullptr, neon::store_planes_4x4, neon::store_rows_portable,
+    neon::store_signs_portable, neon::spread_signs, neon::pack_planes, neon::pack_rows, neon::merge_fields,
 };
 extern const Kernel kNeon = {"neon",       neon::usable, neon::preferred, WeightOrder::kWords,
-                        conv_words, &kNeonParts};
+                        conv_bits, &kNeonParts};
 
 }  // namespace xk
 #endif

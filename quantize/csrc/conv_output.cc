@@ -6,8 +6,6 @@
 
 namespace xk {
 
-namespace {
-
 Finish finish_of(const ConvCall& call, int64_t image, int64_t block, int64_t position) {
   const Shape& s = call.shape;
   Finish f{};
@@ -28,6 +26,8 @@ Finish finish_of(const ConvCall& call, int64_t image, int64_t block, int64_t pos
                     (image * s.groups + s.group_of(block)) * s.out_height * s.out_width + position;
   return f;
 }
+
+namespace {
 
 void store_bits(const ConvCall& call, const Finish& f, int64_t first_channel, int64_t pixel, int64_t pixels,
                 int32_t* dots) {

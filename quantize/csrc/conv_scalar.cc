@@ -18,7 +18,7 @@ static inline uint64_t popcount(uint64_t x) {
   return (x * 0x0101010101010101u) >> 56;
 }
 
-static void dot_tile_16x1(const Tile& t) {
+static void dot_tile_16x1(const Tile<Word>& t) {
   for (int p = 0; p < t.pixels; ++p) {
     uint64_t differ[kLanes] = {};
     for (size_t r = 0; r < t.run_count; ++r)
@@ -44,10 +44,10 @@ static bool preferred(const Shape&) { return true; }
 }  // namespace scalar
 
 extern const Parts kScalarParts = {
-    scalar::dot_tile_16x1,    scalar::store_planes, scalar::store_rows_portable,  scalar::store_signs_portable,
-    scalar::spread_signs, scalar::pack_planes, scalar::pack_rows, scalar::merge_fields,
+    scalar::dot_tile_16x1, nullptr, nullptr, scalar::store_planes, scalar::store_rows_portable,
+    scalar::store_signs_portable, scalar::spread_signs, scalar::pack_planes, scalar::pack_rows, scalar::merge_fields,
 };
 extern const Kernel kScalar = {"scalar",       scalar::usable, scalar::preferred, WeightOrder::kWords,
-                        conv_words, &kScalarParts};
+                        conv_bits, &kScalarParts};
 
 }  // namespace xk

@@ -9,24 +9,31 @@
 
 namespace xk {
 
-// Consecutive words of a pixel's window, and of the filters that go with them; in words from the tile's
-// `input` and in steps of kLanes words from its `weights`.
+// What a kernel reads its operands in: 64-bit words, or their 32-bit halves.
+using Word = uint64_t;
+using Half = uint32_t;
+
+// Consecutive units of a pixel's window, and of the filters that go with them; in units from the tile's `input`
+// and in steps of kLanes units from its `weights`.
 struct Run {
   int64_t input, weight, length;
 };
 
 constexpr int kMaxTilePixels = 8;
+constexpr int64_t kPlaneVectors = 16;  // of pixels, at most, in a PlaneTile
 
 // Sums of +-1 products of `pixels` windows with kLanes filters. With K the number of taps' channels,
 // K - popcount(a ^ b) products are +1 and popcount(a ^ b) are -1: dot = K - 2 * popcount(a ^ b).
+template <class Unit>
 struct Tile {
-  const uint64_t* input;
-  int64_t origin;           // words from `input` to the first pixel's window; a run is added before it is used
-  int64_t input_stride;     // words from a pixel to the next
-  int64_t input_step;       // words from a word of a run to the next
-  const uint64_t* weights;  // [word][kLanes]
+  const Unit* input;
+  int64_t origin;        // units from `input` to the first pixel's window; a run is added before it is used
+  int64_t input_stride;  // units from a pixel to the next
+  int64_t input_step;    // units from a unit of a run to the next
+  const Unit* weights;   // [unit][kLanes]
   const Run* runs;
   size_t run_count;
+  bool chained;          // a run is a chain, see form_chains()
   const uint64_t* mask;  // NULL, or [pixel][word]: bits that count; then there is one run, from word 0
   int64_t mask_stride;
   const int32_t* terms;  // K of a pixel
@@ -47,6 +54,27 @@ struct Finish {
   int lanes;
 };
 
+// Where a tap's input and weights are, in halves from the tile's.
+struct PlaneTap {
+  int64_t input, weight;
+};
+
+// Sums of vectors of 16 pixels with the channels of a block, see conv_planes.cc, and their way to the output.
+struct PlaneTile {
+  const Half* input;  // [half][pixel], at the first pixel
+  int64_t plane;      // halves from a plane to the next
+  const Half* weights;
+  const PlaneTap* taps;
+  int64_t tap_count;
+  const uint16_t* masks;  // [vector][tap]: of the 16 pixels, those whose tap lies inside the input
+  int64_t halves;         // of a tap
+  bool chained;
+  int32_t tap_terms;  // K of a tap
+  int64_t pixels;
+  int32_t* output;  // [lane][pixel]
+  int64_t output_pitch;
+};
+
 // Where signs of a pixel go, from `lane` on: to the set bits of `mask`, upwards, in a word of the output.
 struct Spread {
   int64_t word;
@@ -61,13 +89,20 @@ struct PackPlanes {
   int64_t channels;
   const float* threshold;  // [channels], the sign turned where flipped
   const uint32_t* flip;    // [channels], the sign bit where flipped
+  bool flips;              // any
   uint64_t* bits;          // [pixel][words]
   int64_t words;
+  // For kernels of WeightOrder::kChains:
+  int64_t chain;      // halves of a chain, or 0
+  Half* planes;       // NULL, or where the output goes instead of `bits`: [half][pixel], planes `plane` apart
 };
 
 // What an instruction set provides to the drivers.
 struct Parts {
-  void (*dot_tile)(const Tile& tile);
+  void (*dot_tile)(const Tile<Word>& tile);
+  // Both of WeightOrder::kChains.
+  void (*dot_halves)(const Tile<Half>& tile);
+  void (*convolve_planes)(const PlaneTile& tile, const Finish& finish);
   // The ends of a convolution. From sums [pixel][kLanes], which they may overwrite:
   // to planes, [lane][pixel], lanes `pitch` 32-bit values apart;
   void (*store_planes)(const Finish& finish, int64_t pixels, int32_t* dots, int32_t* output, int64_t pitch);
@@ -85,7 +120,7 @@ struct Parts {
 };
 
 struct ConvCall;
-enum class WeightOrder { kWords, kTiles };  // see WordPlan and TilePlan
+enum class WeightOrder { kWords, kChains, kTiles };  // see WordPlan, ChainPlan and TilePlan
 
 struct Kernel {
   const char* name;

@@ -10,6 +10,7 @@
 namespace xk {
 
 constexpr int kWordBits = 64;
+constexpr int kHalfBits = 32;
 constexpr int kLanes = 16;  // output channels that a kernel computes together
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }

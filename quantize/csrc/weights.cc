@@ -17,6 +17,22 @@ WordPlan word_plan(const Shape& s) {
   return {gathered, gathered ? dense : direct};
 }
 
+ChainPlan chain_plan(const Shape& s) {
+  const int64_t halves = ceil_div(s.group_channels, kHalfBits);
+  const int64_t dense = 2 * ceil_div(s.filter_bits, kWordBits);
+  const bool aligned = s.groups == 1 || s.group_channels % kHalfBits == 0;
+  // Shifting bytes together costs about a quarter of a window.
+  const bool gathered = !aligned || (4 * dense < 3 * s.taps * halves && s.group_channels % 8 == 0);
+  return {gathered, halves};
+}
+
+void form_chains(Half* chains, int64_t count, int64_t halves, int64_t pitch) {
+  for (int64_t i = 0; i < count; ++i, chains += pitch) {
+    Half sum = chains[0];
+    for (int64_t h = 2; h < halves; h += 2) chains[h] = sum ^= chains[h - 1] ^ chains[h];
+  }
+}
+
 TilePlan tile_plan(const Shape& s) {
   TilePlan plan{};
   plan.channel_blocks = ceil_div(s.group_channels, 64);
@@ -52,6 +68,25 @@ void visit_words(const Shape& s, int64_t block, int lane, const Visit& visit) {
     }
 }
 
+// [block][tap][half][kLanes]: the halves of kLanes filters side by side; `word` counts halves.
+template <class Visit>
+void visit_halves(const Shape& s, int64_t block, int lane, const Visit& visit) {
+  const int64_t halves = chain_plan(s).halves;
+  for (int64_t tap = 0; tap < s.taps; ++tap)
+    for (int64_t half = 0; half < halves; ++half) {
+      const int64_t first = half * kHalfBits, at = ((block * s.taps + tap) * halves + half) * kLanes + lane;
+      const int count = static_cast<int>(std::min<int64_t>(kHalfBits, s.group_channels - first));
+      visit(Piece{tap * s.group_channels + first, at, 0, 1, count});
+    }
+}
+
+// What a half of visit_halves() is xor-ed with to be that of a chain, given the chain before it: see form_chains().
+// It is also what takes it back.
+Half chain_link(const ChainPlan& plan, const Half* halves, int64_t at) {
+  const int64_t half = at / kLanes % plan.halves;
+  return plan.chained() && half && half % 2 == 0 ? halves[at - kLanes] ^ halves[at - 2 * kLanes] : 0;
+}
+
 // [block][step][16] words. Word k is row k of a weight tile: its byte 4 l + j is weight 4 k + j of the step's 64,
 // of lane l. Byte b of the row is bit b / 8 of byte b % 8 of the word, see weight_signs() in conv_amx.cc.
 template <class Visit>
@@ -72,13 +107,22 @@ void visit_tiles(const Shape& s, int64_t block, int lane, const Visit& visit) {
     }
 }
 
+bool in_chains(const Shape& s, const Kernel& kernel) {
+  return kernel.order == WeightOrder::kChains && !chain_plan(s).gathered;
+}
+
 // visit(filter, piece) for all of them.
 template <class Visit>
-void visit_pieces(const Shape& s, WeightOrder order, const Visit& visit) {
+void visit_pieces(const Shape& s, const Kernel& kernel, const Visit& visit) {
   for (int64_t block = 0; block < s.blocks(); ++block)
     for (int lane = 0; lane < s.lanes(block); ++lane) {
       const auto visit_one = [&](const Piece& piece) { visit(s.first_channel(block) + lane, piece); };
-      order == WeightOrder::kTiles ? visit_tiles(s, block, lane, visit_one) : visit_words(s, block, lane, visit_one);
+      if (kernel.order == WeightOrder::kTiles)
+        visit_tiles(s, block, lane, visit_one);
+      else if (in_chains(s, kernel))
+        visit_halves(s, block, lane, visit_one);
+      else
+        visit_words(s, block, lane, visit_one);
     }
 }
 
@@ -117,30 +161,44 @@ WeightsHeader header_of(const Shape& s, int kernel) {
   return h;
 }
 
+// Of a block of channels.
+int64_t block_bytes(const Shape& s, const Kernel& kernel) {
+  if (kernel.order == WeightOrder::kTiles) return tile_plan(s).steps() * 16 * int64_t{sizeof(Word)};
+  if (in_chains(s, kernel)) return s.taps * chain_plan(s).halves * kLanes * int64_t{sizeof(Half)};
+  return word_plan(s).filter_words * kLanes * int64_t{sizeof(Word)};
+}
+
 }  // namespace
 
 size_t weights_bytes(const Shape& s, const Kernel& kernel) {
-  const bool tiles = kernel.order == WeightOrder::kTiles;
-  const int64_t words = tiles ? tile_plan(s).steps() * 16 : word_plan(s).filter_words * kLanes;
-  return sizeof(WeightsHeader) + static_cast<size_t>(s.blocks() * words) * sizeof(uint64_t);
+  return sizeof(WeightsHeader) + static_cast<size_t>(s.blocks() * block_bytes(s, kernel));
 }
 
 void pack_weights(const Shape& s, int kernel, const uint8_t* dense, void* weights) {
   std::memset(weights, 0, weights_bytes(s, *kKernels[kernel]));
   const WeightsHeader header = header_of(s, kernel);
   std::memcpy(weights, &header, sizeof header);
-  uint64_t* words = reinterpret_cast<uint64_t*>(static_cast<char*>(weights) + sizeof header);
-  visit_pieces(s, kKernels[kernel]->order, [&](int64_t filter, const Piece& p) {
+  void* const payload = static_cast<char*>(weights) + sizeof header;
+  uint64_t* const words = static_cast<uint64_t*>(payload);
+  Half* const halves = in_chains(s, *kKernels[kernel]) ? static_cast<Half*>(payload) : nullptr;
+  const ChainPlan plan = chain_plan(s);
+  visit_pieces(s, *kKernels[kernel], [&](int64_t filter, const Piece& p) {
     const uint64_t bits = read_bits(dense + filter * s.filter_bytes, p.from, p.count);
-    words[p.word] |= (p.step == 1 ? bits : spread(bits)) << p.at;
+    if (halves)
+      halves[p.word] = static_cast<Half>(bits) ^ chain_link(plan, halves, p.word);
+    else
+      words[p.word] |= (p.step == 1 ? bits : spread(bits)) << p.at;
   });
 }
 
 void unpack_weights(const Shape& s, int kernel, const void* weights, uint8_t* dense) {
   std::memset(dense, 0, static_cast<size_t>(s.out_channels * s.filter_bytes));
-  const uint64_t* words = reinterpret_cast<const uint64_t*>(static_cast<const char*>(weights) + sizeof(WeightsHeader));
-  visit_pieces(s, kKernels[kernel]->order, [&](int64_t filter, const Piece& p) {
-    const uint64_t bits = words[p.word] >> p.at;
+  const void* const payload = static_cast<const char*>(weights) + sizeof(WeightsHeader);
+  const uint64_t* const words = static_cast<const uint64_t*>(payload);
+  const Half* const halves = in_chains(s, *kKernels[kernel]) ? static_cast<const Half*>(payload) : nullptr;
+  const ChainPlan plan = chain_plan(s);
+  visit_pieces(s, *kKernels[kernel], [&](int64_t filter, const Piece& p) {
+    const uint64_t bits = halves ? halves[p.word] ^ chain_link(plan, halves, p.word) : words[p.word] >> p.at;
     write_bits((p.step == 1 ? bits : unspread(bits)) & low_bits(p.count), dense + filter * s.filter_bytes, p.from,
                p.count);
   });

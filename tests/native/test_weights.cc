@@ -43,8 +43,32 @@ Place place_in_tiles(const xk::Shape& s, int64_t block, int lane, int64_t tap, i
   return {((block * plan.runs + run) * plan.run_steps + weight / 64) * 16 + weight % 64 / 4, byte % 8 * 8 + byte / 8};
 }
 
+// Halves side by side; every even one but the first is the xor of all up to it.
+std::vector<uint64_t> placed_in_chains(const xk::Shape& s, const Problem& p, const xk::Kernel& kernel) {
+  const int64_t halves = (s.group_channels + 31) / 32;
+  std::vector<uint32_t> all((xk::weights_bytes(s, kernel) - sizeof(xk::WeightsHeader)) / 4);
+  for (int64_t block = 0; block < s.blocks(); ++block)
+    for (int lane = 0; lane < s.lanes(block); ++lane)
+      for (int64_t tap = 0; tap < s.taps; ++tap) {
+        uint32_t sum = 0;
+        for (int64_t h = 0; h < halves; ++h) {
+          uint32_t half = 0;
+          for (int64_t c = 32 * h; c < std::min(32 * h + 32, s.group_channels); ++c) {
+            const uint8_t* filter = p.dense.data() + (s.first_channel(block) + lane) * s.filter_bytes;
+            half |= uint32_t{bit_at(filter, tap * s.group_channels + c)} << (c % 32);
+          }
+          sum ^= half;
+          all[static_cast<size_t>(((block * s.taps + tap) * halves + h) * 16 + lane)] = h % 2 ? half : sum;
+        }
+      }
+  std::vector<uint64_t> words(all.size() / 2);
+  std::memcpy(words.data(), all.data(), all.size() * 4);
+  return words;
+}
+
 // What packed weights are, bit by bit, behind the header.
 std::vector<uint64_t> placed(const xk::Shape& s, const Problem& p, const xk::Kernel& kernel) {
+  if (kernel.order == xk::WeightOrder::kChains && !xk::chain_plan(s).gathered) return placed_in_chains(s, p, kernel);
   std::vector<uint64_t> words((xk::weights_bytes(s, kernel) - sizeof(xk::WeightsHeader)) / 8);
   const auto place = kernel.order == xk::WeightOrder::kTiles ? place_in_tiles : place_in_words;
   for (int64_t block = 0; block < s.blocks(); ++block)

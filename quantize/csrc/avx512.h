@@ -1,0 +1,35 @@
+// What the files of the AVX-512 kernel share.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstring>
+
+#include "kernel.h"
+
+#define XK_TARGET \
+  __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vpopcntdq,prefer-vector-width=512")))
+
+namespace xk {
+namespace avx512 {
+
+void convolve_planes(const PlaneTile& tile, const Finish& finish);
+void store_planes(const Finish& finish, int64_t pixels, int32_t* dots, int32_t* planes, int64_t pitch);
+void store_rows(const Finish& finish, int64_t pixels, int32_t* dots, int32_t* rows, int64_t pitch);
+void store_signs(const Finish& finish, int64_t pixels, int32_t* dots, uint16_t* signs);
+void pack_planes(const PackPlanes& pack);
+void pack_rows(const PackPlanes& pack);
+
+// A vector of halves, 16 of them, xor one half.
+XK_TARGET static inline __m512i products(__m512i vector, const Half* half) {
+  int32_t bits;
+  std::memcpy(&bits, half, sizeof bits);
+  return _mm512_xor_si512(vector, _mm512_set1_epi32(bits));
+}
+
+XK_TARGET static inline __m512i add_ones(__m512i sum, __m512i bits) {
+  return _mm512_add_epi32(sum, _mm512_popcnt_epi32(bits));
+}
+
+}  // namespace avx512
+}  // namespace xk

@@ -1,0 +1,146 @@
+// Direct convolution with pixels side by side in a vector: the input is [half][pixel], a plane for each half of a
+// pixel's bits, and 16 consecutive pixels of a plane, whatever rows they are in, meet one weight. Sums come out as
+// the output needs them, [channel][pixel]: nothing is transposed. Taps outside the image read the neighbouring
+// row, or memory around the planes, and are masked. Only for convolutions that move over every pixel of a row.
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "conv.h"
+
+namespace xk {
+
+namespace {
+
+constexpr int64_t kTaskBlocks = 4;     // of channels
+
+class PlaneConv {
+ public:
+  explicit PlaneConv(const ConvCall& call)
+      : call_(call), s_(call.shape), layout_(plane_layout(s_)), halves_(chain_plan(s_).halves) {
+    for (int64_t ky = 0; ky < s_.kernel_h; ++ky)
+      for (int64_t kx = 0; kx < s_.kernel_w; ++kx)
+        taps_.push_back({(ky * s_.dilation_h - s_.pad_top) * s_.width + kx * s_.dilation_w - s_.pad_left,
+                         (ky * s_.kernel_w + kx) * halves_});
+    for (int64_t kx = 0; kx < s_.kernel_w; ++kx) inside_row_.push_back(row_mask(kx * s_.dilation_w - s_.pad_left));
+  }
+
+  int64_t vectors() const { return ceil_div(s_.out_height * s_.out_width, kLanes); }
+
+  // Output pixels of `count` vectors from `first` on, of some blocks of channels.
+  void run(int64_t image, int64_t first, int64_t count, int64_t first_block, int64_t blocks) const {
+    const std::vector<uint16_t> masks = tap_masks(first, count);
+    const int64_t pixels = s_.out_height * s_.out_width, pixel = first * kLanes;
+    PlaneTile t{};
+    t.plane = layout_.plane;
+    t.taps = taps_.data();
+    t.tap_count = s_.taps;
+    t.masks = masks.data();
+    t.halves = halves_;
+    t.chained = halves_ >= 3;
+    t.tap_terms = static_cast<int32_t>(s_.group_channels);
+    t.pixels = std::min(count * kLanes, pixels - pixel);
+    t.output_pitch = pixels;
+    for (int64_t block = first_block; block < first_block + blocks; ++block) {
+      t.weights = static_cast<const Half*>(call_.weights) + block * s_.taps * halves_ * kLanes;
+      t.input = reinterpret_cast<const Half*>(call_.bits) + layout_.before +
+                (image * s_.groups + s_.group_of(block)) * halves_ * layout_.plane + pixel;
+      t.output = static_cast<int32_t*>(call_.output.data) +
+                 (image * s_.out_channels + s_.first_channel(block)) * pixels + pixel;
+      call_.kernel->parts->convolve_planes(t, finish_of(call_, image, block, pixel));
+    }
+  }
+
+ private:
+  // Bit p tells whether pixel p's tap, `shift` columns away, lies in its row; whole vectors.
+  std::vector<uint16_t> row_mask(int64_t shift) const {
+    std::vector<uint16_t> mask(static_cast<size_t>(vectors()), 0xffff);
+    const auto clear = [&](int64_t p) {
+      uint16_t& bits = mask[static_cast<size_t>(p / kLanes)];
+      bits = static_cast<uint16_t>(bits & ~(1u << p % kLanes));
+    };
+    const int64_t begin = std::min(s_.width, std::max<int64_t>(0, -shift));
+    const int64_t end = std::max(begin, std::min(s_.width, s_.width - shift));
+    for (int64_t y = 0; y < s_.out_height; ++y) {
+      for (int64_t x = 0; x < begin; ++x) clear(y * s_.width + x);
+      for (int64_t x = end; x < s_.width; ++x) clear(y * s_.width + x);
+    }
+    return mask;
+  }
+
+  // [vector][tap]: pixels whose tap lies inside the image.
+  std::vector<uint16_t> tap_masks(int64_t first, int64_t count) const {
+    std::vector<uint16_t> masks;
+    masks.reserve(static_cast<size_t>(count * s_.taps));
+    for (int64_t v = first; v < first + count; ++v)
+      for (int64_t ky = 0; ky < s_.kernel_h; ++ky) {
+        // Rows y with 0 <= y + shift < height: a range of pixels.
+        const int64_t shift = ky * s_.dilation_h - s_.pad_top;
+        const int64_t begin = std::max<int64_t>(0, -shift) * s_.width - v * kLanes;
+        const int64_t end = std::min(s_.out_height, s_.height - shift) * s_.width - v * kLanes;
+        const uint32_t from = 0xffffu << std::clamp<int64_t>(begin, 0, kLanes);
+        const uint32_t to = ~(0xffffffffu << std::clamp<int64_t>(end, 0, kLanes));
+        for (const auto& inside : inside_row_)
+          masks.push_back(static_cast<uint16_t>(inside[static_cast<size_t>(v)] & from & to));
+      }
+    return masks;
+  }
+
+  const ConvCall& call_;
+  const Shape& s_;
+  const PlaneLayout layout_;
+  const int64_t halves_;
+  std::vector<PlaneTap> taps_;
+  std::vector<std::vector<uint16_t>> inside_row_;  // [kx][vector]
+};
+
+}  // namespace
+
+PlaneLayout plane_layout(const Shape& s) {
+  const int64_t last = ((s.kernel_h - 1) * s.dilation_h - s.pad_top) * s.width + (s.kernel_w - 1) * s.dilation_w;
+  PlaneLayout layout{};
+  layout.plane = s.height * s.width;
+  layout.before = ceil_div(s.pad_top * s.width + s.pad_left, kLanes) * kLanes;
+  layout.after = std::max<int64_t>(0, last) + (s.out_height - s.height) * s.width + 2 * kLanes;
+  return layout;
+}
+
+namespace {
+
+// Output positions times the taps that they see.
+double taps_inside(const std::vector<Band>& bands) {
+  double sum = 0;
+  for (const Band& b : bands) sum += static_cast<double>((b.end - b.begin) * (b.last - b.first));
+  return sum;
+}
+
+}  // namespace
+
+bool planes_preferred(const ConvCall& call) {
+  const Shape& s = call.shape;
+  if (call.output.kind == XK_OUT_BITS || call.output.layout != XK_NCHW || call.output.shuffle > 1) return false;
+  if (s.stride_h != 1 || s.stride_w != 1 || s.out_width != s.width) return false;
+  // Cycles of 16 sums on Zen 4: a half, and the way to the output. Vectors also do padded taps and fill up the last
+  // one; conv_chains transposes.
+  constexpr double kHalf = 1.4, kStore = 2, kTransposed = 7;
+  const double inside = taps_inside(bands(s.out_height, s.height, s.kernel_h, 1, s.dilation_h, s.pad_top)) *
+                        taps_inside(bands(s.out_width, s.width, s.kernel_w, 1, s.dilation_w, s.pad_left));
+  const double halves = kHalf * static_cast<double>(chain_plan(s).halves);
+  const int64_t pixels = s.out_height * s.out_width;
+  const double filled = static_cast<double>(ceil_div(pixels, kLanes) * kLanes);
+  const double transposed = static_cast<double>(pixels) * kTransposed;
+  return filled * (static_cast<double>(s.taps) * halves + kStore) < inside * halves + transposed;
+}
+
+void conv_planes(const ConvCall& call) {
+  const Shape& s = call.shape;
+  const PlaneConv conv(call);
+  const int64_t chunks = ceil_div(conv.vectors(), kPlaneVectors), parts = ceil_div(s.blocks(), kTaskBlocks);
+  parallel_for(call.parallel, s.batch * chunks * parts, [&](int64_t index) {
+    const int64_t first = index / parts % chunks * kPlaneVectors, block = index % parts * kTaskBlocks;
+    conv.run(index / parts / chunks, first, std::min(kPlaneVectors, conv.vectors() - first), block,
+             std::min(kTaskBlocks, s.blocks() - block));
+  });
+}
+
+}  // namespace xk
