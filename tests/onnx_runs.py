@@ -1,10 +1,16 @@
 """Two independent ways to run an ONNX file: onnxruntime, and the reference implementation of the standard."""
 
+import functools
+
 import numpy as np
 import onnx
 import onnxruntime
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor
+
+import quantize
+
+export_standard = functools.partial(quantize.export_onnx, format="standard")
 
 
 def feeds(path, inputs: tuple[Tensor, ...]) -> dict[str, np.ndarray]:

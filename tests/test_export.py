@@ -7,11 +7,11 @@ import onnx
 import pytest
 import torch
 from onnx_runs import RUNTIMES, onnxruntime_outputs
+from onnx_runs import export_standard as export_onnx
 from scheme_formulas import FORMULAS, State
 from torch import nn
 
 import quantize
-from quantize import export_onnx
 
 KINDS = {
     "linear": (lambda **k: quantize.BinaryLinear(12, 7, **k), (12,)),

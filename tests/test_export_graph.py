@@ -9,10 +9,10 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from onnx_runs import export_standard as export_onnx
 from torch import nn
 
 import quantize
-from quantize import export_onnx
 
 
 @pytest.fixture

@@ -5,12 +5,12 @@ import onnx
 import pytest
 import torch
 import torchvision
+from onnx_runs import export_standard as export_onnx
 from onnx_runs import onnxruntime_outputs
 from torch import nn
 
 import models
 import quantize
-from quantize import export_onnx
 
 NETWORKS = {
     "lenet5_xnornet": (lambda: models.create_model("lenet5_xnornet", in_chans=1), (1, 28, 28)),

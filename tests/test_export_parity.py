@@ -4,10 +4,11 @@ import copy
 
 import pytest
 import torch
+from onnx_runs import export_standard as export_onnx
 from torch import nn
 
 import quantize
-from quantize import ExportMismatch, export_onnx
+from quantize import ExportMismatch
 from quantize.export import exporter, parity, standard
 from quantize.export.session import create_session
 

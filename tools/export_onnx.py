@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="a .pt file, or the directory of a run")
     parser.add_argument("file", type=Path, nargs="?", help="default: model.onnx beside the checkpoint")
-    parser.add_argument("--format", default="standard", help=f"{', '.join(FORMATS)}; default: %(default)s")
+    parser.add_argument("--format", default="packed", help=f"{', '.join(FORMATS)}; default: %(default)s")
     parser.add_argument("--no-check", action="store_true", help="do not compare onnxruntime with PyTorch")
     return parser
 

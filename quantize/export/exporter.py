@@ -59,7 +59,7 @@ def export_onnx(
     path: str | os.PathLike,
     example_input: Any,
     *,
-    format: str = "standard",
+    format: str = "packed",
     metadata: Mapping[str, Any] | None = None,
     check: bool = True,
 ) -> ExportReport:
