@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -111,16 +111,26 @@ def threshold_before(
         y = x.reshape(channels, -1)[:, 0]
         return torch.where(flip, y <= threshold, y >= threshold)
 
-    low, high = torch.full((channels,), -_LARGEST), torch.full((channels,), _LARGEST)
+    largest = torch.full((channels,), _LARGEST)
+    before, after, at_lowest, at_highest = bisect(bits, -largest, largest)
+    turned = at_lowest & ~at_highest
+    found = torch.where(turned, _float_at(before), _float_at(after))
+    constant = torch.where(at_lowest, -math.inf, math.inf)
+    return torch.where(at_lowest == at_highest, constant, found), turned
+
+
+def bisect(bits: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Where ``bits``, which changes at most once between the integers ``low`` and ``high``, does so; all (C,).
+
+    Returns (the last integer before the change, the first after it, the bits at ``low``, the bits at ``high``).
+    """
     at_low, at_high = bits(low), bits(high)
     turned = at_low & ~at_high
     while bool((high - low > 1).any()):
         middle = (low + high).div(2, rounding_mode="floor")
         above = bits(middle) != turned  # where the search goes on below
         low, high = torch.where(above, low, middle), torch.where(above, middle, high)
-    found = torch.where(turned, _float_at(low), _float_at(high))
-    constant = torch.where(at_low, -math.inf, math.inf)
-    return torch.where(at_low == at_high, constant, found), turned
+    return low, high, at_low, at_high
 
 
 def _float_at(ordinals: Tensor) -> Tensor:
