@@ -8,37 +8,21 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from ..convert import convert
 from ..expanded import ExpandedLayer
 from ..kernels import ConvGeometry
-from ..layers import BinaryLayer
 from ..packed import PackedConv1d, PackedConv2d, PackedLayer, PackedLinear
 from ..packed_pool import PackedMaxPool2d
 from ..scheme import QuantizedWeight
 from .functions import DOMAIN, VERSION, conv_name, function
+from .lowering import BitImages, converted, node, turn_of, turned
 
 
 def _call(name: str, inputs: list[Tensor], attributes: dict[str, Any], shape: tuple[int, ...]) -> Tensor:
-    """A node of ours in the exported graph; nothing is computed."""
-    attributes = {key: list(value) if isinstance(value, tuple) else value for key, value in attributes.items()}
-    options = {"dtype": torch.float32, "shape": shape, "version": VERSION}
-    return torch.onnx.ops.symbolic(f"{DOMAIN}::{name}", inputs, attributes, **options)
+    return node(f"{DOMAIN}::{name}", inputs, attributes, shape, version=VERSION)
 
 
-class _CallsConv(PackedLayer):
+class _CallsConv(BitImages):
     """Mixin over a packed layer's class: its convolution is a call. Bits are images of floats, +1 and -1."""
-
-    def to_image(self, x: Tensor) -> Tensor:
-        return x if self.folding.input_bits else super().to_image(x)
-
-    def from_image(self, y: Tensor, x: Tensor) -> Tensor:
-        return y if self.folding.output_bits else super().from_image(y, x)
-
-    def _check(self, x: Tensor) -> None:
-        """Bits are floats here."""
-
-    def image_size(self, image: Tensor) -> tuple[int, int]:
-        return tuple(image.shape[2:])
 
     def convolve(self, image: Tensor, geometry: ConvGeometry, input_scale: Tensor | None) -> Tensor:
         g, fold = geometry, self.folding
@@ -108,8 +92,7 @@ _CALLS = {
 
 def lower(model: nn.Module, batch: Any) -> tuple[nn.Module, nn.Module]:
     """(the model that the file is compared with, the model that is traced)."""
-    if any(isinstance(module, BinaryLayer) and module.trainable for module in model.modules()):
-        model = convert(model, batch)
+    model = converted(model, batch)
     lowered = copy.deepcopy(model)
     call_functions(lowered)
     return model, lowered
@@ -125,39 +108,27 @@ def call_functions(model: nn.Module) -> None:
     for layer in model.modules():
         if type(layer) not in _CALLS:
             continue
+        layer.__class__ = _CALLS[type(layer)]
         if isinstance(layer, PackedLayer):
             _complete(layer)
         else:
-            layer.register_buffer("turn", _turn(layer.flip))
-        layer.__class__ = _CALLS[type(layer)]
+            layer.register_buffer("turn", turn_of(layer.flip))
     for layer in [module for module in model.modules() if isinstance(module, ExpandedLayer)]:
         layer.__class__ = type(f"Calls{type(layer).__name__}", (_CallsWeight, type(layer)), {})
 
 
-def _complete(layer: PackedLayer) -> None:
+def _complete(layer: BitImages) -> None:
     g = layer.geometry
     layer.register_buffer("weight_bits", layer.dense_weights())
     layer.weights, layer.prepared = None, True
     layer.scale = torch.ones(g.out_channels) if layer.scale is None else layer.scale
     layer.bias = torch.zeros(g.out_channels) if layer.bias is None else layer.bias
-    layer.threshold, turn = _turned(layer.threshold, layer.flip, g.channels)
+    layer.threshold, turn = turned(layer.threshold, layer.flip, g.channels)
     layer.register_buffer("turn", turn)
     if layer.folding.output_bits:
-        layer.output_threshold, turn = _turned(layer.output_threshold, layer.output_flip, g.out_channels)
+        layer.output_threshold, turn = turned(layer.output_threshold, layer.output_flip, g.out_channels)
         layer.register_buffer("output_turn", turn)
-    for name in [name for name, buffer in layer._buffers.items() if buffer is None]:
-        del layer._buffers[name]  # torch.export miscounts those of a model that is one layer
-        setattr(layer, name, None)
-
-
-def _turn(flip: Tensor) -> Tensor:
-    return torch.where(flip, -1.0, 1.0)
-
-
-def _turned(threshold: Tensor | None, flip: Tensor | None, channels: int) -> tuple[Tensor, Tensor]:
-    """(threshold turn, turn): x <= t is -x >= -t."""
-    turn = torch.ones(channels) if flip is None else _turn(flip)
-    return (torch.zeros(channels) if threshold is None else threshold) * turn, turn
+    layer.forget_empty_buffers()
 
 
 def add_functions(model: ir.Model) -> None:

@@ -1,0 +1,68 @@
+"""What the formats share that export packed layers: nodes of a kind, and bits that are images."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..convert import convert
+from ..layers import BinaryLayer
+from ..packed import PackedLayer
+
+
+def converted(model: nn.Module, batch: Any) -> nn.Module:
+    """``model`` with packed layers, as it is or by :func:`quantize.convert`; a float model has none."""
+    is_binary = any(isinstance(module, BinaryLayer) and module.trainable for module in model.modules())
+    return convert(model, batch) if is_binary else model
+
+
+def node(
+    name: str,
+    inputs: Sequence[Tensor],
+    attributes: Mapping[str, Any],
+    shape: Sequence[int],
+    dtype: torch.dtype = torch.float32,
+    version: int | None = None,
+) -> Tensor:
+    """The output of a node in the exported graph; nothing is computed.
+
+    Args:
+        name: of the operator, "domain::name" where it is not of the ONNX standard.
+        version: of its domain.
+    """
+    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in attributes.items()}
+    return torch.onnx.ops.symbolic(name, inputs, plain, dtype=dtype, shape=shape, version=version)
+
+
+class BitImages(PackedLayer):
+    """Mixin over a packed layer's class: the bits that it gets and hands on are images (N, C, H, W), a number each."""
+
+    def to_image(self, x: Tensor) -> Tensor:
+        return x if self.folding.input_bits else super().to_image(x)
+
+    def from_image(self, y: Tensor, x: Tensor) -> Tensor:
+        return y if self.folding.output_bits else super().from_image(y, x)
+
+    def _check(self, x: Tensor) -> None:
+        """Bits are not words here."""
+
+    def image_size(self, image: Tensor) -> tuple[int, int]:
+        return tuple(image.shape[2:])
+
+    def forget_empty_buffers(self) -> None:
+        """Make buffers that are None plain attributes: torch.export miscounts those of a model that is one layer."""
+        for name in [name for name, buffer in self._buffers.items() if buffer is None]:
+            del self._buffers[name]
+            setattr(self, name, None)
+
+
+def turn_of(flip: Tensor) -> Tensor:
+    """-1 where flipped, else +1."""
+    return torch.where(flip, -1.0, 1.0)
+
+
+def turned(threshold: Tensor | None, flip: Tensor | None, channels: int) -> tuple[Tensor, Tensor]:
+    """(threshold turn, turn): x <= t is -x >= -t."""
+    turn = torch.ones(channels) if flip is None else turn_of(flip)
+    return (torch.zeros(channels) if threshold is None else threshold) * turn, turn
