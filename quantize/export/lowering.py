@@ -17,7 +17,7 @@ def converted(model: nn.Module, batch: Any) -> nn.Module:
     return convert(model, batch) if is_binary else model
 
 
-def node(
+def onnx_node(
     name: str,
     inputs: Sequence[Tensor],
     attributes: Mapping[str, Any],

@@ -14,11 +14,11 @@ from ..packed import PackedConv1d, PackedConv2d, PackedLayer, PackedLinear
 from ..packed_pool import PackedMaxPool2d
 from ..scheme import QuantizedWeight
 from .functions import DOMAIN, VERSION, conv_name, function
-from .lowering import BitImages, converted, node, turn_of, turned
+from .lowering import BitImages, converted, onnx_node, turn_of, turned
 
 
 def _call(name: str, inputs: list[Tensor], attributes: dict[str, Any], shape: tuple[int, ...]) -> Tensor:
-    return node(f"{DOMAIN}::{name}", inputs, attributes, shape, version=VERSION)
+    return onnx_node(f"{DOMAIN}::{name}", inputs, attributes, shape, version=VERSION)
 
 
 class _CallsConv(BitImages):
