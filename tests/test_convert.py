@@ -79,6 +79,7 @@ BETWEEN = {
     "max pool": [nn.ReLU(), nn.MaxPool2d(3, stride=2, padding=1)],
     "pool of 2": [nn.MaxPool2d(2)],
     "pool with ceil_mode": [nn.MaxPool2d(3, stride=2, ceil_mode=True)],
+    "no window in the padding": [nn.MaxPool2d(2, stride=2, padding=1, ceil_mode=True)],
     "dilated pool": [nn.MaxPool2d(2, stride=1, dilation=2)],
     "batch norm, pool": [nn.BatchNorm2d(96), nn.MaxPool2d(2), nn.ReLU()],
     "shuffle": [nn.ReLU(), models.layers.ChannelShuffle(2)],
@@ -138,7 +139,26 @@ class InPlace(Blocks):
         return self.conv2(self.bn2(y)) + x.sum()
 
 
-@pytest.mark.parametrize("kind", [TwoReaders, ReadsShape, Functional, Twice, InPlace])
+class SharedActivation(Blocks):
+    """Each of its two outputs has one reader."""
+
+    def forward(self, x):
+        x = self.conv2(self.between(self.conv1(self.bn1(x))))
+        return self.between(x).mean()
+
+
+class Returned(Blocks):
+    """What passes from the one convolution to the other is an output, too."""
+
+    def forward(self, x):
+        x = self.between(self.conv1(self.bn1(x)))
+        return self.conv2(self.bn2(x)), x
+
+
+KINDS = [TwoReaders, ReadsShape, Functional, Twice, InPlace, SharedActivation, Returned]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_something_else_reads_is_not_fused(kind):
     x = torch.randn(4, 64, 11, 9)
     prepared, packed = converted(kind(nn.ReLU(inplace=True)), x, keep_float=())

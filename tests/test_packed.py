@@ -118,6 +118,13 @@ def test_copies_compute_the_same(way):
     assert torch.equal(way(packed)(x), packed(x))
 
 
+def test_another_device_gets_dense_bits():
+    x = torch.randn(1, 64, 6, 6)
+    packed = quantize.convert(quantize.prepare(nn.Conv2d(64, 32, 3), keep_float=()), x)
+    assert packed.weights.dim() == 1
+    assert packed.to("meta").weights.shape == (32, 72)
+
+
 def test_one_copy_of_the_bits_is_in_memory():
     x = torch.randn(1, 256, 14, 14)
     packed = quantize.convert(quantize.prepare(nn.Conv2d(256, 256, 3, padding=1), keep_float=()), x)
