@@ -5,166 +5,12 @@ same ``weight`` and ``bias`` keys, options and hooks. :func:`binarize` and :func
 the class of a layer in place, so that shared modules stay shared and parameters keep their identity.
 """
 
-import functools
-import warnings
-from collections.abc import Sequence
-
-import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .adapters import PLAIN, LayerAdapter, find_adapter
-from .scheme import QuantizedWeight, Scheme, get_scheme
-from .threshold import channel_sums, threshold_start
-
-
-class BinaryLayer(nn.Module):
-    """What all binary layers share. Subclasses say how a weight is applied and laid out.
-
-    Attributes:
-        scheme: how weights and inputs become bits.
-        threshold: None (the input is compared with 0), or a learned parameter, one a channel.
-        threshold_pending: the first training batch decides where the threshold starts.
-        float_weights: the latent weight is used as it is, see :func:`use_float_weights`.
-        adapter: which weight and padding the float layer's own forward uses.
-        float_class: the class that :func:`unbinarize` gives back.
-        float_keys: the parameters and buffers that the float layer has.
-    """
-
-    trainable = True  # it has a latent weight
-    scheme: Scheme
-    threshold: nn.Parameter | None
-    threshold_pending: bool
-    float_weights: bool
-    adapter: LayerAdapter
-    float_class: type[nn.Module]
-    float_keys: frozenset[str]
-
-    def __init__(self, *args, scheme: str | Scheme = "xnor", threshold: bool = False, **kwargs):
-        """As the float layer's, and: ``threshold=True`` learns one threshold a channel, from 0."""
-        super().__init__(*args, **kwargs)
-        self.float_class = FLOAT_CLASSES[type(self)]
-        self._attach(get_scheme(scheme), PLAIN)
-        if threshold:
-            self.start_threshold(torch.zeros(self.input_channels))
-
-    def _attach(self, scheme: Scheme, adapter: LayerAdapter, output_size: tuple[int, ...] | None = None) -> None:
-        self.float_keys = frozenset((*self._parameters, *self._buffers))
-        self.scheme = scheme
-        self.adapter = adapter
-        self.threshold_pending = False
-        self.float_weights = False
-        self.register_parameter("threshold", None)
-        if scheme.annealed:
-            # A tensor, so that a compiled model is not compiled again for each value.
-            self.register_buffer("progress", torch.zeros((), device=self.weight.device), persistent=False)
-            self.progress_set = False
-        scheme.attach(self, output_size)
-
-    def start_threshold(self, values: Tensor, pending: bool = False) -> None:
-        """Own a learned threshold that starts at ``values``, shape (input_channels,)."""
-        self.threshold = nn.Parameter(values.to(self.weight.device, self.weight.dtype, copy=True))
-        self.threshold_pending = pending
-
-    # How a float layer of this kind works.
-
-    @property
-    def channel_dim(self) -> int:
-        return channel_dim(self)
-
-    @property
-    def input_channels(self) -> int:
-        raise NotImplementedError
-
-    def apply_weight(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The float layer's operation, with another weight and bias."""
-        raise NotImplementedError
-
-    def to_filters(self, weight: Tensor) -> Tensor:
-        """``weight`` as filters (out_channels, in_channels / groups, *kernel)."""
-        return weight
-
-    def from_filters(self, filters: Tensor) -> Tensor:
-        """The inverse of :meth:`to_filters`."""
-        return filters
-
-    def float_filters(self) -> Tensor:
-        """The filters that the float layer computes with: its latent weight, standardized where it does so."""
-        return self.to_filters(self.adapter.weight(self))
-
-    def window_mean(self, magnitude: Tensor) -> Tensor:
-        """K of XNOR-Net: the mean over a group's channels and the kernel window, output-shaped."""
-        raise NotImplementedError
-
-    def per_channel(self, values: Tensor) -> Tensor:
-        """View one value a channel (or one in all) so that it broadcasts over an activation."""
-        return values.reshape((-1,) + (1,) * (-1 - self.channel_dim))
-
-    # What a scheme makes of it.
-
-    def quantized_weight(self) -> QuantizedWeight:
-        """Low-bit values of the latent weight and their scale, both in filter layout."""
-        filters = self.float_filters()
-        return QuantizedWeight(filters) if self.float_weights else self.scheme.weight(filters, self)
-
-    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        """Shapes and arguments are the float layer's; only transposed convolutions take an ``output_size``."""
-        args = () if output_size is None else (output_size,)
-        x = input if self.threshold is None else self._subtract_threshold(input)
-        if self.scheme.annealed and self.training and not self.progress_set and not torch.compiler.is_compiling():
-            warn_no_progress(self.scheme.name)
-        output_scale = self.scheme.output_scale(x, self, *args)
-        values, scale = self.quantized_weight()
-        x = self.scheme.input(x, self)
-        if scale is not None and self.training and output_scale is None:
-            # The scale goes into the weight: no second activation is kept for the backward pass.
-            values, scale = values * scale, None
-        if scale is None and output_scale is None and (self.training or self.bias is None):
-            return self.apply_weight(x, self.from_filters(values), self.bias, *args)
-        # Sums of +-1 are integers, exact in float32 up to 2^24. Scale and bias come afterwards: the packed
-        # layer and the ONNX file give the same numbers, and a sum of zero stays zero.
-        y = self.apply_weight(x, self.from_filters(values), None, *args)
-        if scale is not None:
-            y = y * self.per_channel(scale)
-        if output_scale is not None:
-            y = y * output_scale
-        return y if self.bias is None else y + self.per_channel(self.bias)
-
-    def _subtract_threshold(self, x: Tensor) -> Tensor:
-        if self.threshold_pending and self.training:
-            self._settle_threshold(x)
-        return x - self.per_channel(self.threshold).to(x.dtype)
-
-    @torch.no_grad()
-    def _settle_threshold(self, x: Tensor) -> None:
-        """First training batch: start at the mean of the channels whose sign is constant on all ranks together."""
-        sums = channel_sums(x, self.channel_dim)
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(sums)
-        self.threshold.copy_(threshold_start(sums))
-        self.threshold_pending = False
-
-    # State: what binarization adds is optional, so that float checkpoints load.
-
-    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors):
-        saved = state_dict.get(prefix + "threshold")
-        if saved is not None:
-            if self.threshold is None and self.scheme.signed_input:
-                self.start_threshold(saved)
-            self.threshold_pending = False
-        found_missing: list[str] = []
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, found_missing, unexpected, errors)
-        missing += [key for key in found_missing if key.removeprefix(prefix) in self.float_keys]
-
-    def _save_to_state_dict(self, destination, prefix, keep_vars):
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self.threshold_pending:
-            del destination[prefix + "threshold"]  # it holds no information yet
-
-    def extra_repr(self) -> str:
-        threshold = "" if self.threshold is None else ", threshold=" + ("pending" if self.threshold_pending else "True")
-        return f"{super().extra_repr()}, scheme={str(self.scheme)!r}{threshold}"
+from .adapters import LayerAdapter, find_adapter
+from .binary_layer import STATE, BinaryLayer
+from .scheme import Scheme
 
 
 class _BinaryConvNd(BinaryLayer):
@@ -203,29 +49,43 @@ class _BinaryConvTransposeNd(_BinaryConvNd):
 class BinaryConv1d(_BinaryConvNd, nn.Conv1d):
     """``nn.Conv1d`` with a scheme: (N, C, L) -> (N, C', L')."""
 
+    float_class = nn.Conv1d
+
 
 class BinaryConv2d(_BinaryConvNd, nn.Conv2d):
     """``nn.Conv2d`` with a scheme: (N, C, H, W) -> (N, C', H', W')."""
+
+    float_class = nn.Conv2d
 
 
 class BinaryConv3d(_BinaryConvNd, nn.Conv3d):
     """``nn.Conv3d`` with a scheme: (N, C, D, H, W) -> (N, C', D', H', W')."""
 
+    float_class = nn.Conv3d
+
 
 class BinaryConvTranspose1d(_BinaryConvTransposeNd, nn.ConvTranspose1d):
     """``nn.ConvTranspose1d`` with a scheme."""
+
+    float_class = nn.ConvTranspose1d
 
 
 class BinaryConvTranspose2d(_BinaryConvTransposeNd, nn.ConvTranspose2d):
     """``nn.ConvTranspose2d`` with a scheme."""
 
+    float_class = nn.ConvTranspose2d
+
 
 class BinaryConvTranspose3d(_BinaryConvTransposeNd, nn.ConvTranspose3d):
     """``nn.ConvTranspose3d`` with a scheme."""
 
+    float_class = nn.ConvTranspose3d
+
 
 class BinaryLinear(BinaryLayer, nn.Linear):
     """``nn.Linear`` with a scheme: (*, in_features) -> (*, out_features)."""
+
+    float_class = nn.Linear
 
     @property
     def input_channels(self) -> int:
@@ -238,38 +98,16 @@ class BinaryLinear(BinaryLayer, nn.Linear):
         return magnitude.mean(-1, keepdim=True)
 
 
-@functools.cache  # once a process, not once a layer and step
-def warn_no_progress(scheme_name: str) -> None:
-    """Say that nobody anneals an annealed scheme."""
-    warnings.warn(
-        f"scheme {scheme_name!r} is annealed over training and nobody tells it the progress, which stays at 0: "
-        "call quantize.set_progress(model, progress) once an epoch, from 0 to 1",
-        stacklevel=2,
-    )
-
-
-# The attributes that a binary layer has and its float layer has not, but for what a scheme learns.
-STATE = (
-    "scheme",
-    "adapter",
-    "threshold",
-    "threshold_pending",
-    "float_weights",
-    "progress",
-    "progress_set",
-    "float_class",
-    "float_keys",
+_BINARY_CLASSES = (
+    BinaryConv1d,
+    BinaryConv2d,
+    BinaryConv3d,
+    BinaryConvTranspose1d,
+    BinaryConvTranspose2d,
+    BinaryConvTranspose3d,
+    BinaryLinear,
 )
-
-FLOAT_CLASSES: dict[type[BinaryLayer], type[nn.Module]] = {
-    BinaryConv1d: nn.Conv1d,
-    BinaryConv2d: nn.Conv2d,
-    BinaryConv3d: nn.Conv3d,
-    BinaryConvTranspose1d: nn.ConvTranspose1d,
-    BinaryConvTranspose2d: nn.ConvTranspose2d,
-    BinaryConvTranspose3d: nn.ConvTranspose3d,
-    BinaryLinear: nn.Linear,
-}
+FLOAT_CLASSES: dict[type[BinaryLayer], type[nn.Module]] = {binary: binary.float_class for binary in _BINARY_CLASSES}
 
 
 def binary_class(layer: nn.Module) -> type[BinaryLayer] | None:
@@ -283,11 +121,6 @@ def binary_class(layer: nn.Module) -> type[BinaryLayer] | None:
 def layer_adapter(layer: nn.Module) -> LayerAdapter | None:
     """What the binary counterpart of a float layer must know about its forward; None: it is of an unknown kind."""
     return find_adapter(layer, FLOAT_CLASSES[binary_class(layer)])
-
-
-def channel_dim(layer: nn.Module) -> int:
-    """The channel dimension of a float or binary layer's input, counted from the end."""
-    return -1 - len(getattr(layer, "kernel_size", ()))
 
 
 def binarize(layer: nn.Module, scheme: Scheme, output_size: tuple[int, ...] | None = None) -> BinaryLayer:

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.parametrize import ParametrizationList
 
-from .layers import STATE, BinaryLayer, binary_class, layer_adapter
+from .binary_layer import STATE, BinaryLayer
+from .layers import binary_class, layer_adapter
 from .observe import Observation
 
 # Modules that hand their matrices to a function, found without running the model.

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .layers import channel_dim
+from .binary_layer import channel_dim
 from .observe import Observation, observe
 from .obstacles import Obstacles, find_layers, functional_weights
 from .roles import MIN_FAN_IN, check_agreement, kept_float, tiny

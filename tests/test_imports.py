@@ -69,8 +69,9 @@ def test_schemes_import_ste_scheme_and_each_other(path):
     assert found <= {"ste", "scheme", "schemes"}
 
 
-def test_layers_import_no_conversion():
-    found = {name.split(".")[1] for name in imported(ROOT / "quantize/layers.py") if name.startswith("quantize.")}
+@pytest.mark.parametrize("module", ["binary_layer", "layers"])
+def test_layers_import_no_conversion(module):
+    found = {name.split(".")[1] for name in imported(ROOT / f"quantize/{module}.py") if name.startswith("quantize.")}
     assert not found & {"plan", "prepare", "observe", "convert", "packed", "export", "complexity"}
 
 

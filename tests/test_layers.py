@@ -183,6 +183,15 @@ def test_a_layer_made_directly_equals_a_prepared_one(binary):
     assert type(quantize.restore(nn.Sequential(layer))[0]) is floating
 
 
+def test_a_subclass_of_a_binary_layer_is_one():
+    class Mine(quantize.BinaryConv2d):
+        pass
+
+    layer, x = Mine(4, 6, 3, scheme="bnn"), torch.randn(2, 4, 5, 5)
+    assert torch.equal(layer(x), F.conv2d(sign(x), sign(layer.weight), layer.bias))
+    assert type(quantize.restore(layer)) is nn.Conv2d
+
+
 def test_evaluation_gives_exact_integers_before_the_scale():
     layer = binarized(nn.Conv2d(64, 8, 3, padding=1, bias=False), "xnor").eval()
     x = torch.randn(2, 64, 6, 6)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import quantize
-from quantize.layers import channel_dim
+from quantize.binary_layer import channel_dim
 from quantize.observe import observe, run
 
 

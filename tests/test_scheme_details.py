@@ -193,7 +193,7 @@ def test_progress_outside_its_range_is_an_error(progress):
 
 
 def test_an_annealed_layer_that_nobody_anneals_warns():
-    quantize.layers.warn_no_progress.cache_clear()
+    quantize.binary_layer.warn_no_progress.cache_clear()
     model = quantize.prepare(nn.Sequential(nn.Linear(8, 4)), "recu", torch.randn(3, 8), keep_float=())
     model.eval()(torch.randn(3, 8))
     with pytest.warns(UserWarning, match=r"scheme 'recu' is annealed .* call quantize.set_progress\(model, progress\)"):
