@@ -29,8 +29,9 @@ def scaled_sign(filters: Tensor) -> QuantizedWeight:
 
         dL/dW_i = (1/n) sign(W_i) sum_j G_j sign(W_j) + alpha G_i 1[|W_i| <= 1]
     """
-    alpha = magnitude(filters).mean(dim=tuple(range(1, filters.dim())), keepdim=True)
-    return QuantizedWeight(ste_sign(filters, inside_closed), alpha)
+    values = ste_sign(filters, inside_closed)
+    size = filters * values.detach()  # |W| whose derivative is sign(W), at 0 too
+    return QuantizedWeight(values, size.mean(dim=tuple(range(1, filters.dim())), keepdim=True))
 
 
 @register_scheme("xnor")
