@@ -44,7 +44,7 @@ def prepare(
     Raises:
         ValueError: unknown scheme or option; a pattern that matches no layer; a layer named in ``keep_float``
             and ``overrides``; nothing to binarize; a layer that is binary already; an ``example_input`` that
-            the model does not take.
+            the model does not take; without ``inplace`` a model that cannot be copied.
     """
     return apply_plan(model, plan(model, scheme, example_input, keep_float, overrides, min_fan_in), inplace)
 
@@ -58,7 +58,7 @@ def apply_plan(model: nn.Module, plan: Plan, inplace: bool = False) -> nn.Module
     schemes = {row.name: row.configured or get_scheme(row.scheme) for row in rows}
     for row in rows:
         _check_fits(model, row)
-    model = model if inplace else copy.deepcopy(model)
+    model = model if inplace else _copy(model)
     for row in rows:
         layer = binarize(model.get_submodule(row.name), schemes[row.name], row.output_size)
         if row.threshold not in (NO_THRESHOLD, ZERO):
@@ -76,11 +76,18 @@ def restore(model: nn.Module, inplace: bool = False) -> nn.Module:
         raise ValueError("nothing to restore: a converted model holds bits only; restore the model that was converted")
     if not any(isinstance(module, BinaryLayer) for module in model.modules()):
         raise ValueError("nothing to restore: no layer of the model is binary")
-    model = model if inplace else copy.deepcopy(model)
+    model = model if inplace else _copy(model)
     for module in list(model.modules()):
         if isinstance(module, BinaryLayer):
             unbinarize(module)
     return model
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:  # locks, tensors computed by a hook, what a class of the user's raises
+        raise ValueError(f"the model cannot be copied ({error}); change it itself: inplace=True") from error
 
 
 def _check_fits(model: nn.Module, row: LayerPlan) -> None:

@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+import threading
 
 import pytest
 import torch
@@ -249,6 +250,16 @@ def test_attributes_set_on_a_module_survive():
     model[5].tag = "mine"
     assert quantize.prepare(model, "xnor")[5].tag == "mine"
     assert quantize.restore(quantize.prepare(model, "xnor"))[5].tag == "mine"
+
+
+def test_a_model_that_cannot_be_copied_is_changed_itself_or_refused():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+    model.lock = threading.Lock()
+    with pytest.raises(ValueError, match=r"the model cannot be copied \(.*lock.*\); change it itself: inplace=True"):
+        quantize.prepare(model, "xnor")
+    assert quantize.prepare(model, "xnor", inplace=True) is model
+    with pytest.raises(ValueError, match="cannot be copied"):
+        quantize.restore(model)
 
 
 def test_the_model_may_be_one_layer():
