@@ -10,7 +10,10 @@ namespace xk {
 
 extern const Kernel kScalar;
 #if defined(__x86_64__)
-extern const Kernel kAvx2, kAvx512, kAmx;
+extern const Kernel kAvx2, kAvx512;
+#if defined(__linux__)  // which is asked for the tiles
+extern const Kernel kAmx;
+#endif
 #elif defined(__aarch64__)
 extern const Kernel kNeon;
 #endif
@@ -18,7 +21,10 @@ extern const Kernel kNeon;
 const Kernel* const kKernels[] = {
     &kScalar,
 #if defined(__x86_64__)
-    &kAvx2, &kAvx512, &kAmx,
+    &kAvx2, &kAvx512,
+#if defined(__linux__)
+    &kAmx,
+#endif
 #elif defined(__aarch64__)
     &kNeon,
 #endif
