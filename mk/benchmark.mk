@@ -1,12 +1,14 @@
 # make benchmark: measure everything that READMEs/performance.md shows, and write it. Half an hour; the machine must
 # have nothing else to do.
 FIGURES := READMEs/performance
+NETWORKS := lenet5_xnornet nin_xnornet nin_gc_xnornet vgg_small_xnornet resnet18_bireal alexnet_xnornet
 BENCHMARK = $(BIN)/python tools/benchmark.py
 
 .PHONY: benchmark
 benchmark: $(VENV)/installed-bench
 	$(BENCHMARK) --json $(FIGURES)/shapes.json
 	$(BENCHMARK) --kernels --json $(FIGURES)/kernels.json
+	$(BENCHMARK) $(addprefix --network ,$(NETWORKS)) --json $(FIGURES)/networks.json
 	$(BENCHMARK) --sweep channels --json $(FIGURES)/channels.json
 	$(BENCHMARK) --sweep kernel --json $(FIGURES)/kernel.json
 	$(BENCHMARK) --report

@@ -9,11 +9,12 @@ import pytest
 import torch
 from matplotlib import image
 
-from tools.benchmarking import forced, limit, measure, report, tables, timing
+from tools.benchmarking import forced, limit, measure, memory, report, tables, timing
 from tools.benchmarking.cases import SHAPES, SWEEPS, ConvCase, papers_speedup
 from tools.benchmarking.machine import load_warning
 from tools.benchmarking.measure import Row
-from tools.benchmarking.registry import CONV_SIDES
+from tools.benchmarking.networks import NetworkCase, settle
+from tools.benchmarking.registry import CONV_SIDES, NETWORK_SIDES
 from tools.benchmarking.result import Result, read_result
 from tools.benchmarking.sides import Built, Side, Unavailable, WrongNumbers
 from tools.benchmarking.timing import Contestant, Timer, turns
@@ -79,6 +80,8 @@ def test_ratios_are_of_the_same_round():
     theirs = timing.Times([[3.0], [15.0], [27.0]])
     assert theirs.ratio(ours) == 3
     assert ours.median == 5
+    assert timing.Times([[], [15.0], []]).ratio(ours) == 3  # what was interrupted throughout
+    assert timing.Times([[], [], [3.0]]).ratio(timing.Times([[1.0], [1.0], []])) == 3
     assert timing.Times([[4.0, 1.0], [3.0, 2.0, 5.0]]).quantile(0.8) == 4
     assert timing.Times([[4.0, 1.0], [3.0, 2.0, 5.0]]).quantile(0.95) == 5
 
@@ -87,11 +90,14 @@ def test_interrupted_calls_do_not_count():
     machine = FakeMachine()
     often = machine.contestant("often", 0.002, interrupts=lambda call: call % 2)
     always = machine.contestant("always", 0.002, interrupts=lambda call: True)
-    often_times, always_times = machine.timer(3).measure([often, always])
+    once = machine.contestant("first round", 0.05, interrupts=lambda call: 3 < call < 8)
+    often_times, always_times, once_times = machine.timer(3).measure([often, always, once])
     assert often_times.calls == pytest.approx([0.002] * 9)
     assert often_times.interrupted >= 6
     assert set(np.round(always_times.calls, 6)) == {0.02}  # nothing else is known of it
     assert always_times.interrupted == len(always_times.calls)
+    assert once_times.rounds[0] == []
+    assert once_times.calls == pytest.approx([0.05] * 2)
 
 
 def test_threads_are_set_for_each_turn_and_given_back():
@@ -176,6 +182,56 @@ def test_sides_compute_the_convolution(name, sizes):
     np.testing.assert_array_equal(answer, sums)
 
 
+@pytest.fixture(scope="module")
+def lenet():
+    return NetworkCase("lenet5_xnornet")
+
+
+@pytest.mark.parametrize("name", NETWORK_SIDES)
+def test_sides_compute_the_network(lenet, name):
+    """Of int8, another network: that it is nearer to the float one than zeros are."""
+    problem, side = lenet.problem(3), NETWORK_SIDES[name]
+    answer = np.asarray(side.build(problem, 1).run())
+    side.verify(problem, answer)
+    with pytest.raises(WrongNumbers):
+        side.verify(problem, -answer)
+    with pytest.raises(WrongNumbers):
+        side.verify(problem, answer * 0)
+    assert lenet.macs(3) == 3 * lenet.macs(1) > 3 * 2_290_000  # 2.293 million, and what ptflops adds
+
+
+def test_networks_without_a_scheme_are_refused():
+    with pytest.raises(ValueError, match="network 'lenet5' is a float one; name it with a scheme: lenet5_xnornet"):
+        NetworkCase("lenet5")
+
+
+def test_settled_networks_keep_their_activations():
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    x = torch.randn(8, 3, 9, 9) * 100 + 50
+    y = settle(network, x)(x)
+    assert not network.training
+    assert network[1].momentum == 0.1
+    torch.testing.assert_close(y.mean((0, 2, 3)), torch.zeros(4), atol=0.01, rtol=0)
+    torch.testing.assert_close(y.std((0, 2, 3)), torch.ones(4), atol=0.01, rtol=0)
+
+
+@pytest.mark.skipif(not memory.STATUS.exists(), reason="the system does not tell the peak of memory")
+def test_memory_of_a_known_size(tmp_path):
+    """8 MB of weights, and an output of 16 MB."""
+    torch.save(torch.nn.Linear(100, 20_000, bias=False), tmp_path / "model.pt")
+    torch.save(torch.zeros(200, 100), tmp_path / "batch.pt")
+    found = memory._in_a_process([tmp_path / "model.pt"], tmp_path / "batch.pt")
+    assert 7.9e6 < found["model"] < 10e6
+    assert 15.9e6 < found["forward"] < 30e6
+
+
+def test_memory_in_kilobytes():
+    sizes = {"stored": 5000, "model": 3000, "forward": 2_000_000}
+    header, lines = tables.memory([{"case": "net", "batch": 2, "float": sizes, "packed": {**sizes, "stored": 1000}}])
+    assert header == ["case", "batch", "stored, float kB", "stored, packed kB", "peak, float kB", "peak, packed kB"]
+    assert lines == [["net", "2", "5", "1", "2,003", "2,003"]]
+
+
 def test_the_limit_refuses_other_machines_and_missing_compilers(monkeypatch):
     problem = TINY.problem(1)
     with pytest.raises(Unavailable, match="one thread"):
@@ -242,6 +298,9 @@ def results() -> dict[str, Result]:
     for kind, cases in SWEEPS.items():
         rows = [row(name, side) for name in cases for side in ("xnorkit", "ort_float")]
         found[kind] = Result(kind, ENVIRONMENT, 2, {"": rows})
+    memory_of_one = {"stored": 1000, "model": 1000, "forward": 5000}
+    measured = [{"case": "a", "batch": 1, "float": memory_of_one, "packed": memory_of_one}]
+    found["networks"] = Result("networks", ENVIRONMENT, 2, {"": ROWS}, memory=measured)
     rows = [row("a"), row("a", "limit", time=8.0, ratio=0.8)]
     found["kernels"] = Result("kernels", ENVIRONMENT, 2, {"avx512": rows}, {"amx": "not available here"})
     return found
@@ -267,8 +326,9 @@ def test_the_page_names_machine_versions_date_and_command(tmp_path):
         paths.append(tmp_path / f"{kind}.json")
     text = report.write_report(paths, tmp_path).read_text()
     where = "Abacus, 3 cores (beads); torch 9.9; 2026-01-02, load 0.25 before the start: `python tools/benchmark.py`"
-    assert text.count(where) == 4
+    assert text.count(where) == 5
     assert "| a | 10.0 | 7 | 1,234 | 4.00 |" in text
+    assert "| a | 1 | 1 | 1 | 6 | 6 |" in text
     assert "### Avx512, batch 1, 1 thread" in text
     assert "* amx: not available here" in text
     assert text.count("64 c N_W / (c N_W + 64)") == 2
@@ -312,6 +372,8 @@ def test_a_busy_machine_is_reported():
     ("arguments", "message"),
     [
         (["--shape", "256-256-3x3-14x15"], "unknown shape '256-256-3x3-14x15': did you mean '256-256-3x3-14x14'"),
+        (["--network", "lenet_xnornet"], "unknown network 'lenet_xnornet': did you mean 'lenet5_xnornet'"),
+        (["--network", "lenet5_xnornet", "--side", "limit"], "unknown side 'limit'"),
         (["--side", "ort_flat"], "unknown side 'ort_flat': did you mean 'ort_float'"),
         (["--report", "none.json"], "none.json"),
     ],

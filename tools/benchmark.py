@@ -2,6 +2,7 @@
 
     python tools/benchmark.py                              shapes of real layers: batch 1 and 32, one and all threads
     python tools/benchmark.py --shape 256-256-3x3-14x14 --batch 1 --threads 1
+    python tools/benchmark.py --network nin_xnornet --network resnet18_bireal    whole networks, and their memory
     python tools/benchmark.py --kernels                    each instruction set forced, against the machine's limit
     python tools/benchmark.py --sweep channels             the paper's figure 4 b (kernel: c)
     python tools/benchmark.py --json FILE --plot FILE      keep the figures, draw them
@@ -22,15 +23,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from quantize.scheme import did_you_mean
 from quantize.table import format_table
-from tools.benchmarking import machine
+from tools.benchmarking import machine, tables
 from tools.benchmarking.cases import SHAPES, SWEEPS
 from tools.benchmarking.forced import measure_forced
 from tools.benchmarking.measure import measure
+from tools.benchmarking.memory import measure_memory
+from tools.benchmarking.networks import NetworkCase
 from tools.benchmarking.plots import plot
-from tools.benchmarking.registry import CONV_SIDES, OURS, PEERS
+from tools.benchmarking.registry import CONV_SIDES, NETWORK_SIDES, OURS, PEERS
 from tools.benchmarking.report import FOLDER, absent, group_tables, write_report
 from tools.benchmarking.result import Result
-from tools.benchmarking.sides import WrongNumbers
+from tools.benchmarking.sides import Side, WrongNumbers
 from tools.benchmarking.timing import Timer
 from training.console import progress
 
@@ -38,6 +41,7 @@ from training.console import progress
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = p.add_mutually_exclusive_group()
+    what.add_argument("--network", action="append", default=[], metavar="NAME", help="of models/, in a binary layout")
     what.add_argument("--sweep", choices=SWEEPS, help="over channels or filter sizes")
     what.add_argument("--kernels", action="store_true", help="each instruction set forced; one thread, batch 1")
     what.add_argument("--report", nargs="*", type=Path, metavar="FILE", help=f"only write the page, of {FOLDER.name}/")
@@ -68,22 +72,38 @@ def chosen(names: Sequence[str], known: dict, what: str) -> list:
 
 def run(flags: argparse.Namespace, argv: Sequence[str]) -> Result:
     """Measure what the flags ask for."""
-    kind = flags.sweep or ("kernels" if flags.kernels else "shapes")
+    kind = flags.sweep or ("kernels" if flags.kernels else "networks" if flags.network else "shapes")
+    cases = cases_of(flags)
     result = Result(kind, machine.describe(list(argv)), flags.rounds)
     if warning := machine.load_warning(result.environment["load"]):
         print(warning, file=sys.stderr)
-    cases = chosen(flags.shape, SHAPES, "shape") or list((SWEEPS[kind] if flags.sweep else SHAPES).values())
     if flags.kernels:
         measure_forced(result, [case.name for case in cases])
         return result
-    peers = ("ort_float", "torch_float") if flags.sweep else PEERS
-    sides = chosen(flags.side or (OURS, *peers), CONV_SIDES, "side")
+    sides = sides_of(flags)
     batches = flags.batch or ([1] if flags.sweep else [1, 32])
     threads = flags.threads or sorted({1} if flags.sweep else {1, result.environment["cores"]})
     runs = [(case, batch) for batch in batches for case in cases]
     rows = [measure(c, sides, batch, threads, Timer(flags.rounds)) for c, batch in progress(runs, len(runs), kind)]
     result.groups[""] = [row for part in rows for row in part]
+    if flags.network:
+        result.memory = [m for case, batch in runs if (m := measure_memory(case, batch))]
     return result
+
+
+def cases_of(flags: argparse.Namespace) -> list:
+    """What is computed."""
+    if flags.network:
+        return [NetworkCase(name) for name in flags.network]
+    return chosen(flags.shape, SHAPES, "shape") or list((SWEEPS[flags.sweep] if flags.sweep else SHAPES).values())
+
+
+def sides_of(flags: argparse.Namespace) -> list[Side]:
+    """Who computes it."""
+    if flags.network:
+        return chosen(flags.side or list(NETWORK_SIDES), NETWORK_SIDES, "side")
+    peers = ("ort_float", "torch_float") if flags.sweep else PEERS
+    return chosen(flags.side or (OURS, *peers), CONV_SIDES, "side")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -114,6 +134,9 @@ def show(result: Result) -> None:
     for group, rows in result.groups.items():
         for title, header, lines in group_tables(group, rows):
             print(f"\n{title}\n{format_table(header, lines, right=header[1:])}")
+    if result.memory:
+        header, lines = tables.memory(result.memory)
+        print(f"\nmemory\n{format_table(header, lines, right=header[1:])}")
     for line in absent(result):
         print(line)
 

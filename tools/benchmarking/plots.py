@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from .cases import SWEEPS, papers_speedup
 from .measure import Row
-from .registry import CONV_SIDES
+from .registry import TITLES
 from .result import Result
 from .tables import settings, with_setting
 
@@ -30,17 +30,13 @@ def plot(result: Result, path: Path) -> None:
     plt.close(figure)
 
 
-def title_of(side: str) -> str:
-    return CONV_SIDES[side].title
-
-
 def _lines(axes: Axes, kind: str, rows: list[Row]) -> None:
     cases = SWEEPS[kind]
     sizes = {name: getattr(case, "channels" if kind == "channels" else "kernel") for name, case in cases.items()}
     axes.plot(sizes.values(), [papers_speedup(c) for c in cases.values()], "k--", label="64 c N_W / (c N_W + 64)")
     for side in dict.fromkeys(row.side for row in rows if row.ratio):
         points = [(sizes[row.case], row.ratio) for row in rows if row.side == side and row.ratio]
-        axes.plot(*zip(*points, strict=True), "o-", label=f"measured, against {title_of(side)}")
+        axes.plot(*zip(*points, strict=True), "o-", label=f"measured, against {TITLES[side]}")
     if kind == "channels":
         axes.set_xscale("log", base=2)
     axes.set_xticks(list(sizes.values()), [str(size) for size in sizes.values()])
@@ -61,9 +57,9 @@ def _bars(axes: Axes, groups: dict[str, dict[str, float]]) -> None:
 def _ratios(axes: Axes, rows: list[Row]) -> None:
     rows = with_setting(rows, settings(rows)[0])
     sides = list(dict.fromkeys(row.side for row in rows if row.ratio))
-    _bars(axes, {title_of(s): {row.case: row.ratio for row in rows if row.side == s and row.ratio} for s in sides[1:]})
+    _bars(axes, {TITLES[s]: {row.case: row.ratio for row in rows if row.side == s and row.ratio} for s in sides[1:]})
     axes.axhline(1, color="k", linewidth=1)
-    axes.set_ylabel(f"times as long as {title_of(sides[0])}")
+    axes.set_ylabel(f"times as long as {TITLES[sides[0]]}")
 
 
 def _gmacs(axes: Axes, groups: dict[str, list[Row]]) -> None:

@@ -1,6 +1,7 @@
 """The sides that the command line knows, by name. Ratios are those to the first."""
 
 from .limit import build_limit, expected_ones
+from .networks import network_sides
 from .onnxruntime_sides import build_float, build_int8, expected_int8
 from .openvino_side import build_binary
 from .sides import Side, build_ours, build_torch_float
@@ -18,6 +19,9 @@ CONV_SIDES = {
         Side("limit", "xor + popcount + add limit", build_limit, expected_ones),
     )
 }
+
+NETWORK_SIDES = {side.name: side for side in network_sides(OURS)}
+TITLES = {name: side.title for name, side in {**CONV_SIDES, **NETWORK_SIDES}.items()}
 
 # What the command line compares where it is told no sides.
 PEERS = ("ort_float", "ort_int8", "torch_float", "openvino_binary")

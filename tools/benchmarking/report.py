@@ -5,7 +5,8 @@ from pathlib import Path
 
 from . import tables
 from .measure import Row
-from .plots import plot, title_of
+from .plots import plot
+from .registry import TITLES as SIDE_TITLES
 from .result import KINDS, Result, read_result
 
 READMES = Path(__file__).resolve().parents[2] / "READMEs"
@@ -35,6 +36,10 @@ NOTES = {
     "channels": "The dashed line is the paper's 64 c N_W / (c N_W + 64), with c channels and N_W filter positions. ",
     "kernel": "The dashed line is the paper's 64 c N_W / (c N_W + 64), with c channels and N_W filter positions. ",
 }
+MEMORY_NOTE = (
+    "Stored: all parameters, 1 bit a binary weight. Peak: how much the resident memory of a process grows when it "
+    "loads the network and runs it once, one thread.\n"
+)
 WHY = (
     "It counts a word of 64 products against 64 scalar multiplications, one a cycle each; in fact a float convolution "
     "does 16 or more multiply-adds an instruction, 64 bits take a third of an instruction each for xor, popcount and "
@@ -56,16 +61,12 @@ def setting_title(setting: tuple[int, int]) -> str:
     return f"batch {batch}, {threads} thread{'' if threads == 1 else 's'}"
 
 
-def titles(rows: Iterable[Row]) -> dict[str, str]:
-    return {row.side: title_of(row.side) for row in rows}
-
-
 def group_tables(group: str, rows: Sequence[Row]) -> list[tuple[str, list[str], list[list[str]]]]:
     """Title, header and lines of each table of a group, scaling last."""
     found = []
     for setting in tables.settings(rows):
         chosen = tables.with_setting(rows, setting)
-        found.append((", ".join(filter(None, (group, setting_title(setting)))), *tables.pivot(chosen, titles(chosen))))
+        found.append((", ".join(filter(None, (group, setting_title(setting)))), *tables.pivot(chosen, SIDE_TITLES)))
     batch = max(row.batch for row in rows)
     header, lines = tables.scaling(rows, batch)
     if lines:
@@ -81,6 +82,8 @@ def section(result: Result) -> list[str]:
     for group, rows in result.groups.items():
         for title, header, lines in group_tables(group, rows):
             parts += [f"### {title[0].upper()}{title[1:]}\n", tables.markdown(header, lines)]
+    if result.memory:
+        parts += [f"### Memory\n\n{MEMORY_NOTE}", tables.markdown(*tables.memory(result.memory))]
     return [part for part in [*parts, *(f"* {line}\n" for line in absent(result))] if part]
 
 

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from .measure import Row
 
@@ -61,6 +62,17 @@ def scaling(rows: Sequence[Row], batch: int) -> tuple[list[str], list[list[str]]
         pairs = [(times.get((case, side, 1)), times.get((case, side, most))) for side in sides]
         lines.append([case, *(f"{one / many:.2f}" if one and many else NOT_HERE for one, many in pairs)])
     return ["case", *sides], lines if most > 1 else []
+
+
+def memory(measured: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Kilobytes that networks take, see memory.py."""
+    kinds = ("float", "packed")
+    header = ["case", "batch", *(f"{what}, {kind} kB" for what in ("stored", "peak") for kind in kinds)]
+    lines = []
+    for m in measured:
+        sizes = [m[kind]["stored"] for kind in kinds] + [m[kind]["model"] + m[kind]["forward"] for kind in kinds]
+        lines.append([m["case"], str(m["batch"]), *(f"{size / 1000:,.0f}" for size in sizes)])
+    return header, lines
 
 
 def skipped(rows: Iterable[Row]) -> list[str]:

@@ -32,7 +32,7 @@ class Contestant:
 
 @dataclasses.dataclass(frozen=True)
 class Times:
-    """Seconds of each call, [round][call], and how many calls were interrupted by other processes."""
+    """Seconds of each call, [round][call], rounds may be empty, and how many calls other processes interrupted."""
 
     rounds: list[list[float]]
     interrupted: int = 0
@@ -51,7 +51,8 @@ class Times:
 
     def ratio(self, reference: "Times") -> float:
         """How many times as long as ``reference``: the median over the rounds, each round against itself."""
-        pairs = zip(self.rounds, reference.rounds, strict=True)
+        pairs = [(a, b) for a, b in zip(self.rounds, reference.rounds, strict=True) if a and b]
+        pairs = pairs or [(self.calls, reference.calls)]
         return statistics.median(statistics.median(a) / statistics.median(b) for a, b in pairs)
 
 
@@ -61,8 +62,8 @@ def interruptions() -> int:
 
 
 class Timer:
-    """Times contestants in turns. Calls that were interrupted do not count, where a turn has others: a busy machine
-    would lengthen long calls alone. The other arguments stand in for the system in tests.
+    """Times contestants in turns. Calls that were interrupted do not count, where a contestant has others: a busy
+    machine would lengthen long calls alone. The other arguments stand in for the system in tests.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class Timer:
             torch.set_num_threads(threads)
             if collecting:
                 gc.enable()
-        return [Times([calm or hit for calm, hit in turn], sum(len(hit) for _, hit in turn)) for turn in found]
+        return [_times(turns_of_one) for turns_of_one in found]
 
     def _call(self, contestant: Contestant) -> float:
         start = self._clock()
@@ -112,6 +113,13 @@ class Timer:
         if contestant.threads > 1:
             self._sleep(SETTLE_SECONDS)
         return calm, interrupted
+
+
+def _times(turns_of_one: Sequence[tuple[list[float], list[float]]]) -> Times:
+    """From the calm and the interrupted calls of each turn."""
+    any_calm = any(calm for calm, _ in turns_of_one)
+    rounds = [calm if any_calm else interrupted for calm, interrupted in turns_of_one]
+    return Times(rounds, sum(len(interrupted) for _, interrupted in turns_of_one))
 
 
 def turns(count: int, index: int) -> list[int]:

@@ -1,0 +1,164 @@
+"""Whole networks: converted to bits, and their float twins, with random weights."""
+
+import copy
+import dataclasses
+import functools
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import models
+import quantize
+
+from .onnxruntime_sides import session
+from .sides import Built, Side, optional_module
+
+CALIBRATION_BATCHES = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkProblem:
+    """A batch, the float network and the binary one in evaluation mode, and their answers."""
+
+    x: Tensor
+    float_model: nn.Module
+    binary_model: nn.Module
+    expected: Tensor
+    expected_binary: Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkCase:
+    """A network of models/ whose name ends in a scheme. Raises ValueError for another name."""
+
+    name: str
+
+    def __post_init__(self):
+        if self.spec.scheme is None:
+            raise ValueError(f"network {self.name!r} is a float one; name it with a scheme: {self.name}_xnornet")
+
+    @functools.cached_property
+    def spec(self) -> models.ModelSpec:
+        return models.resolve(self.name, tuple(quantize.list_schemes()))
+
+    @functools.cached_property
+    def networks(self) -> tuple[nn.Module, nn.Module]:
+        """The float network and the binary one, the same each time."""
+        torch.manual_seed(0)
+        x = torch.randn(8, *self.spec.input_size)
+        float_model = settle(models.create_model(self.name), x)
+        binary = quantize.prepare(float_model, self.spec.scheme, x, keep_float=self.spec.keep_float)
+        return float_model, settle(binary, x)
+
+    @functools.cached_property
+    def cost(self) -> quantize.Summary:
+        return quantize.summary(self.networks[1], self.batch(1))
+
+    def batch(self, size: int) -> Tensor:
+        return torch.randn(size, *self.spec.input_size, generator=torch.Generator().manual_seed(size))
+
+    def macs(self, batch: int) -> int:
+        return batch * (self.cost.macs + self.cost.binary_macs)
+
+    def problem(self, batch: int) -> NetworkProblem:
+        x = self.batch(batch)
+        with torch.inference_mode():
+            return NetworkProblem(x, *self.networks, *(network(x) for network in self.networks))
+
+
+def settle(model: nn.Module, x: Tensor) -> nn.Module:
+    """``model`` in evaluation mode, its batch norms with the statistics of ``x``: activations keep their size."""
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    with torch.no_grad():
+        model.train()(x)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    return model.eval()
+
+
+def _torch_run(model: nn.Module, x: Tensor) -> Built:
+    def run() -> Tensor:
+        with torch.inference_mode():
+            return model(x)
+
+    return Built(run)
+
+
+def build_converted(problem: NetworkProblem, threads: int) -> Built:
+    return _torch_run(quantize.convert(problem.binary_model, problem.x), problem.x)
+
+
+def build_torch_float(problem: NetworkProblem, threads: int) -> Built:
+    return _torch_run(copy.deepcopy(problem.float_model), problem.x)
+
+
+def _session_run(runtime_session: Any, x: Tensor) -> Built:
+    feed = {runtime_session.get_inputs()[0].name: x.numpy()}
+    return Built(lambda: runtime_session.run(None, feed)[0])
+
+
+def _exported(model: nn.Module, x: Tensor, folder: str, **options: Any) -> Path:
+    path = Path(folder) / "network.onnx"
+    quantize.export_onnx(model, path, x, check=False, **options)
+    return path
+
+
+def build_packed_onnx(problem: NetworkProblem, threads: int) -> Built:
+    """Our kernels inside onnxruntime."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = _exported(problem.binary_model, problem.x, folder)
+        return _session_run(quantize.ort_session(path, threads=threads), problem.x)
+
+
+def build_ort_float(problem: NetworkProblem, threads: int) -> Built:
+    with tempfile.TemporaryDirectory() as folder:
+        path = _exported(problem.float_model, problem.x, folder, format="standard")
+        return _session_run(session(path.read_bytes(), threads), problem.x)
+
+
+class _Batches:
+    """onnxruntime's calibration data reader, over random batches."""
+
+    def __init__(self, x: Tensor, name: str):
+        generator = torch.Generator().manual_seed(1)
+        batches = (torch.randn(x.shape, generator=generator) for _ in range(CALIBRATION_BATCHES))
+        self._feeds = iter([{name: batch.numpy()} for batch in batches])
+
+    def get_next(self) -> dict[str, Any] | None:
+        return next(self._feeds, None)
+
+
+def build_ort_int8(problem: NetworkProblem, threads: int) -> Built:
+    """The float twin after onnxruntime's own static quantization, u8 activations by s8 weights."""
+    quantization = optional_module("onnxruntime.quantization")
+    with tempfile.TemporaryDirectory() as folder:
+        path = _exported(problem.float_model, problem.x, folder, format="standard")
+        folded, quantized = path.with_suffix(".folded.onnx"), path.with_suffix(".int8.onnx")
+        quantization.quant_pre_process(path, folded)  # batch norm into convolutions
+        quantization.quantize_static(
+            folded, quantized, _Batches(problem.x, "input"),
+            activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
+        )  # fmt: skip
+        return _session_run(session(quantized.read_bytes(), threads), problem.x)
+
+
+def expected_binary(problem: NetworkProblem) -> Tensor:
+    return problem.expected_binary
+
+
+def network_sides(ours: str) -> Sequence[Side]:
+    """All of them, ours first. int8 is another network: of it only nonsense is noticed."""
+    return (
+        Side(ours, "xnorkit", build_converted, expected_binary, tolerance=1e-4),
+        Side("xnorkit_onnx", "xnorkit in onnxruntime", build_packed_onnx, expected_binary, tolerance=1e-4),
+        Side("ort_float", "onnxruntime float", build_ort_float, tolerance=1e-3),
+        Side("ort_int8", "onnxruntime int8", build_ort_int8, tolerance=0.5),
+        Side("torch_float", "torch float", build_torch_float, tolerance=1e-4),
+    )
