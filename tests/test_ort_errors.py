@@ -198,6 +198,8 @@ def pool_model(turn=None, **attributes) -> onnx.ModelProto:
         ({"dilations": [HUGE, 1]}, f"a dilation is {HUGE}"),
         ({"pads": [0, 0, 0, -1]}, "a size of pads is -1"),
         ({"pads": [0, 0]}, "'pads' has 2 values; it must have 4"),
+        ({"pads": [2, 0, 0, 0]}, "a padding is 2; it must be less than the 2 that a window spans"),
+        ({"pads": [0, 0, 0, 2**31], "dilations": [1, 4]}, "less than the 5 that a window spans"),
         ({"ceil_mode": [1]}, "'ceil_mode' is missing or is not an integer"),
         ({"turn": torch.ones(1)}, "turn has 1 channel"),
         ({"turn": torch.zeros(4)}, "'turn' has a value of 0"),
@@ -243,8 +245,8 @@ def test_a_wrong_input_of_the_max_pool():
 
 
 def test_a_window_in_the_padding():
-    one = session(pool_model(pads=[2, 0, 0, 0]))
-    assert "lies in the padding" in failure(one, torch.randn(1, 4, 6, 6))
+    one = session(pool_model(pads=[2, 0, 2, 0], dilations=[4, 1]))
+    assert "window 0 of the output height lies in the padding" in failure(one, torch.randn(1, 4, 2, 6))
 
 
 @pytest.mark.parametrize("channels", [2, 3, 64, 65])

@@ -17,6 +17,15 @@ int64_t extent(const char* name, int64_t size, int64_t kernel, int64_t stride, i
   return (count - 1) * stride >= size + before ? count - 1 : count;
 }
 
+// A padding of a whole window would make windows without a value.
+void check_padding(int64_t before, int64_t after, int64_t kernel, int64_t dilation) {
+  const int64_t span = checked_product("dilation * (kernel - 1)", {dilation, kernel - 1}) + 1;
+  for (int64_t pad : {before, after})
+    if (pad >= span)
+      fail(XK_INVALID_ARGUMENT, "a padding is %" PRId64 "; it must be less than the %" PRId64 " that a window spans", pad,
+           span);
+}
+
 }  // namespace
 
 PoolKernel::PoolKernel(const Api& api, const OrtKernelInfo* info) : api_(api) {
@@ -36,6 +45,8 @@ PoolKernel::PoolKernel(const Api& api, const OrtKernelInfo* info) : api_(api) {
   shape_.stride_h = strides[0], shape_.stride_w = strides[1];
   shape_.dilation_h = dilations[0], shape_.dilation_w = dilations[1];
   shape_.pad_top = pads[0], shape_.pad_left = pads[1], shape_.pad_bottom = pads[2], shape_.pad_right = pads[3];
+  check_padding(pads[0], pads[2], kernel[0], dilations[0]);
+  check_padding(pads[1], pads[3], kernel[1], dilations[1]);
 }
 
 xk_pool_shape PoolKernel::shape_for(const Tensor& x) const {
@@ -53,13 +64,11 @@ xk_pool_shape PoolKernel::shape_for(const Tensor& x) const {
 void PoolKernel::compute(OrtKernelContext* context) const {
   Call call(api_, context);
   const Tensor x = call.input(0, "x");
-  xk_pool_shape shape = shape_for(x);
-  const bool empty = shape.batch == 0;
-  shape.batch += empty;  // the sizes are checked for one image then
-  size_t words = 0;
-  check_call(xk_max_pool_size(&shape, &words));
-  const Tensor y = call.output({x.dims[0], shape.channels, shape.out_height, shape.out_width});
-  if (empty) return;
+  const xk_pool_shape shape = shape_for(x);
+  // Before anything that takes as long as the output is large: a damaged file may ask for terabytes, and gets none.
+  checked_product("the size of the output", {shape.batch, shape.channels, shape.out_height, shape.out_width, 4});
+  const Tensor y = call.output({shape.batch, shape.channels, shape.out_height, shape.out_width});
+  if (shape.batch == 0) return;
   const xk_parallel parallel = call.parallel();
   call.finish(xk_max_pool(&shape, bits_in(x, "x"), flip_.data(), bits_to_write(y), &parallel));
   mark_as_bits(y);

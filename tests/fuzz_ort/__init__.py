@@ -1,0 +1,1 @@
+"""A fuzz test of the library in onnxruntime: see __main__."""

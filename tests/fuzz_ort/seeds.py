@@ -1,0 +1,68 @@
+"""The valid files that are damaged: small networks of all kinds of nodes, with their function bodies."""
+
+import pickle
+from pathlib import Path
+
+import onnx
+import torch
+from onnx import helper
+from ort_models import Net, random_conv
+
+from quantize.export.functions import function
+
+POOL = {"kernel_shape": [2, 2], "strides": [2, 2], "pads": [0, 1, 1, 0], "dilations": [1, 1], "ceil_mode": 1}
+
+
+def _conv(operator: str, filters, seed: int, **options):
+    return random_conv(operator, filters, torch.Generator().manual_seed(seed), **options)
+
+
+def _finish(net: Net, y: str) -> onnx.ModelProto:
+    net.nodes.append(helper.make_node("GlobalAveragePool", [y], ["mean"], "mean"))
+    net.nodes.append(helper.make_node("Flatten", ["mean"], ["logits"], "flatten"))
+    names = sorted({node.op_type for node in net.nodes if node.domain == "xnorkit"})
+    return net.model("logits", [function(name) for name in names])
+
+
+def one_layer() -> onnx.ModelProto:
+    net = Net(6)
+    conv = _conv("BinaryConvRelu", (8, 6, 3, 3), 0, pads=(1, 1, 1, 1))
+    return _finish(net, net.conv("BinaryConvRelu", "x", conv))
+
+
+def scaled() -> onnx.ModelProto:
+    net = Net(6)
+    conv = _conv("BinaryConvScaledShuffle", (12, 3, 3, 3), 1, group=2, strides=(2, 1), pads=(1, 1, 1, 1), shuffle=4)
+    return _finish(net, net.conv("BinaryConvScaledShuffle", "x", conv))
+
+
+def chain() -> onnx.ModelProto:
+    """Bits from node to node: two convolutions, a max pooling, two ends."""
+    net = Net(6)
+    first = _conv("BinaryConvToBits", (70, 6, 3, 3), 2, pads=(1, 1, 1, 1))
+    second = _conv("BinaryConvFromBitsToBitsShuffle", (64, 35, 3, 3), 3, group=2, dilations=(2, 2), shuffle=8)
+    third = _conv("BinaryConvFromBitsRelu", (5, 64, 1, 2), 4)
+    bits = net.conv("BinaryConvToBits", "x", first)
+    bits = net.node("BinaryMaxPool", bits, {"turn": first.inputs["output_turn"]}, POOL)
+    bits = net.conv("BinaryConvFromBitsToBitsShuffle", bits, second)
+    return _finish(net, net.conv("BinaryConvFromBitsRelu", bits, third))
+
+
+# name: how it is built, and the shapes that it is fed
+SEEDS = {
+    "one_layer": (one_layer, {"x": (2, 6, 7, 8)}),
+    "scaled": (scaled, {"x": (2, 6, 7, 8), "input_scale": (2, 2, 4, 8)}),
+    "chain": (chain, {"x": (2, 6, 12, 13)}),
+}
+
+
+def write_seeds(directory: Path) -> dict[str, bytes]:
+    """The valid files, by name; the worker reads them, and their inputs, from `directory`."""
+    generator = torch.Generator().manual_seed(0)
+    models = {name: build().SerializeToString() for name, (build, _) in SEEDS.items()}
+    inputs = {
+        name: {key: torch.randn(shape, generator=generator).numpy() for key, shape in shapes.items()}
+        for name, (_, shapes) in SEEDS.items()
+    }
+    (directory / "models.pickle").write_bytes(pickle.dumps((models, inputs)))
+    return models
