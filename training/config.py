@@ -43,6 +43,7 @@ class TrainConfig:
     label_smoothing: float = 0.0
     mixup: float = 0.0
     random_erasing: float = 0.0
+    dropout: float | None = None
     stage1_epochs: int = 0
     teacher: str | None = None
     distill_weight: float = 1.0
@@ -124,6 +125,8 @@ def _check_numbers(config: TrainConfig) -> None:
             raise ValueError(f"{flag_name(field)} is {getattr(config, field)}; it must lie between 0 and 1")
     if not 0 <= config.ema < 1:
         raise ValueError(f"--ema is {config.ema}; it must be at least 0 and below 1, mostly 0.99 to 0.9999")
+    if config.dropout is not None and not 0 <= config.dropout < 1:
+        raise ValueError(f"--dropout is {config.dropout}; it must be at least 0 and below 1")
     if not 0 < config.lr < math.inf:
         raise ValueError(f"--lr is {config.lr}; it must be positive, and finite")
     if config.img_size is not None and config.img_size < 1:

@@ -112,6 +112,7 @@ def _add_recipe_flags(group) -> None:
     group.add_argument("--label-smoothing", type=float, metavar="SHARE")
     group.add_argument("--mixup", type=float, metavar="ALPHA", help="of the Beta distribution; 0: none")
     group.add_argument("--random-erasing", type=float, metavar="P", help="probability of an image")
+    group.add_argument("--dropout", type=float, metavar="SHARE", help="of dropout layers; default: the network's own")
     group.add_argument(
         "--stage1-epochs",
         type=epochs_or_share,

@@ -17,6 +17,7 @@ from .config import TrainConfig, whole_epochs
 from .data import Data, load_data
 from .device import select_device, set_deterministic
 from .distillation import load_teacher
+from .dropout import set_dropout
 from .ema import WeightAverage
 from .mixing import Mixing
 from .model import build_model, rebuild
@@ -122,6 +123,8 @@ def setup(config: TrainConfig) -> Session:
     # Before the model, whose seed makes it the same with a teacher and without.
     teacher = None if config.teacher is None else load_teacher(config.teacher, data, device)
     model, plan = _new_model(config, data) if checkpoint is None else _saved_model(config, data, checkpoint)
+    if config.dropout is not None:
+        set_dropout(model, config.dropout)
     epoch = 0 if checkpoint is None else checkpoint["epoch"]
     session = Session(config, device, data, model.to(device), plan, teacher, run_dir, epoch)
     if checkpoint is not None:
