@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import Node
+from torch.autograd.graph import Node, saved_tensors_hooks
 from torch.utils._pytree import tree_leaves, tree_map
 
 from .threshold import channel_sums, constant_sign
@@ -105,7 +105,8 @@ class _Run:
         handles = [layer.register_forward_pre_hook(self._before, with_kwargs=True) for layer in self.layers]
         handles += [layer.register_forward_hook(self._after) for layer in self.layers]
         try:
-            with torch.enable_grad():
+            # The graph is read, never run backward: what its nodes would save is let go.
+            with torch.enable_grad(), saved_tensors_hooks(lambda _: None, lambda _: None):
                 result = run(self.model, tracked)
         finally:
             for handle in handles:

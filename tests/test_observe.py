@@ -1,6 +1,7 @@
 """observe(): order, first and last layers, input statistics, and a model that is left as it was."""
 
 import dataclasses
+import weakref
 
 import pytest
 import torch
@@ -124,6 +125,22 @@ def test_the_heads_of_a_dataclass_are_outputs():
 
     _, _, _, last = observation(Heads(), (torch.randn(2, 3), torch.randn(2, 5)))
     assert last == {"classes", "boxes"}
+
+
+def test_activations_are_not_kept_for_a_backward_pass():
+    class Watched(Backwards):
+        def forward(self, x):
+            x = self.stem(x).exp()  # its result is its derivative
+            seen = weakref.ref(x)
+            x = self.head(self.middle(x))
+            self.kept = seen() is not None
+            return x
+
+    model = Watched()
+    observation(model, torch.randn(5, 3))
+    assert not model.kept
+    model(torch.randn(5, 3))
+    assert model.kept
 
 
 def test_token_ids_fall_back_to_the_order_of_execution():
