@@ -64,6 +64,26 @@ def test_a_model_that_depends_on_the_size_of_the_batch(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+class Untranslatable(nn.Module):
+    def forward(self, x):
+        return torch.special.bessel_j0(x)  # ONNX has no such operator
+
+
+class DependsOnValues(nn.Module):
+    def forward(self, x):
+        return 2 * x if x.sum() > 0 else x
+
+
+@pytest.mark.parametrize("module", [Untranslatable(), DependsOnValues()], ids=lambda m: type(m).__name__)
+def test_what_cannot_be_traced_is_named(module, tmp_path):
+    layers = [nn.Linear(4, 4), nn.Linear(4, 4), nn.Sequential(nn.ReLU(), module), nn.Linear(4, 4)]
+    binary = quantize.prepare(nn.Sequential(*layers), "xnor", torch.randn(2, 4))
+    with pytest.raises(RuntimeError, match=r"cannot trace the model with a dynamic batch: in '2.1': \w+") as caught:
+        export_onnx(binary, tmp_path / "net.onnx", torch.randn(2, 4))
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_model_without_outputs(tmp_path):
     class Silent(nn.Module):
         def forward(self, x):

@@ -17,6 +17,8 @@ from torch.utils._pytree import tree_map
 from ..layers import BinaryLayer
 from ..observe import call_arguments
 from ..packed import PackedLayer
+from .attention import AttentionOfAnyRank
+from .failure import failure
 
 OPSET = 21
 
@@ -62,11 +64,10 @@ def _export(model: nn.Module, batch: Any) -> ir.Model:
     dynamic = tree_map(lambda _: {0: torch.export.Dim("batch")}, kwargs or args)
     options = {"dynamo": True, "optimize": False, "verbose": False, "opset_version": OPSET}
     try:
-        with _quiet():
+        with _quiet(), AttentionOfAnyRank():
             program = torch.onnx.export(model, args, kwargs=kwargs, dynamic_shapes=dynamic, **options).model
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise RuntimeError(f"PyTorch cannot trace the model with a dynamic batch: {reason}") from error
+        raise RuntimeError(f"PyTorch cannot trace the model with a dynamic batch: {failure(error, model)}") from error
     for value in program.graph.inputs:
         if isinstance(value.shape[0], int):
             raise RuntimeError(
