@@ -16,6 +16,8 @@ from .geometry import ConvGeometry, Epilogue, Layout, Output, PoolGeometry
 
 _LAYOUTS = {"nchw": 0, "nhwc": 1}
 _OUTPUTS = {"float32": 0, "int32": 1, "bits": 2}
+_PLAIN = Epilogue()
+_AT_ZERO = library.Binarize(None, None)
 
 
 def is_available() -> bool:
@@ -65,6 +67,8 @@ def _address(name: str, tensor: Tensor | None, dtype: torch.dtype, shape: tuple[
 
 def _input_address(x: Tensor) -> tuple[int, int]:
     """Address and layout of floats (N, C, H, W)."""
+    if x.dtype is torch.float32 and x.is_cpu and x.dim() == 4 and x.is_contiguous():
+        return x.data_ptr(), _LAYOUTS["nchw"]
     if x.dim() != 4:
         raise ValueError(f"x has shape {tuple(x.shape)}; it must be (N, C, H, W)")
     layout = "nchw"
@@ -82,6 +86,8 @@ def _words_address(words: Tensor, channels: int) -> tuple[int, tuple[int, int, i
 
 
 def _binarize(threshold: Tensor | None, flip: Tensor | None, channels: int) -> library.Binarize:
+    if threshold is None and flip is None:
+        return _AT_ZERO
     return library.Binarize(
         _address("threshold", threshold, torch.float32, (channels,)), _address("flip", flip, torch.bool, (channels,))
     )
@@ -152,6 +158,8 @@ def _check_choice(name: str, value: str, valid: dict[str, int]) -> int:
 
 def _empty_output(out_channels: int, sizes: tuple[int, int, int], output: Output, layout: Layout) -> Tensor:
     batch, height, width = sizes
+    if output == "float32" and layout == "nchw":
+        return torch.empty((batch, out_channels, height, width), dtype=torch.float32)
     if output == "bits":
         return torch.empty((batch, height, width, packing.words_for(out_channels)), dtype=torch.int64)
     memory_format = torch.channels_last if layout == "nhwc" else torch.contiguous_format
@@ -171,7 +179,7 @@ def _convolve(
 ) -> Tensor:
     """Calls ``function`` with the shape, ``source`` (its input), and what all convolutions have in common."""
     kind, order = _check_choice("output", output, _OUTPUTS), _check_choice("layout", layout, _LAYOUTS)
-    e, channels = epilogue or Epilogue(), geometry.out_channels
+    e, channels = epilogue or _PLAIN, geometry.out_channels
     shape, out = _checked_shape(geometry, *sizes)
     finish = library.Epilogue(
         _address("scale", e.scale, torch.float32, (channels,)),
@@ -180,10 +188,11 @@ def _convolve(
         e.relu,
     )
     binarize = _binarize(e.threshold, e.flip, channels)
-    prepared = _address("weights", weights, torch.uint8, (weights.numel(),))
+    count = weights.numel()
+    prepared = _address("weights", weights, torch.uint8, (count,))
     result = _empty_output(channels, out, output, layout)
     target = library.Output(result.data_ptr(), kind, order, binarize, e.shuffle)
-    common = (prepared, weights.numel(), ctypes.byref(finish), ctypes.byref(target), library.parallel())
+    common = (prepared, count, ctypes.byref(finish), ctypes.byref(target), library.parallel())
     library.call(function, ctypes.byref(shape), *source, *common)
     return result
 

@@ -1,7 +1,7 @@
 """What a binary convolution is told besides its tensors: the same for every backend."""
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
@@ -53,8 +53,7 @@ class PoolGeometry:
     output: tuple[int, int]
 
 
-@dataclass(frozen=True)
-class Epilogue:
+class Epilogue(NamedTuple):
     """``relu(sum * scale[c] * input_scale[n, group, pixel] + bias[c])``; each part may be left out.
 
     ``threshold`` and ``flip``, one a channel, belong to bits: a bit is ``y >= threshold``, or
@@ -68,9 +67,9 @@ class Epilogue:
     bias: Tensor | None = None
     input_scale: Tensor | None = None
     relu: bool = False
-    threshold: Tensor | None = field(default=None, kw_only=True)
-    flip: Tensor | None = field(default=None, kw_only=True)
-    shuffle: int = field(default=1, kw_only=True)
+    threshold: Tensor | None = None
+    flip: Tensor | None = None
+    shuffle: int = 1
 
     @property
     def is_empty(self) -> bool:
