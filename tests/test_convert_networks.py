@@ -15,9 +15,7 @@ import quantize
 from quantize.packed import PackedLayer
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-# The others of these families have no layer that these have not, and 20 to 140 million weights.
-LARGE = ("resnet34", "resnet50_imagenet", "vgg11_", "vgg13_")
-BINARY = [name for name in models.list_models() if models.resolve(name).scheme and not name.startswith(LARGE)]
+BINARY = [name for name in models.list_models() if models.resolve(name).scheme]
 
 
 def agreeing_rows(found: torch.Tensor, expected: torch.Tensor) -> int:
