@@ -12,19 +12,32 @@ A checkpoint is a dict of tensors and plain Python values, so that ``torch.load(
                    stages acc1 is that of float weights, and best_acc1 None
 ``optimizer, scheduler, rng``   what the next epoch needs
 ``versions``       of torch and xnorkit
+
+A packed file, which tools/convert.py writes, has ``packed`` in the place of ``model``, the state_dict of what
+:func:`quantize.convert` made of it, and nothing that only training needs: see :mod:`training.packed`.
 """
 
 import contextlib
 import os
 import pickle
 import random
+import struct
+import zipfile
+import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
 FORMAT = 1
+PACKED = "packed"  # the entry that makes a file a packed one
 BEST, LAST = "best.pt", "last.pt"
+
+# What torch and zipfile raise for files that are none of theirs, or were one.
+_UNREADABLE = (
+    RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError,
+    pickle.UnpicklingError, struct.error, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 def save_checkpoint(path: Path, contents: dict[str, Any]) -> None:
@@ -56,19 +69,41 @@ def find_checkpoint(path: str | Path, default: str = LAST) -> Path:
 
 
 def read_file(path: Path) -> Any:
-    """What a ``.pt`` file holds, on the CPU. Raises ValueError for a truncated or foreign file."""
+    """What a ``.pt`` file holds, on the CPU. Raises ValueError for a truncated, damaged or foreign file."""
     with path.open("rb") as file:  # a file that may not be read is another matter
         try:
+            _check_sums(file)
             return torch.load(file, map_location="cpu", weights_only=True)
-        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
+        except _UNREADABLE as error:
             raise ValueError(
-                f"{str(path)!r} is not a complete checkpoint of plain tensors: it is cut short, or holds other "
-                f"objects (a whole model instead of its state_dict); use another one, such as {BEST} of the same run"
+                f"{str(path)!r} is not a complete checkpoint of plain tensors: it is damaged or cut short, or holds "
+                f"other objects (a whole model instead of its state_dict); use another one, such as {BEST} of the "
+                "same run"
             ) from error
 
 
+def _check_sums(file: BinaryIO) -> None:
+    """Raises BadZipFile where a part of the file has not its check sum, which torch writes and does not read."""
+    if zipfile.is_zipfile(file):
+        damaged = zipfile.ZipFile(file).testzip()
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"{damaged!r} is damaged")
+    file.seek(0)
+
+
 def read_checkpoint(path: str | Path, default: str = LAST) -> dict[str, Any]:
-    """A checkpoint of this trainer. Raises FileNotFoundError or ValueError, in one sentence."""
+    """A checkpoint that training can go on from. Raises FileNotFoundError or ValueError, in one sentence."""
+    contents = read_trained(path, default)
+    if PACKED in contents:
+        raise ValueError(
+            f"{str(path)!r} is packed: it holds bits, which cannot be trained or changed; "
+            "give the checkpoint that it was made from"
+        )
+    return contents
+
+
+def read_trained(path: str | Path, default: str = BEST) -> dict[str, Any]:
+    """A checkpoint or a packed file. Raises FileNotFoundError or ValueError, in one sentence."""
     file = find_checkpoint(path, default)
     contents = read_file(file)
     if not isinstance(contents, dict) or "format" not in contents:

@@ -8,7 +8,7 @@ from torch import nn
 
 import quantize
 
-from .checkpoint import BEST, find_checkpoint, read_checkpoint
+from .checkpoint import BEST, find_checkpoint, read_checkpoint, read_trained
 from .config import TrainConfig
 from .console import complexity_lines, say
 from .data import Data, load_data
@@ -43,14 +43,14 @@ class Trained(NamedTuple):
     config: TrainConfig
 
 
-def open_checkpoint(file: Path, flags: dict[str, Any], test_only: bool = False) -> Trained:
+def open_checkpoint(file: Path, flags: dict[str, Any], test_only: bool = False, packed: bool = False) -> Trained:
     """The model of a checkpoint and its data: the set it was trained on, unless the flags name another.
 
-    With ``test_only`` the training images are left alone.
+    With ``test_only`` the training images are left alone; with ``packed`` the file may be a packed one.
 
     Raises ValueError or OSError, in one sentence, where they do not fit.
     """
-    saved = read_checkpoint(file)["config"]
+    saved = (read_trained if packed else read_checkpoint)(file)["config"]
     refuse_contradictions(str(file), saved, {name: flags[name] for name in MODEL_FLAGS if name in flags})
     config = TrainConfig.create(**{**saved, **flags})
     device = select_device(config.gpu)
@@ -72,7 +72,7 @@ def evaluate_checkpoint(flags: dict[str, Any]) -> Metrics:
     if path is None:
         raise ValueError("--evaluate names no checkpoint; write --evaluate CHECKPOINT")
     file = find_checkpoint(path, BEST)
-    model, info, data, config = open_checkpoint(file, flags, test_only=True)
+    model, info, data, config = open_checkpoint(file, flags, test_only=True, packed=True)
     images, _ = next(iter(data.test))
     say(*complexity_lines(quantize.summary(model, images[:1])))
     result = evaluate(model, data.test, LOSSES[config.loss])

@@ -12,7 +12,7 @@ import quantize
 from models.registry import TIMM_PREFIX
 from quantize.layers import FLOAT_CLASSES
 
-from .checkpoint import BEST, find_checkpoint, read_checkpoint, read_file
+from .checkpoint import BEST, PACKED, find_checkpoint, read_file, read_trained
 from .config import TrainConfig
 from .data import Normalization
 from .defaults import resolve
@@ -81,6 +81,10 @@ def read_weights(path: str) -> dict[str, Tensor]:
     """
     file = find_checkpoint(path, BEST)
     contents = read_file(file)
+    if isinstance(contents, dict) and PACKED in contents:
+        raise ValueError(
+            f"{str(file)!r} is packed: it holds bits instead of weights; give the checkpoint it is made from"
+        )
     if isinstance(contents, dict):
         contents = contents.get("model", contents.get("state_dict", contents))
     if not isinstance(contents, dict) or not all(isinstance(value, Tensor) for value in contents.values()):
@@ -136,6 +140,7 @@ class ModelInfo:
         input_size: (channels, height, width).
         normalization: of the pixels.
         acc1: test accuracy in percent, at ``epoch``.
+        packed: the model holds bits, from a packed file.
     """
 
     path: Path
@@ -147,29 +152,54 @@ class ModelInfo:
     epoch: int
     acc1: float
     config: dict[str, Any]
+    packed: bool = False
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[nn.Module, ModelInfo]:
-    """The trained model of a checkpoint, or of a run directory's best one, in evaluation mode.
+    """The trained model of a checkpoint, of a run directory's best one, or of a packed file, in evaluation mode.
 
-    Raises FileNotFoundError or ValueError, in one sentence, for a missing, truncated or foreign file.
+    That of a packed file holds bits, as :func:`quantize.convert` makes them.
+
+    Raises FileNotFoundError or ValueError, in one sentence, for a missing, damaged or foreign file.
     """
     file = find_checkpoint(path, BEST)
-    checkpoint = read_checkpoint(file)
+    checkpoint = read_trained(file)
     return rebuild(checkpoint, str(file)).to(device).eval(), model_info(checkpoint, file)
 
 
 def rebuild(checkpoint: dict[str, Any], path: str) -> nn.Module:
-    """The model of a checkpoint, on the CPU, with its weights."""
+    """The model of a checkpoint or packed file, on the CPU, with its weights."""
     model = create_float(checkpoint["arch"], len(checkpoint["classes"]), checkpoint["input_size"][0])
     if checkpoint["plan"] is not None:
         model = quantize.apply_plan(model, quantize.Plan.from_list(checkpoint["plan"]), inplace=True)
+    if PACKED in checkpoint:
+        return _load_packed(model, checkpoint, path)
     load_weights(model, checkpoint["model"], path)
     return model
+
+
+def _load_packed(model: nn.Module, contents: dict[str, Any], path: str) -> nn.Module:
+    """The packed form of ``model`` with the bits of a packed file. Raises ValueError where they are another's."""
+    packed = quantize.convert(model, example_images(contents))
+    try:
+        packed.load_state_dict(contents[PACKED])
+    except RuntimeError as error:
+        problem = str(error).partition("\n")[2].strip().partition("\n")[0].rstrip(".")
+        raise ValueError(
+            f"{str(path)!r} does not fit the network that it names, {contents['arch']!r} ({problem}); "
+            "write it again with tools/convert.py and this version of xnorkit"
+        ) from error
+    return packed
+
+
+def example_images(contents: dict[str, Any]) -> Tensor:
+    """What a checkpoint's model is called with, (1, C, H, W): all zeros."""
+    return torch.zeros(1, *contents["input_size"])
 
 
 def model_info(checkpoint: dict[str, Any], path: Path) -> ModelInfo:
     """The facts of a checkpoint that :func:`rebuild` leaves out."""
     normalization = Normalization(*(tuple(checkpoint["normalization"][key]) for key in ("mean", "std")))
     plain = {key: checkpoint[key] for key in ("arch", "scheme", "classes", "epoch", "acc1", "config")}
-    return ModelInfo(path=path, input_size=tuple(checkpoint["input_size"]), normalization=normalization, **plain)
+    size, packed = tuple(checkpoint["input_size"]), PACKED in checkpoint
+    return ModelInfo(path=path, input_size=size, normalization=normalization, packed=packed, **plain)

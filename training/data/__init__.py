@@ -26,6 +26,7 @@ __all__ = [
     "derive_seed",
     "get_augmentation",
     "get_dataset",
+    "get_preset",
     "load_data",
 ]
 
