@@ -8,10 +8,14 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
+from shipped_files import prepared, write_checkpoint
 
 pytest.importorskip("cv2")
 
 import models
+from quantize import kernels
+from tools import convert
+from tools.moving_objects import classify_speed
 from tools.moving_objects.classify import CLASSES, load_classifier
 from tools.moving_objects.regions import Box
 from training.checkpoint import save_checkpoint
@@ -119,6 +123,24 @@ def test_checkpoint_sees_the_region_in_grey(checkpoint, picture):
     assert label.score == pytest.approx(float(probabilities.max()), rel=1e-4)
 
 
+def test_binary_layers_of_a_checkpoint_compute_with_bits(tmp_path, picture, monkeypatch):
+    model, plan = prepared("lenet5_xnornet", torch.randn(8, 1, 28, 28))
+    path = write_checkpoint(tmp_path / "best.pt", "lenet5_xnornet", model, plan, (1, 28, 28), "mnist")
+    assert convert.main([str(path)]) == 0
+    calls, compute = [], kernels.conv2d_float
+    monkeypatch.setattr(kernels, "conv2d_float", lambda *args: calls.append(args) or compute(*args))
+    for name in ("best.pt", "packed.pt"):
+        classifier = load_classifier(str(tmp_path / name))
+        calls.clear()
+        labels = classifier(picture, BOXES)
+        assert len(calls) == 2
+        batch = torch.from_numpy(classifier.preparation.batch(picture, BOXES))
+        with torch.inference_mode():
+            probabilities = model.eval()(batch).softmax(1)
+        assert [label.name for label in labels] == [str(i) for i in probabilities.argmax(1).tolist()]
+        assert [label.score for label in labels] == pytest.approx(probabilities.amax(1).tolist(), rel=1e-4)
+
+
 def test_known_classes_replace_those_of_a_checkpoint(checkpoint):
     assert load_classifier(checkpoint[1], "mnist").classes == list("0123456789")
 
@@ -162,3 +184,22 @@ def test_torchvision_weights_out_of_reach(tmp_path, monkeypatch):
 def test_unknown_classifiers(name, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         load_classifier(name)
+
+
+def test_speed_of_classifiers(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(classify_speed, "CALLS", 3)
+    path = write_mean_colour(tmp_path / "net.onnx", classes=list("abc"), input_normalization={"mean": MEAN, "std": STD})
+    assert classify_speed.main([path, "--regions", "2"]) == 0
+    name, clock, processor = capsys.readouterr().out.splitlines()[-1].split()
+    assert name == path
+    assert float(clock) > 0
+    assert float(processor) >= 0
+    assert classify_speed.main(["nowhere"]) == 2
+    assert "unknown classifier 'nowhere'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("count", [1, 2, 8, 40])
+def test_regions_lie_in_the_picture(count):
+    found = classify_speed.squares(count)
+    assert len(found) == count
+    assert all(0 <= box.x1 < box.x2 <= 352 and 0 <= box.y1 < box.y2 <= 288 for box in found)

@@ -1,6 +1,5 @@
 """What the regions show: one batch a picture through a checkpoint, an ONNX file or a network of torchvision's."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -79,7 +78,7 @@ def load_classifier(name: str, dataset_classes: str | None = None, threads: int 
     """What ``--classifier`` names.
 
     Args:
-        name: ``torchvision:NAME``, an ``.onnx`` file, or a checkpoint or run directory of the trainer.
+        name: ``torchvision:NAME``, an ``.onnx`` file, or a checkpoint, packed file or run directory of the trainer.
         dataset_classes: the set, of :data:`CLASSES`, whose class names and normalization replace the file's own.
         threads: of PyTorch or onnxruntime; None is their choice.
 
@@ -87,10 +86,8 @@ def load_classifier(name: str, dataset_classes: str | None = None, threads: int 
     """
     if name.startswith(TORCHVISION):
         classifier = from_torchvision(name.removeprefix(TORCHVISION), threads)
-    elif name.endswith(".onnx"):
-        classifier = from_onnx(name, dataset_classes, threads)
     else:
-        classifier = from_checkpoint(name, threads)
+        classifier = from_file(name, dataset_classes, threads)
     if dataset_classes is not None:
         names = CLASSES[dataset_classes]
         if len(names) != len(classifier.classes):
@@ -102,16 +99,33 @@ def load_classifier(name: str, dataset_classes: str | None = None, threads: int 
     return classifier
 
 
-def from_checkpoint(path: str, threads: int | None = None) -> Classifier:
-    """A checkpoint of the trainer. Raises FileNotFoundError or ValueError for a missing or foreign file."""
-    from training.model import load_model
+def from_file(path: str, dataset: str | None = None, threads: int | None = None) -> Classifier:
+    """A checkpoint, packed or not, whose binary layers compute with bits, or an ONNX file.
 
-    if not Path(path).expanduser().exists():
+    Args:
+        dataset: whose classes and normalization to take where an ONNX file says nothing.
+
+    Raises FileNotFoundError or ValueError for a missing or foreign file, or one that says too little.
+    """
+    import torch
+
+    from tools.artefacts import open_artefact
+    from training.data import get_preset
+
+    if not path.endswith(".onnx") and not Path(path).expanduser().exists():
         raise FileNotFoundError(
             f"unknown classifier {path!r}: give a checkpoint or run directory, a file.onnx, or {TORCHVISION}NAME"
         )
-    model, info = load_model(path)
-    return Classifier(_torch_runner(model, threads), info.classes, Preparation(info.input_size, *info.normalization))
+    network = open_artefact(path, threads, packed=True)
+    known = {"classes": network.classes, "input_normalization": network.normalization}
+    if dataset is not None:
+        defaults = {"classes": CLASSES[dataset], "input_normalization": get_preset(dataset, network.input_size[0])}
+        known = {key: value or defaults[key] for key, value in known.items()}
+    missing = " and ".join(key for key, value in known.items() if not value)
+    if missing:
+        raise ValueError(f"{path!r} has no {missing} in its metadata; name its set with --dataset-classes")
+    preparation = Preparation(network.input_size, *known["input_normalization"])
+    return Classifier(lambda batch: network.run(torch.from_numpy(batch)).numpy(), known["classes"], preparation)
 
 
 def from_torchvision(name: str, threads: int | None = None) -> Classifier:
@@ -137,44 +151,6 @@ def from_torchvision(name: str, threads: int | None = None) -> Classifier:
     side = transforms.crop_size[0]
     preparation = Preparation((3, side, side), transforms.mean, transforms.std)
     return Classifier(_torch_runner(model.eval(), threads), weights.meta["categories"], preparation)
-
-
-def from_onnx(path: str, dataset: str | None = None, threads: int | None = None) -> Classifier:
-    """An ONNX file; size, normalization and classes from its metadata, as the trainer's export writes them.
-
-    Args:
-        dataset: whose classes and normalization to take where the file says nothing.
-
-    Raises FileNotFoundError or ValueError for a missing file, or one that says too little.
-    """
-    import quantize
-
-    session = quantize.ort_session(Path(path).expanduser(), threads=threads)
-    known = {key: _parse(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
-    source, outputs = session.get_inputs()[0], session.get_outputs()[0]
-    size = known.get("input_size", source.shape[1:])
-    if len(size) != 3 or not all(isinstance(s, int) for s in size) or size[0] not in (1, 3):
-        raise ValueError(
-            f"{path!r} takes {source.shape}; an input (N, 1 or 3, height, width) of a known size is needed"
-        )
-    classes, normalization = known.get("classes"), known.get("input_normalization")
-    if dataset is not None:
-        from training.data import PRESETS
-
-        classes = classes or CLASSES[dataset]
-        normalization = normalization or PRESETS[dataset]._asdict()
-    if not classes or not normalization:
-        missing = " and ".join(k for k in ("classes", "input_normalization") if not known.get(k))
-        raise ValueError(f"{path!r} has no {missing} in its metadata; name its set with --dataset-classes")
-    preparation = Preparation(tuple(size), normalization["mean"], normalization["std"])
-    return Classifier(lambda batch: session.run([outputs.name], {source.name: batch})[0], classes, preparation)
-
-
-def _parse(text: str):
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 def _torch_runner(model, threads: int | None) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:

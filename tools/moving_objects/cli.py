@@ -25,6 +25,8 @@ from typing import NoReturn
 
 import cv2
 
+from tools.arguments import positive
+
 from .classify import CLASSES, TORCHVISION, Classifier, load_classifier
 from .evaluate import GROUPS, Boxes, Scores, evaluate, label_accuracy, read_boxes
 from .output import DETECTIONS, Recorder
@@ -54,8 +56,8 @@ def make_parser() -> argparse.ArgumentParser:
     source.add_argument("--video", metavar="FILE|CAMERA|DIR", help="a video, a camera's number, or a directory")
     source.add_argument("--detections", type=Path, metavar="FILE", help=f"a saved {DETECTIONS}: scores only")
     parser.add_argument("--precomputed-masks", action="store_true", help="the directory holds mask, picture, mask, ...")
-    parser.add_argument("--max-frames", type=_positive, metavar="N", help="stop after so many frames")
-    parser.add_argument("--threads", type=_positive, metavar="N", help="of OpenCV and of the classifier")
+    parser.add_argument("--max-frames", type=positive, metavar="N", help="stop after so many frames")
+    parser.add_argument("--threads", type=positive, metavar="N", help="of OpenCV and of the classifier")
     _add_class_flags(parser.add_argument_group("classes"))
     _add_output_flags(parser.add_argument_group("output"))
     _add_score_flags(parser.add_argument_group("scores"))
@@ -81,7 +83,7 @@ def _add_class_flags(group) -> None:
 def _add_output_flags(group) -> None:
     group.add_argument("--save", type=Path, metavar="DIR", help="video, boxes and summary")
     group.add_argument(
-        "--pictures", type=_positive, nargs="+", default=(), metavar="FRAME", help="save these frames too"
+        "--pictures", type=positive, nargs="+", default=(), metavar="FRAME", help="save these frames too"
     )
     group.add_argument("--show", action="store_true", help="in a window; q ends")
 
@@ -90,12 +92,6 @@ def _add_score_flags(group) -> None:
     group.add_argument("--ground-truth", type=Path, metavar="FILE", help="boxes: MOT (.txt), JSON or JSON lines")
     group.add_argument("--iou", type=float, default=0.5, help="overlap from which a box is found; default 0.5")
     group.add_argument("--warm-up", type=int, default=WARM_UP, metavar="FRAMES", help="not scored; default 30")
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
 
 
 def check_flags(flags: argparse.Namespace) -> None:
