@@ -221,7 +221,12 @@ def start(*argv, cwd):
     command = [sys.executable, ROOT / "trainer_exp.py", "--gpu", "", *argv]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(list(map(str, command)), cwd=cwd, env=environment, **pipes)
+    return subprocess.Popen(list(map(str, command)), cwd=cwd, env=environment, preexec_fn=hear_ctrl_c, **pipes)
+
+
+def hear_ctrl_c():
+    """In a background job of a shell, SIGINT is ignored, and in all that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_ctrl_c_leaves_the_last_checkpoint_whole(tmp_path):
