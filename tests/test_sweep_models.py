@@ -1,5 +1,6 @@
 """tools/sweep_models.py: what counts as gone through, what a failure says, and the table."""
 
+import os
 import re
 
 import pytest
@@ -61,6 +62,26 @@ def test_a_failure_says_where_and_why(network, model, status):
     network(model)
     found = sweep_models.check("torchvision/any")["status"]
     assert re.match(status, found), found
+
+
+class TooLarge(nn.Module):
+    def forward(self, x):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+
+class Crashes(nn.Module):
+    def forward(self, x):
+        os.abort()
+
+
+@pytest.mark.parametrize(
+    ("model", "status"),
+    [(TooLarge(), "building it: 20 GiB of memory are not enough"), (Crashes(), "the process ended with -6")],
+    ids=["memory", "crash"],
+)
+def test_what_ends_a_process_is_said(network, model, status):
+    network(model)
+    assert sweep_models.run("torchvision/any", seconds=60, memory=20)["status"] == status
 
 
 def test_the_table_counts_what_went_through_and_shows_what_did_not():

@@ -32,6 +32,7 @@ BATCH = 2
 # The first of them, or else the model's own, that the model takes in evaluation and in training.
 IMAGE_SIZES = (64, 128, 224, 299)
 PASSED = "ok"
+OUT_OF_MEMORY = ("can't allocate memory", "bad_alloc")  # of torch and of onnxruntime
 
 
 def model_names(cache: Path) -> list[str]:
@@ -175,6 +176,8 @@ def _work(sender, name: str, seconds: int, memory: float) -> None:
     torch.set_num_threads(1)
     start = time.process_time()
     result = check(name)
+    if any(sign in result["status"] for sign in OUT_OF_MEMORY):
+        result["status"] = f"{result['status'].partition(':')[0]}: {memory:g} GiB of memory are not enough"
     sender.send({**result, "seconds": round(time.process_time() - start, 1)})
 
 
@@ -187,7 +190,8 @@ def report(names: list[str], results: dict[str, dict[str, Any]]) -> str:
         "",
         "Written by `python tools/sweep_models.py`: every classification model of torchvision and the smallest model",
         f"of each timm family, with scheme `{SCHEME}` and random weights, through `prepare` with an example input, a",
-        "forward and backward pass, `summary`, and ONNX export whose result is compared with PyTorch's.",
+        "forward and backward pass, `summary`, and ONNX export whose result is compared with PyTorch's. Of a few image",
+        "sizes it is the smallest that the network takes; a batch has two images.",
         "",
         f"**{statuses.count(PASSED)} of {len(statuses)} go through**, {len(names) - len(statuses)} were not run.",
         f"{versions}; {datetime.date.today()}.",
