@@ -24,7 +24,7 @@ def seeds(tmp_path_factory):
 
 def test_few_mutants(seeds):
     directory, _ = seeds
-    counts, failures = driver.fuzz(directory, quantize.custom_ops_library(), 0, 250, limit=120)
+    counts, failures = driver.fuzz(directory, quantize.custom_ops_library(), 0, 250, limit=300)
     assert not failures
     assert sum(counts.values()) - counts["seconds"] == 250
     assert counts["agrees"] > 25

@@ -23,7 +23,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--library", help="a build with -fsanitize=address; the installed library where left out")
     parser.add_argument("--mutants", type=int, default=10000, help="how many (default %(default)s)")
     parser.add_argument("--first", type=int, default=0, help="the first one's number (default %(default)s)")
-    parser.add_argument("--limit", type=float, default=60, help="seconds that one may take (default %(default)s)")
+    parser.add_argument("--limit", type=float, default=300, help="seconds that one may take (default %(default)s)")
     parser.add_argument("--keep", type=Path, help="a directory for the files of mutants that fail")
     return parser.parse_args()
 
