@@ -80,12 +80,19 @@ class LayerRecord:
 
 
 class StoredWeight:
-    """The scheme of a binary layer with fixed-point numbers: a weight computed once, a rounded scale of the output."""
+    """The scheme of a layer whose weight is computed once.
+
+    Attributes:
+        scheme: the layer's own.
+        stored: the weight that the layer computes with.
+        output_format: of what multiplies the output beside it; None: it stays as it is.
+    """
 
     annealed = False  # nothing is trained
 
-    def __init__(self, scheme: quantize.Scheme, weight: quantize.QuantizedWeight, output_scale: Format):
-        self.scheme, self.stored, self.format = scheme, weight, output_scale
+    def __init__(self, scheme: quantize.Scheme, stored: quantize.QuantizedWeight):
+        self.scheme, self.stored = scheme, stored
+        self.output_format: Format | None = None
 
     def weight(self, filters: Tensor, layer: nn.Module) -> quantize.QuantizedWeight:
         return self.stored
@@ -95,7 +102,7 @@ class StoredWeight:
 
     def output_scale(self, x: Tensor, layer: nn.Module, *args) -> Tensor | None:
         scale = self.scheme.output_scale(x, layer, *args)
-        return None if scale is None else self.format.round(scale)[0]
+        return scale if scale is None or self.output_format is None else self.output_format.round(scale)[0]
 
 
 @torch.no_grad()
@@ -114,6 +121,17 @@ def merge_batch_norm(norm: _BatchNorm) -> None:
     norm.eps = 0.0
 
 
+@torch.no_grad()
+def store_weight(layer: nn.Module) -> None:
+    """Compute the weight of a binary layer once, in place, and that of a float layer that transforms its own."""
+    if not isinstance(layer, quantize.BinaryLayer):
+        adapter = layer_adapter(layer)
+        if adapter is None or adapter.weight is own_weight:
+            return
+        binarize(layer, quantize.get_scheme(FLOAT_SCHEME))
+    layer.scheme = StoredWeight(layer.scheme, layer.quantized_weight())
+
+
 def merged_network(model: nn.Module, normalization: Normalization) -> nn.Sequential:
     """A copy in evaluation mode, from pixels in 0 to 1, whose normalization and batch norms are scales and offsets.
 
@@ -128,6 +146,8 @@ def merged_network(model: nn.Module, normalization: Normalization) -> nn.Sequent
     for module in network.modules():
         if isinstance(module, _BatchNorm):
             merge_batch_norm(module)
+        elif isinstance(module, tuple(FLOAT_CLASSES.values())):
+            store_weight(module)
     return network
 
 
@@ -180,26 +200,17 @@ def round_parameters(network: nn.Module, formats: Formats) -> dict[str, float]:
         ratios[name] = decibels(energy(values), energy(result - values))
         return result
 
-    layers = as_binary_layers(network)
+    layers = {name: module for name, module in network.named_modules() if isinstance(module, quantize.BinaryLayer)}
     latent = {id(p) for layer in layers.values() for n, p in layer.named_parameters() if n not in USED_AS_THEY_ARE}
     for name, parameter in network.named_parameters():
         if id(parameter) not in latent:
             parameter.copy_(rounded(name, parameter))
     for name, layer in layers.items():
-        values, scale = layer.quantized_weight()
-        if layer.scheme.weight_bits == FLOAT_BITS:
+        values, scale = layer.scheme.stored
+        if layer.scheme.scheme.weight_bits == FLOAT_BITS:
             values = rounded(f"{name}.weight", values)
         if scale is not None:
             scale = rounded(f"{name}.scale", scale)
-        layer.scheme = StoredWeight(layer.scheme, quantize.QuantizedWeight(values, scale), formats.of_kind(NORM))
+        layer.scheme.stored = quantize.QuantizedWeight(values, scale)
+        layer.scheme.output_format = formats.of_kind(NORM)
     return ratios
-
-
-def as_binary_layers(network: nn.Module) -> dict[str, quantize.BinaryLayer]:
-    """The binary layers by name, and the float ones that transform their weight, made layers with a scheme in place."""
-    for layer in network.modules():
-        if isinstance(layer, tuple(FLOAT_CLASSES.values())) and not isinstance(layer, quantize.BinaryLayer):
-            adapter = layer_adapter(layer)
-            if adapter is not None and adapter.weight is not own_weight:
-                binarize(layer, quantize.get_scheme(FLOAT_SCHEME))
-    return {name: module for name, module in network.named_modules() if isinstance(module, quantize.BinaryLayer)}
