@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 
 #include "conv.h"
 #include "kernel.h"
@@ -18,23 +19,28 @@ namespace avx2 {
 constexpr int kVectors = 2;  // of four channels
 constexpr int kByteWords = 255 / 8;  // a byte gains at most 8 a word
 
+// Bits that differ, counted in bytes; [pixel][vector].
 template <int kPixels>
-struct Counts {
-  __m256i bytes[kPixels][kVectors], words[kPixels][kVectors];
-};
+using Counts = __m256i[kPixels][kVectors];
 
 template <int kPixels>
-XK_TARGET static inline void widen(Counts<kPixels>* c) {
+XK_TARGET static inline void clear(Counts<kPixels>& counts) {
+#pragma GCC unroll 4
+  for (int p = 0; p < kPixels; ++p) counts[p][0] = counts[p][1] = _mm256_setzero_si256();
+}
+
+template <int kPixels>
+XK_TARGET static inline void widen(const Counts<kPixels>& bytes, Counts<kPixels>& words) {
+#pragma GCC unroll 4
   for (int p = 0; p < kPixels; ++p)
-    for (int v = 0; v < kVectors; ++v) {
-      c->words[p][v] = _mm256_add_epi64(c->words[p][v], _mm256_sad_epu8(c->bytes[p][v], _mm256_setzero_si256()));
-      c->bytes[p][v] = _mm256_setzero_si256();
-    }
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v)
+      words[p][v] = _mm256_add_epi64(words[p][v], _mm256_sad_epu8(bytes[p][v], _mm256_setzero_si256()));
 }
 
 template <int kPixels, bool kMasked>
 XK_TARGET static inline void count_words(const Tile<Word>& t, const uint64_t* a, const uint64_t* w, int64_t first,
-                                         int64_t n, Counts<kPixels>* c) {
+                                         int64_t n, Counts<kPixels>& bytes) {
   const __m256i nibble = _mm256_set1_epi8(0x0f);
   const __m256i table = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1, 2, 2, 3, 1, 2,
                                          2, 3, 2, 3, 3, 4);
@@ -50,54 +56,68 @@ XK_TARGET static inline void count_words(const Tile<Word>& t, const uint64_t* a,
           x = _mm256_and_si256(x, _mm256_set1_epi64x(static_cast<int64_t>(t.mask[p * t.mask_stride + i])));
         const __m256i low = _mm256_shuffle_epi8(table, _mm256_and_si256(x, nibble));
         const __m256i high = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(x, 4), nibble));
-        c->bytes[p][v] = _mm256_add_epi8(c->bytes[p][v], _mm256_add_epi8(low, high));
+        bytes[p][v] = _mm256_add_epi8(bytes[p][v], _mm256_add_epi8(low, high));
       }
     }
 }
 
-template <int kPixels, bool kMasked>
+// kShort: a window has at most kByteWords words.
+template <int kPixels, bool kMasked, bool kShort>
 XK_TARGET static void dot_tile_8xN(const Tile<Word>& t, int first_pixel, int first_lane) {
-  Counts<kPixels> c{};
+  Counts<kPixels> bytes, words;
+  clear<kPixels>(bytes);
+  clear<kPixels>(words);
   int64_t room = kByteWords;
   for (size_t r = 0; r < t.run_count; ++r) {
     const uint64_t* a = t.input + (t.origin + first_pixel * t.input_stride + t.runs[r].input);
     const uint64_t* w = t.weights + t.runs[r].weight * kLanes + first_lane;
     for (int64_t i = 0; i < t.runs[r].length;) {
-      const int64_t n = std::min(room, t.runs[r].length - i);
-      count_words<kPixels, kMasked>(t, a, w, i, n, &c);
+      const int64_t n = kShort ? t.runs[r].length : std::min(room, t.runs[r].length - i);
+      count_words<kPixels, kMasked>(t, a, w, i, n, bytes);
       i += n;
-      if ((room -= n) == 0) {
-        widen(&c);
-        room = kByteWords;
-      }
+      if (kShort || (room -= n) > 0) continue;
+      widen<kPixels>(bytes, words);
+      clear<kPixels>(bytes);
+      room = kByteWords;
     }
   }
-  widen(&c);
+  widen<kPixels>(bytes, words);
   const __m256i even = _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6);
-  for (int p = 0; p < kPixels; ++p)
+#pragma GCC unroll 4
+  for (int p = 0; p < kPixels; ++p) {
+    const __m128i terms = _mm_set1_epi32(t.terms[(first_pixel + p) * t.terms_stride]);
+    int32_t* dots = t.dots + (first_pixel + p) * t.dots_stride + first_lane;
+#pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) {
-      const __m128i differ = _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(c.words[p][v], even));
-      const __m128i terms = _mm_set1_epi32(t.terms[(first_pixel + p) * t.terms_stride]);
-      int32_t* dots = t.dots + (first_pixel + p) * t.dots_stride + first_lane + 4 * v;
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(dots), _mm_sub_epi32(terms, _mm_add_epi32(differ, differ)));
+      const __m128i differ = _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(words[p][v], even));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(dots + 4 * v),
+                       _mm_sub_epi32(terms, _mm_add_epi32(differ, differ)));
     }
+  }
 }
 
-template <bool kMasked>
+template <bool kMasked, bool kShort>
 static void dot_tile_16xN(Tile<Word> t) {
   const uint64_t* mask = t.mask;
   for (int p = 0; p < t.pixels; p += 4) {
     if (kMasked) t.mask = mask + p * t.mask_stride;
     for (int lane = 0; lane < kLanes; lane += 4 * kVectors) switch (std::min(4, t.pixels - p)) {
-        case 1: dot_tile_8xN<1, kMasked>(t, p, lane); break;
-        case 2: dot_tile_8xN<2, kMasked>(t, p, lane); break;
-        case 3: dot_tile_8xN<3, kMasked>(t, p, lane); break;
-        default: dot_tile_8xN<4, kMasked>(t, p, lane);
+        case 1: dot_tile_8xN<1, kMasked, kShort>(t, p, lane); break;
+        case 2: dot_tile_8xN<2, kMasked, kShort>(t, p, lane); break;
+        case 3: dot_tile_8xN<3, kMasked, kShort>(t, p, lane); break;
+        default: dot_tile_8xN<4, kMasked, kShort>(t, p, lane);
       }
   }
 }
 
-static void dot_tile(const Tile<Word>& t) { t.mask ? dot_tile_16xN<true>(t) : dot_tile_16xN<false>(t); }
+static void dot_tile(const Tile<Word>& t) {
+  int64_t words = 0;
+  for (size_t r = 0; r < t.run_count; ++r) words += t.runs[r].length;
+  if (words <= kByteWords)
+    t.mask ? dot_tile_16xN<true, true>(t) : dot_tile_16xN<false, true>(t);
+  else
+    t.mask ? dot_tile_16xN<true, false>(t) : dot_tile_16xN<false, false>(t);
+}
 
 XK_TARGET static inline void transpose_8x8(__m256* r) {
   __m256 a[8];
@@ -118,20 +138,33 @@ XK_TARGET static inline void transpose_8x8(__m256* r) {
   for (int i = 0; i < 8; ++i) r[i] = a[i];
 }
 
-XK_TARGET static void store_planes_8x8(const Finish& f, int64_t pixels, int32_t* rows, int32_t* planes, int64_t pitch) {
-  if (!f.integers) finish_portable(f, pixels, rows);
-  const int lanes = f.lanes;
+XK_TARGET static void store_planes_8x8(const Finish& finish, int64_t pixels, int32_t* rows, int32_t* planes,
+                                       int64_t pitch) {
+  Finish f = finish;  // a copy, which the stores cannot change
+  const __m256 floor = _mm256_set1_ps(f.relu ? 0.0f : -std::numeric_limits<float>::infinity());
   int64_t p = 0;
-  for (; p + 8 <= pixels; p += 8)
-    for (int first = 0; first < lanes; first += 8) {
+  for (; p + 8 <= pixels; p += 8) {
+    const __m256 k = f.input_scale ? _mm256_loadu_ps(f.input_scale + p) : _mm256_set1_ps(1.0f);
+    for (int first = 0; first < f.lanes; first += 8) {
       __m256 block[8];
       for (int i = 0; i < 8; ++i)
         block[i] = _mm256_loadu_ps(reinterpret_cast<const float*>(rows + (p + i) * kLanes + first));
       transpose_8x8(block);
-      for (int l = first; l < std::min(first + 8, lanes); ++l)
-        _mm256_storeu_ps(reinterpret_cast<float*>(planes + l * pitch + p), block[l - first]);
+      for (int l = first; l < std::min(first + 8, f.lanes); ++l) {
+        __m256 y = block[l - first];
+        if (!f.integers) {
+          y = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_castps_si256(y)), _mm256_set1_ps(f.scale[l]));
+          y = _mm256_add_ps(_mm256_mul_ps(y, k), _mm256_set1_ps(f.bias[l]));
+          y = _mm256_max_ps(floor, y);  // the second operand where one is NaN
+        }
+        _mm256_storeu_ps(reinterpret_cast<float*>(planes + l * pitch + p), y);
+      }
     }
-  transpose_portable(rows + p * kLanes, pixels - p, lanes, planes + p, pitch);
+  }
+  rows += p * kLanes;
+  if (f.input_scale) f.input_scale += p;
+  if (!f.integers) finish_portable(f, pixels - p, rows);
+  transpose_portable(rows, pixels - p, f.lanes, planes + p, pitch);
 }
 
 static bool usable() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2"); }
