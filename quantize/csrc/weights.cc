@@ -8,12 +8,20 @@
 
 namespace xk {
 
+namespace {
+
+// Shifting bytes together costs about a quarter of a window; shifting bits is done only where groups need it.
+bool worth_gathering(const Shape& s, int64_t dense, int64_t direct) {
+  return 4 * dense < 3 * direct && s.group_channels % 8 == 0;
+}
+
+}  // namespace
+
 WordPlan word_plan(const Shape& s) {
   const int64_t direct = s.taps * ceil_div(s.group_channels, kWordBits);
   const int64_t dense = ceil_div(s.filter_bits, kWordBits);
   const bool aligned = s.groups == 1 || s.group_channels % kWordBits == 0;
-  // Shifting bytes is cheap beside the words it saves; shifting bits is done only where groups need it.
-  const bool gathered = !aligned || (dense < direct && s.group_channels % 8 == 0);
+  const bool gathered = !aligned || worth_gathering(s, dense, direct);
   return {gathered, gathered ? dense : direct};
 }
 
@@ -21,8 +29,7 @@ ChainPlan chain_plan(const Shape& s) {
   const int64_t halves = ceil_div(s.group_channels, kHalfBits);
   const int64_t dense = 2 * ceil_div(s.filter_bits, kWordBits);
   const bool aligned = s.groups == 1 || s.group_channels % kHalfBits == 0;
-  // Shifting bytes together costs about a quarter of a window.
-  const bool gathered = !aligned || (4 * dense < 3 * s.taps * halves && s.group_channels % 8 == 0);
+  const bool gathered = !aligned || worth_gathering(s, dense, s.taps * halves);
   return {gathered, halves};
 }
 
