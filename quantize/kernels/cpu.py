@@ -16,8 +16,8 @@ from .geometry import ConvGeometry, Epilogue, Layout, Output, PoolGeometry
 
 _LAYOUTS = {"nchw": 0, "nhwc": 1}
 _OUTPUTS = {"float32": 0, "int32": 1, "bits": 2}
-_PLAIN = Epilogue()
 _AT_ZERO = library.Binarize(None, None)
+_PLAIN = library.Epilogue(None, None, None, False), _AT_ZERO, 1
 
 
 def is_available() -> bool:
@@ -167,6 +167,20 @@ def _empty_output(out_channels: int, sizes: tuple[int, int, int], output: Output
     return torch.empty((batch, out_channels, height, width), dtype=dtype, memory_format=memory_format)
 
 
+def _finish(
+    e: Epilogue, geometry: ConvGeometry, batch: int, out: tuple[int, int, int]
+) -> tuple[library.Epilogue, library.Binarize, int]:
+    """The library's view of an epilogue."""
+    channels = geometry.out_channels
+    finish = library.Epilogue(
+        _address("scale", e.scale, torch.float32, (channels,)),
+        _address("bias", e.bias, torch.float32, (channels,)),
+        _address("input_scale", e.input_scale, torch.float32, (batch, geometry.groups, *out[1:])),
+        e.relu,
+    )
+    return finish, _binarize(e.threshold, e.flip, channels), e.shuffle
+
+
 def _convolve(
     function: str,
     source: tuple,
@@ -179,19 +193,13 @@ def _convolve(
 ) -> Tensor:
     """Calls ``function`` with the shape, ``source`` (its input), and what all convolutions have in common."""
     kind, order = _check_choice("output", output, _OUTPUTS), _check_choice("layout", layout, _LAYOUTS)
-    e, channels = epilogue or _PLAIN, geometry.out_channels
+    channels = geometry.out_channels
     shape, out = _checked_shape(geometry, *sizes)
-    finish = library.Epilogue(
-        _address("scale", e.scale, torch.float32, (channels,)),
-        _address("bias", e.bias, torch.float32, (channels,)),
-        _address("input_scale", e.input_scale, torch.float32, (sizes[0], geometry.groups, *out[1:])),
-        e.relu,
-    )
-    binarize = _binarize(e.threshold, e.flip, channels)
+    finish, binarize, shuffle = _PLAIN if epilogue is None else _finish(epilogue, geometry, sizes[0], out)
     count = weights.numel()
     prepared = _address("weights", weights, torch.uint8, (count,))
     result = _empty_output(channels, out, output, layout)
-    target = library.Output(result.data_ptr(), kind, order, binarize, e.shuffle)
+    target = library.Output(result.data_ptr(), kind, order, binarize, shuffle)
     common = (prepared, count, ctypes.byref(finish), ctypes.byref(target), library.parallel())
     library.call(function, ctypes.byref(shape), *source, *common)
     return result
