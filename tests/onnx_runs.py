@@ -1,4 +1,4 @@
-"""Two independent ways to run an ONNX file: onnxruntime, and the reference implementation of the standard."""
+"""Independent ways to run an ONNX file: onnxruntime and the reference implementation of the standard."""
 
 import functools
 
@@ -29,3 +29,8 @@ def reference_outputs(path, *inputs: Tensor) -> list[np.ndarray]:
 
 
 RUNTIMES = {"onnxruntime": onnxruntime_outputs, "reference": reference_outputs}
+
+
+def runtimes(format: str) -> dict:
+    """Those that know the files of a format."""
+    return RUNTIMES

@@ -1,4 +1,4 @@
-"""export_onnx: what the file computes, against numpy and plain float layers, in two runtimes."""
+"""export_onnx: what the file computes in each format, against numpy and plain float layers, in every runtime."""
 
 import copy
 
@@ -6,12 +6,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx_runs import RUNTIMES, onnxruntime_outputs
 from onnx_runs import export_standard as export_onnx
+from onnx_runs import onnxruntime_outputs, runtimes
 from scheme_formulas import FORMULAS, State
 from torch import nn
 
 import quantize
+from quantize.export.formats import FORMATS
 
 KINDS = {
     "linear": (lambda **k: quantize.BinaryLinear(12, 7, **k), (12,)),
@@ -37,6 +38,10 @@ KINDS = {
 }
 
 
+UNPACKED = [name for name in FORMATS if name != "packed"]  # it has a file of its own
+SIGNED = [name for name in quantize.list_schemes() if quantize.get_scheme(name).signed_input]
+
+
 def sign(x: torch.Tensor) -> torch.Tensor:
     return torch.where(x >= 0, 1.0, -1.0).double()
 
@@ -45,28 +50,30 @@ def with_zeros(*shape: int) -> torch.Tensor:
     return torch.randint(-3, 4, shape) / 2
 
 
+@pytest.mark.parametrize("format", UNPACKED)
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_layer_is_its_float_layer_on_signs(kind, tmp_path):
+def test_every_kind_of_layer_is_its_float_layer_on_signs(kind, format, tmp_path):
     build, shape = KINDS[kind]
     bias = kind not in ("linear", "conv2d_groups")
     layer = build(scheme="bnn", threshold=True, bias=bias)
     with torch.no_grad():
         layer.weight.copy_(with_zeros(*layer.weight.shape))
         layer.threshold.copy_(with_zeros(len(layer.threshold)))
-    export_onnx(layer, tmp_path / "net.onnx", with_zeros(1, *shape))
+    export_onnx(layer, tmp_path / "net.onnx", with_zeros(1, *shape), format=format)
 
     x = with_zeros(3, *shape)
     twin = quantize.restore(layer).double()
     twin.weight.data = sign(layer.weight)
     expected = twin(sign(x - layer.per_channel(layer.threshold))).detach().numpy()
-    for name, run in RUNTIMES.items():
+    for name, run in runtimes(format).items():
         if (name, kind) != ("reference", "transpose2d_groups"):  # it has no transposed convolution with groups
             outputs = run(tmp_path / "net.onnx", x)
             np.testing.assert_allclose(outputs[0], expected, rtol=0, atol=1e-6 if bias else 0)
 
 
+@pytest.mark.parametrize("format", ["standard"])
 @pytest.mark.parametrize("spec", [spec for spec in FORMULAS if "spatial" not in spec])
-def test_every_scheme_is_its_formula(spec, tmp_path):
+def test_every_scheme_is_its_formula(spec, format, tmp_path):
     layer = quantize.BinaryLinear(31, 8, scheme=spec, threshold=quantize.get_scheme(spec).signed_input)
     learned = getattr(layer, "gamma", None)
     with torch.no_grad():
@@ -74,7 +81,7 @@ def test_every_scheme_is_its_formula(spec, tmp_path):
         for parameter in (layer.threshold, learned):
             if parameter is not None:
                 parameter.uniform_(0.1, 0.5)
-    export_onnx(layer, tmp_path / "net.onnx", torch.randn(2, 31))
+    export_onnx(layer, tmp_path / "net.onnx", torch.randn(2, 31), format=format)
 
     formula, x = FORMULAS[spec], torch.randn(5, 31)
     inputs = x.double().numpy()
@@ -86,12 +93,13 @@ def test_every_scheme_is_its_formula(spec, tmp_path):
     if formula.output_scale == "window mean":
         expected = expected * np.abs(inputs).mean(1, keepdims=True)
     expected = expected + layer.bias.detach().double().numpy()
-    for outputs in (run(tmp_path / "net.onnx", x) for run in RUNTIMES.values()):
+    for outputs in (run(tmp_path / "net.onnx", x) for run in runtimes(format).values()):
         np.testing.assert_allclose(outputs[0], expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("format", UNPACKED)
 @pytest.mark.parametrize("name", quantize.list_schemes())
-def test_the_file_and_the_model_agree_in_every_runtime(name, tmp_path):
+def test_the_file_and_the_model_agree_in_every_runtime(name, format, tmp_path):
     net = nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1),
         nn.BatchNorm2d(8),
@@ -100,30 +108,33 @@ def test_the_file_and_the_model_agree_in_every_runtime(name, tmp_path):
         nn.BatchNorm2d(8),
         quantize.BinaryConv2d(8, 6, 3, scheme=name, groups=2),
     )
-    report = export_onnx(net, tmp_path / "net.onnx", torch.randn(1, 3, 6, 6))
+    report = export_onnx(net, tmp_path / "net.onnx", torch.randn(1, 3, 6, 6), format=format)
     assert report.parity.difference <= 1e-5
 
     x = torch.randn(3, 3, 6, 6)
     expected = net.eval()(x).detach().numpy()
-    for outputs in (run(tmp_path / "net.onnx", x) for run in RUNTIMES.values()):
+    for outputs in (run(tmp_path / "net.onnx", x) for run in runtimes(format).values()):
         np.testing.assert_allclose(outputs[0], expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("name", [n for n in quantize.list_schemes() if quantize.get_scheme(n).signed_input])
+@pytest.mark.parametrize(
+    ("name", "format"), [(n, "standard") for n in SIGNED] + [("recu", f) for f in FORMATS if f != "standard"]
+)
 @pytest.mark.parametrize("between", [nn.Identity, lambda: nn.BatchNorm2d(16)])
-def test_sums_stay_whole_numbers_inside_onnxruntime(name, between, tmp_path):
+def test_sums_stay_whole_numbers_inside_the_runtime(name, between, format, tmp_path):
     """A sum of 0 is frequent here, and its sign is +1: onnxruntime must not fold a scale into the weights."""
     first = quantize.BinaryConv2d(16, 16, 3, padding=1, scheme=name, bias=False)
     second = quantize.BinaryConv2d(16, 16, 3, padding=1, scheme="bnn", bias=False)
     net = nn.Sequential(first, between(), second).eval()
     x = torch.randn(4, 16, 8, 8)
-    export_onnx(net, tmp_path / "net.onnx", x, check=False)
+    export_onnx(net, tmp_path / "net.onnx", x, format=format, check=False)
 
     values, _ = first.quantized_weight()
     sums = nn.functional.conv2d(sign(x), values.double(), padding=1)
     assert (sums == 0).float().mean() > 0.03  # else this test tests nothing
     expected = nn.functional.conv2d(sign(sums), sign(second.weight), padding=1).detach().numpy()
-    np.testing.assert_array_equal(onnxruntime_outputs(tmp_path / "net.onnx", x)[0], expected)
+    for run in runtimes(format).values():
+        np.testing.assert_array_equal(run(tmp_path / "net.onnx", x)[0], expected)
 
 
 def test_several_inputs_and_outputs(tmp_path):
@@ -144,7 +155,7 @@ def test_several_inputs_and_outputs(tmp_path):
         graph = onnx.load(tmp_path / "net.onnx").graph
         assert [value.name for value in graph.input] == names
         assert [value.name for value in graph.output] == ["output_0", "output_1"]
-        for outputs in (run(tmp_path / "net.onnx", x, y) for run in RUNTIMES.values()):
+        for outputs in (run(tmp_path / "net.onnx", x, y) for run in runtimes("standard").values()):
             for found, wanted in zip(outputs, expected, strict=True):
                 np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
 

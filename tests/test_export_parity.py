@@ -10,6 +10,7 @@ from torch import nn
 import quantize
 from quantize import ExportMismatch
 from quantize.export import exporter, parity, standard
+from quantize.export.formats import Format
 from quantize.export.session import create_session
 
 
@@ -22,7 +23,7 @@ def broken_format(monkeypatch):
         lowered.get_submodule("3").weight_bits.view(-1)[5].neg_()
         return model, lowered
 
-    monkeypatch.setitem(exporter.FORMATS, "broken", lower)
+    monkeypatch.setitem(exporter.FORMATS, "broken", Format(lower))
 
 
 def network(threshold: bool = False) -> nn.Module:

@@ -52,6 +52,12 @@ def test_no_check(tool, trained, tmp_path, capsys):
     assert "not compared" in capsys.readouterr().out
 
 
+def test_any_height_and_width(tool, trained, tmp_path):
+    assert tool.main([str(tmp_path), "--dynamic-size"]) == 0
+    (images,) = onnx.load(tmp_path / "model.onnx").graph.input
+    assert [dim.dim_param for dim in images.type.tensor_type.shape.dim] == ["batch", "", "height", "width"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -3,7 +3,8 @@
     python tools/export_onnx.py runs/NAME                    the best checkpoint of a run, to runs/NAME/model.onnx
     python tools/export_onnx.py runs/NAME/last.pt net.onnx
 
-The input of the file is a batch of images, normalized as its metadata says; any batch size.
+The input of the file is a batch of images, normalized as its metadata says; any batch size,
+and any height and width with --dynamic-size.
 Exit codes: 0 done, 1 the file would not compute what the model computes, 2 something that cannot be used.
 """
 
@@ -29,9 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         model, info = load_model(flags.checkpoint)
         path = flags.file or info.path.with_name("model.onnx")
         images = torch.randn(2, *info.input_size, generator=torch.Generator().manual_seed(0))
-        report = quantize.export_onnx(
-            model, path, images, format=flags.format, metadata=onnx_metadata(info), check=not flags.no_check
-        )
+        options = {"format": flags.format, "dynamic_size": flags.dynamic_size, "check": not flags.no_check}
+        report = quantize.export_onnx(model, path, images, metadata=onnx_metadata(info), **options)
     except quantize.ExportMismatch as error:
         print(f"export_onnx: {error}", file=sys.stderr)
         return 1
@@ -47,7 +47,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("checkpoint", type=Path, help="a .pt file, or the directory of a run")
     parser.add_argument("file", type=Path, nargs="?", help="default: model.onnx beside the checkpoint")
     parser.add_argument("--format", default="packed", help=f"{', '.join(FORMATS)}; default: %(default)s")
-    parser.add_argument("--no-check", action="store_true", help="do not compare onnxruntime with PyTorch")
+    parser.add_argument("--dynamic-size", action="store_true", help="images of any height and width, not one size")
+    parser.add_argument("--no-check", action="store_true", help="do not compare the file with PyTorch")
     return parser
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,10 @@ from ..observe import describe, run
 from ..packed import PackedLayer
 from ..scheme import did_you_mean
 from ..version import __version__
-from . import graph, packed, standard
+from . import graph
+from .formats import FORMATS, Format
 from .names import forget_origin, name_everything, numbered
 from .parity import Parity, compare, tensors
-from .session import create_session
-
-# From the model in evaluation mode and a batch: the model that the file is compared with, and the one that is traced.
-FORMATS: dict[str, Callable[[nn.Module, Any], tuple[nn.Module, nn.Module]]] = {
-    "packed": packed.lower,
-    "standard": standard.lower,
-}
 
 _CHECKED_SAMPLES = 8
 
@@ -42,16 +36,19 @@ class ExportReport:
         path: the file.
         size: in bytes.
         opset: the version of the standard operators.
-        parity: how far onnxruntime is from PyTorch; None where it was not checked.
+        parity: how far the file, in a runtime for it, is from PyTorch; None where it was not checked.
+        unchecked: why it was not, or "".
     """
 
     path: Path
     size: int
     opset: int
     parity: Parity | None
+    unchecked: str = ""
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.size:,} bytes, opset {self.opset}, {self.parity or 'not compared with PyTorch'}"
+        result = self.parity or f"not compared with PyTorch: {self.unchecked}"
+        return f"{self.path}: {self.size:,} bytes, opset {self.opset}, {result}"
 
 
 def export_onnx(
@@ -61,6 +58,7 @@ def export_onnx(
     *,
     format: str = "packed",
     metadata: Mapping[str, Any] | None = None,
+    dynamic_size: bool = False,
     check: bool = True,
 ) -> ExportReport:
     """Write ``model``, as it is in evaluation mode, to an ONNX file in float32 with a dynamic batch.
@@ -75,30 +73,34 @@ def export_onnx(
             The first dimension of each is the batch.
         format: "packed": 1 bit a weight; binary layers are functions of domain ``xnorkit``, which any runtime
             that knows functions inlines, and our kernels compute where they are registered. "standard":
-            operators of the ONNX standard only, 8 bits a weight. Both in opset 21.
+            operators of the ONNX standard only, on floats, 8 bits a weight. Both in opset 21.
         metadata: written into the file, text as it is, anything else as JSON. The schemes and the version
             of xnorkit are always in it.
-        check: compare onnxruntime with PyTorch on the first samples of ``example_input`` and, in another batch
-            size, on random input.
+        dynamic_size: leave the height and width of images open too; the network must take any, so that it has a
+            global pooling and no ``Flatten`` of a map.
+        check: compare the file, in onnxruntime, with PyTorch on the first samples of ``example_input``
+            and, in another batch size, on random input.
 
     Raises:
         ValueError: an unknown format; an ``example_input`` that the model does not take; a model that takes one
-            batch size only, or returns NaN.
+            batch size only, or one image size where ``dynamic_size``, or returns NaN.
         TypeError: ``example_input`` or ``metadata`` has something that cannot be written.
         OSError: the directory does not exist or cannot be written to.
-        RuntimeError: PyTorch cannot trace the model with a dynamic batch.
-        ExportMismatch: onnxruntime and PyTorch disagree; there is no file then.
+        RuntimeError: PyTorch cannot trace the model with a dynamic batch or size.
+        ExportMismatch: the file and PyTorch disagree; it is not written then.
     """
     if format not in FORMATS:
         raise ValueError(f"unknown ONNX format {format!r}: {did_you_mean(format, FORMATS)}")
+    kind = FORMATS[format]
+    unchecked = kind.why_unchecked() if check else "check=False"
     with _replacing(Path(path)) as temporary, _plain_float32():
         reference = evaluation_copy(model).cpu()
         batch = _example_batch(example_input)
         outputs = _outputs(reference, batch)
-        other_batch = _random_batch(reference, batch)
-        reference, lowered = FORMATS[format](reference, batch)
-        program = graph.trace(lowered, batch)
-        packed.add_functions(program)
+        other_batch = _random_batch(reference, batch, dynamic_size)
+        reference, lowered = kind.lower(reference, batch)
+        program = graph.trace(lowered, batch, dynamic_size)
+        kind.finish(program)
         tapped = ir.to_proto(program).SerializeToString()
         graph.drop_taps(program, len(outputs))
         name_everything(program, lowered, _input_names(batch))
@@ -106,9 +108,9 @@ def export_onnx(
         _describe(program, reference, metadata or {})
         ir.save(program, temporary)
         onnx.checker.check_model(temporary, full_check=True)
-        parity = _check(reference, temporary, tapped, batch, other_batch) if check else None
+        parity = None if unchecked else _check(kind, reference, temporary, tapped, batch, other_batch)
         size = os.path.getsize(temporary)
-    return ExportReport(Path(path), size, graph.OPSET, parity)
+    return ExportReport(Path(path), size, graph.OPSET, parity, unchecked)
 
 
 @contextlib.contextmanager
@@ -190,20 +192,24 @@ def _describe(program: ir.Model, model: nn.Module, metadata: Mapping[str, Any]) 
             raise TypeError(f"metadata {key!r} is neither text nor JSON: {error}") from error
 
 
-def _check(model: nn.Module, file: Path, tapped: bytes, *batches: Any) -> Parity:
-    session, tapped_session = create_session(str(file)), create_session(tapped)
+def _check(format: Format, model: nn.Module, file: Path, tapped: bytes, *batches: Any) -> Parity:
+    session, tapped_session = format.open(str(file)), format.open(tapped)
     return max((compare(model, session, tapped_session, b) for b in batches), key=lambda parity: parity.difference)
 
 
-def _random_batch(model: nn.Module, batch: Any) -> Any:
+def _random_batch(model: nn.Module, batch: Any, other_size: bool) -> Any:
     """One sample more than ``batch``: floats with its mean and spread, other types with values that occur in it.
 
-    Raises ValueError where the model does not run on it.
+    With ``other_size`` images are larger. Raises ValueError where there are none, or the model does not run on it.
     """
     generator = torch.Generator().manual_seed(0)
+    if other_size and not any(graph.is_image(leaf) for leaf in tree_leaves(batch)):
+        raise ValueError(f"dynamic_size is for images (N, C, H, W); example_input is {describe(batch)}")
 
     def draw(example: Tensor) -> Tensor:
-        shape = (len(example) + 1, *example.shape[1:])
+        shape = [len(example) + 1, *example.shape[1:]]
+        if other_size and graph.is_image(example):
+            shape[2:] = 2 * shape[2], 3 * shape[3]
         if example.is_floating_point():
             spread, mean = torch.std_mean(example)
             return (mean + (spread or 1) * torch.randn(shape, generator=generator)).to(example.dtype)
@@ -213,8 +219,9 @@ def _random_batch(model: nn.Module, batch: Any) -> Any:
     try:
         run(model, other)
     except ValueError as error:
+        needed = "any batch and image size" if other_size else "any batch size"
         raise ValueError(
             f"the model runs on example_input, but not with a random batch {describe(other)}: "
-            f"the file needs a model that takes any batch size ({error.__cause__})"
+            f"the file needs a model that takes {needed} ({error.__cause__})"
         ) from error
     return other

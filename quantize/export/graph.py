@@ -12,7 +12,7 @@ import onnxscript.optimizer
 import torch
 from onnx_ir.passes import common as passes
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from ..layers import BinaryLayer
 from ..observe import call_arguments
@@ -22,14 +22,20 @@ from .failure import failure
 
 OPSET = 21
 
+# Of an input, the sizes that are dynamic.
+_SIZES = {0: "batch"}
+_IMAGE_SIZES = {0: "batch", 2: "height", 3: "width"}
 
-def trace(model: nn.Module, batch: Any) -> ir.Model:
-    """The simplified ONNX model of ``model``, in evaluation mode and on the CPU, with a dynamic batch.
+
+def trace(model: nn.Module, batch: Any, dynamic_size: bool = False) -> ir.Model:
+    """The simplified ONNX model of ``model``, in evaluation mode and on the CPU.
+
+    The batch is dynamic, and with ``dynamic_size`` the height and width of images.
 
     Its outputs are the model's tensors, then the input of every call of a layer that takes the signs of floats
     (:func:`takes_signs`), in the order of the calls: :func:`drop_taps` removes these.
 
-    Raises RuntimeError when PyTorch cannot trace the model or its batch is not dynamic.
+    Raises RuntimeError when PyTorch cannot trace the model, or only for one of these sizes.
     """
     taps: list[Tensor] = []
     # The exporter runs the model again, in another way, where its first one fails.
@@ -41,7 +47,7 @@ def trace(model: nn.Module, batch: Any) -> ir.Model:
     ]
     handles.append(model.register_forward_hook(lambda _, __, outputs: (outputs, tuple(taps))))
     try:
-        program = _export(model, batch)
+        program = _export(model, batch, dynamic_size)
     finally:
         for handle in handles:
             handle.remove()
@@ -59,20 +65,29 @@ def layer_input(args: tuple, kwargs: dict[str, Any]) -> Tensor:
     return args[0] if args else kwargs["input"]
 
 
-def _export(model: nn.Module, batch: Any) -> ir.Model:
+def is_image(x: Tensor) -> bool:
+    """Whether it is floats (N, C, H, W)."""
+    return x.dim() == 4 and x.is_floating_point()
+
+
+def _export(model: nn.Module, batch: Any, dynamic_size: bool) -> ir.Model:
     args, kwargs = call_arguments(batch)
-    dynamic = tree_map(lambda _: {0: torch.export.Dim("batch")}, kwargs or args)
+    names = [_IMAGE_SIZES if dynamic_size and is_image(leaf) else _SIZES for leaf in tree_leaves(kwargs or args)]
+    remaining = iter(names)
+    dims = tree_map(lambda _: {axis: torch.export.Dim(name) for axis, name in next(remaining).items()}, kwargs or args)
     options = {"dynamo": True, "optimize": False, "verbose": False, "opset_version": OPSET}
     try:
         with _quiet(), AttentionOfAnyRank():
-            program = torch.onnx.export(model, args, kwargs=kwargs, dynamic_shapes=dynamic, **options).model
+            program = torch.onnx.export(model, args, kwargs=kwargs, dynamic_shapes=dims, **options).model
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
-        raise RuntimeError(f"PyTorch cannot trace the model with a dynamic batch: {failure(error, model)}") from error
-    for value in program.graph.inputs:
-        if isinstance(value.shape[0], int):
-            raise RuntimeError(
-                f"PyTorch traces the model for a batch of {value.shape[0]} only, whatever the input's is"
-            )
+        what = "batch" + " and size" * dynamic_size
+        raise RuntimeError(f"PyTorch cannot trace the model with a dynamic {what}: {failure(error, model)}") from error
+    for value, sizes in zip(program.graph.inputs, names, strict=True):
+        for axis, name in sizes.items():
+            if isinstance(value.shape[axis], int):
+                raise RuntimeError(
+                    f"PyTorch traces the model for a {name} of {value.shape[axis]} only, whatever the input's is"
+                )
     return program
 
 

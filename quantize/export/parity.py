@@ -100,7 +100,7 @@ def _largest_in_any_part(model: nn.Module, taps: list[np.ndarray], outputs: list
     if wrong:
         first, worst = wrong[0], max(differences[i] for i in wrong)
         raise ExportMismatch(
-            f"onnxruntime and PyTorch disagree: the largest difference is {worst:.3g} of the largest value; "
+            f"the ONNX file and PyTorch disagree: the largest difference is {worst:.3g} of the largest value; "
             f"the first is at {places[first]}, {differences[first]:.3g} where {allowed[first]:.3g} is allowed"
         )
     return max(differences)

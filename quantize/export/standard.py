@@ -29,10 +29,13 @@ class _Frozen:
         return values if values.dim() == -self.channel_dim else super().per_channel(values)
 
 
-def lower(model: nn.Module, batch: Any) -> tuple[nn.Module, nn.Module]:
-    """(the model that the file is compared with, the model that is traced)."""
+def lower(model: nn.Module, batch: Any, format: str = "standard") -> tuple[nn.Module, nn.Module]:
+    """(the model that the file is compared with, the model that is traced).
+
+    Raises ValueError where ``format`` cannot be had of the model, which is a converted one.
+    """
     if any(isinstance(module, PackedLayer) for module in model.modules()):
-        raise ValueError("format 'standard' needs the model that was converted, not what quantize.convert returned")
+        raise ValueError(f"format {format!r} needs the model that was converted, not what quantize.convert returned")
     frozen = copy.deepcopy(model)
     freeze(frozen)
     return model, frozen
