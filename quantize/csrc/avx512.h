@@ -8,7 +8,8 @@
 #include "kernel.h"
 
 #define XK_TARGET \
-  __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vpopcntdq,prefer-vector-width=512")))
+  __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vpopcntdq,bmi2,prefer-vector-width=512")))
+#define XK_DEPOSIT _pdep_u64
 
 namespace xk {
 namespace avx512 {
