@@ -174,6 +174,7 @@ static bool preferred(const Shape&) { return true; }
 
 extern const Parts kAvx2Parts = {
     avx2::dot_tile, nullptr, nullptr, avx2::store_planes_8x8, avx2::store_rows_portable, avx2::store_signs_portable,
+    avx2::find_limits,
     avx2::spread_signs, avx2::pack_planes, avx2::pack_rows, avx2::merge_fields,
 };
 extern const Kernel kAvx2 = {"avx2",       avx2::usable, avx2::preferred, WeightOrder::kWords,

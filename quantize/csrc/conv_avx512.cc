@@ -142,7 +142,7 @@ static bool preferred(const Shape&) { return true; }
 
 extern const Parts kAvx512Parts = {
     avx512::dot_tile,    avx512::dot_halves,           avx512::convolve_planes, avx512::store_planes,
-    avx512::store_rows,  avx512::store_signs,          avx512::portable::spread_signs,
+    avx512::store_rows,  avx512::store_signs,          avx512::portable::find_limits, avx512::portable::spread_signs,
     avx512::pack_planes, avx512::pack_rows,            avx512::portable::merge_fields,
 };
 extern const Kernel kAvx512 = {"avx512",       avx512::usable, avx512::preferred, WeightOrder::kChains,

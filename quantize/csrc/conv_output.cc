@@ -1,5 +1,6 @@
 // The end of a convolution: sums of one block of channels to floats, integers or bits in their place.
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "conv.h"
@@ -44,20 +45,48 @@ void store_bits(const ConvCall& call, const Finish& f, int64_t first_channel, in
   }
 }
 
+bool all_finite(const float* values, int64_t count) {
+  return !values || std::all_of(values, values + count, [](float value) { return std::isfinite(value); });
+}
+
+// Finding a limit takes as long as some pixels.
+bool worth_limits(const ConvCall& call) {
+  constexpr int64_t kPixels = 32;
+  constexpr int64_t kExact = int64_t{1} << 24;  // sums that floats hold
+  const Shape& s = call.shape;
+  return call.output.kind == XK_OUT_BITS && s.batch * s.out_height * s.out_width >= kPixels &&
+         s.filter_bits <= kExact && !call.epilogue.input_scale && all_finite(call.epilogue.scale, s.out_channels) &&
+         all_finite(call.epilogue.bias, s.out_channels);
+}
+
 }  // namespace
 
-void clear_bits(const ConvCall& call, int64_t image, const Chunk& chunk) {
-  const Shape& s = call.shape;
+Ends::Ends(const ConvCall& call) : call_(call) {
+  if (!worth_limits(call)) return;
+  limits_.resize(static_cast<size_t>(call.shape.blocks()));
+  for (int64_t block = 0; block < call.shape.blocks(); ++block)
+    call.kernel->parts->find_limits(finish_of(call, 0, block, 0), static_cast<int32_t>(call.shape.filter_bits),
+                                    &limits_[static_cast<size_t>(block)]);
+}
+
+void Ends::clear_bits(int64_t image, const Chunk& chunk) const {
+  const Shape& s = call_.shape;
+  if (call_.output.kind != XK_OUT_BITS) return;
   const int64_t pixel = (image * s.out_height + chunk.row) * s.out_width + chunk.column;
-  std::memset(static_cast<uint64_t*>(call.output.data) + pixel * s.out_words, 0,
+  std::memset(static_cast<uint64_t*>(call_.output.data) + pixel * s.out_words, 0,
               static_cast<size_t>(chunk.pixels() * s.out_words) * sizeof(uint64_t));
 }
 
-void store_block(const ConvCall& call, int64_t image, int64_t block, const Chunk& chunk, int32_t* dots) {
+void Ends::store_block(int64_t image, int64_t block, const Chunk& chunk, int32_t* dots) const {
+  const ConvCall& call = call_;
   const Shape& s = call.shape;
   const int64_t position = chunk.row * s.out_width + chunk.column, plane = s.out_height * s.out_width;
   const int64_t pixels = chunk.pixels(), first = s.first_channel(block);
-  const Finish f = finish_of(call, image, block, position);
+  Finish f{};
+  if (limits_.empty())
+    f = finish_of(call, image, block, position);
+  else
+    f.lanes = s.lanes(block), f.limits = &limits_[static_cast<size_t>(block)];
   const Parts& parts = *call.kernel->parts;
   if (call.output.shuffle > 1) return store_shuffled(call, f, image, position, first, pixels, dots);
   if (call.output.kind == XK_OUT_BITS) return store_bits(call, f, first, image * plane + position, pixels, dots);

@@ -45,7 +45,8 @@ static bool preferred(const Shape&) { return true; }
 
 extern const Parts kScalarParts = {
     scalar::dot_tile_16x1, nullptr, nullptr, scalar::store_planes, scalar::store_rows_portable,
-    scalar::store_signs_portable, scalar::spread_signs, scalar::pack_planes, scalar::pack_rows, scalar::merge_fields,
+    scalar::store_signs_portable, scalar::find_limits, scalar::spread_signs, scalar::pack_planes, scalar::pack_rows,
+    scalar::merge_fields,
 };
 extern const Kernel kScalar = {"scalar",       scalar::usable, scalar::preferred, WeightOrder::kWords,
                         conv_bits, &kScalarParts};

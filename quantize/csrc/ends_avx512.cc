@@ -70,7 +70,15 @@ XK_TARGET void store_rows(const Finish& f, int64_t pixels, int32_t* dots, int32_
   for (int64_t p = 0; p < pixels; ++p) _mm512_mask_storeu_epi32(rows + p * pitch, mask, finish_pixel(f, dots, p));
 }
 
-XK_TARGET void store_signs(const Finish& f, int64_t pixels, int32_t* dots, uint16_t* signs) {
+XK_TARGET static void compare_sums(const SignLimits& limits, int64_t pixels, const int32_t* dots, uint16_t* signs) {
+  const __m512i turn = _mm512_loadu_si512(limits.turn), limit = _mm512_loadu_si512(limits.limit);
+  for (int64_t p = 0; p < pixels; ++p)
+    signs[p] = _mm512_cmpgt_epi32_mask(_mm512_xor_si512(_mm512_loadu_si512(dots + p * kLanes), turn), limit);
+}
+
+XK_TARGET void store_signs(const Finish& finish, int64_t pixels, int32_t* dots, uint16_t* signs) {
+  if (finish.limits) return compare_sums(*finish.limits, pixels, dots, signs);
+  const Finish f = finish;  // a copy, which the stores cannot change
   const __m512i flip = _mm512_loadu_si512(f.flip);
   for (int64_t p = 0; p < pixels; ++p) {
     const __m512 y = _mm512_castsi512_ps(_mm512_xor_si512(finish_pixel(f, dots, p), flip));

@@ -43,6 +43,12 @@ struct Tile {
   int64_t dots_stride;
 };
 
+// Signs of sums without an epilogue in floats: that of a lane is +1 where (sum ^ turn) > limit, with turn -1 where the
+// epilogue and the comparison together turn the order around, else 0.
+struct SignLimits {
+  int32_t limit[kLanes], turn[kLanes];
+};
+
 // Everything an epilogue needs about a block of channels; entries past the last channel are harmless.
 struct Finish {
   float scale[kLanes], bias[kLanes];
@@ -52,6 +58,7 @@ struct Finish {
   bool relu;
   bool integers;  // the sums themselves
   int lanes;
+  const SignLimits* limits;  // for signs: all that they need, or NULL
 };
 
 // Where a tap's input and weights are, in halves from the tile's.
@@ -110,6 +117,8 @@ struct Parts {
   void (*store_rows)(const Finish& finish, int64_t pixels, int32_t* dots, int32_t* output, int64_t pitch);
   // to signs: bit l of signs[p] tells whether lane l of pixel p is +1.
   void (*store_signs)(const Finish& finish, int64_t pixels, int32_t* dots, uint16_t* signs);
+  // The limits of sums of up to `terms` products; scale and bias are finite.
+  void (*find_limits)(const Finish& finish, int32_t terms, SignLimits* limits);
   // Or-s signs into pixels of words, `pitch` apart.
   void (*spread_signs)(const uint16_t* signs, int64_t pixels, const Spread* spreads, int count, uint64_t* words,
                        int64_t pitch);

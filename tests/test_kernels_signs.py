@@ -1,0 +1,42 @@
+"""Bits of a convolution's output, where scales, biases and thresholds are extreme: as of its floats."""
+
+import itertools
+
+import pytest
+import torch
+
+from quantize import kernels, packing
+from quantize.kernels import ConvGeometry, Epilogue
+
+INF, NAN = float("inf"), float("nan")
+SCALES = (1.0, -1.0, 0.0, -0.0, 1e-3, -7.5, 1e-45, 3e38, INF, -INF, NAN)
+BIASES = (0.0, 0.3, -4.0, 1e30, INF, NAN)
+THRESHOLDS = (0.0, -0.0, 1.0, -3.5, 1e-3, -1e30, INF, -INF, NAN)
+
+
+def cases(finite: bool) -> torch.Tensor:
+    """(combinations, 3): scale, bias, threshold of a channel."""
+    all_of_them = torch.tensor(list(itertools.product(SCALES, BIASES, THRESHOLDS)))
+    return all_of_them[all_of_them[:, :2].isfinite().all(1)] if finite else all_of_them
+
+
+@pytest.mark.parametrize("kernel", kernels.available_kernels())
+@pytest.mark.parametrize("pixels", [3, 40])  # with few of them floats are compared, with many the sums
+@pytest.mark.parametrize("finite", [True, False])
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("shuffle", [1, 3])
+def test_signs_are_those_of_the_floats(kernel, pixels, finite, relu, shuffle):
+    scale, bias, threshold = cases(finite).T.contiguous()
+    out = len(scale)
+    geometry = ConvGeometry(33, out, (1, 3), padding=(0, 1, 0, 1))
+    words = packing.pack_activations(torch.randn(1, 33, 1, pixels))
+    weights = kernels.prepare_weights(packing.pack_weights(torch.randn(geometry.filters)), geometry, kernel)
+    floats = {"scale": scale, "bias": bias, "relu": relu, "shuffle": shuffle}
+    flip = torch.arange(out) % 2 == 0
+    y = kernels.conv2d(words, weights, geometry, Epilogue(**floats))
+
+    def moved(values: torch.Tensor) -> torch.Tensor:
+        return values.view(shuffle, -1).T.reshape(-1)
+
+    found = kernels.conv2d(words, weights, geometry, Epilogue(**floats, threshold=threshold, flip=flip), "bits")
+    assert torch.equal(found, packing.pack_activations(y, moved(threshold), moved(flip)))
