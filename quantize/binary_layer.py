@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .adapters import PLAIN, LayerAdapter
+from .kept_bits import signs_as_bits
 from .scheme import QuantizedWeight, Scheme, get_scheme
 from .threshold import channel_sums, threshold_start
 
@@ -121,13 +122,12 @@ class BinaryLayer(nn.Module):
         if self.scheme.annealed and self.training and not self.progress_set and not torch.compiler.is_compiling():
             warn_no_progress(self.scheme.name)
         output_scale = self.scheme.output_scale(x, self, *args)
+        if self.training and output_scale is None:
+            return self._train_forward(x, *args)
         values, scale = self.quantized_weight()
         x = self.scheme.input(x, self)
-        if scale is not None and self.training and output_scale is None:
-            # The scale goes into the weight: no second activation is kept for the backward pass.
-            values, scale = values * scale, None
-        if scale is None and output_scale is None and (self.training or self.bias is None):
-            return self.apply_weight(x, self.from_filters(values), self.bias, *args)
+        if scale is None and output_scale is None and self.bias is None:
+            return self.apply_weight(x, self.from_filters(values), None, *args)
         # Sums of +-1 are integers, exact in float32 up to 2^24. Scale and bias come afterwards: the packed
         # layer and the ONNX file give the same numbers, and a sum of zero stays zero.
         y = self.apply_weight(x, self.from_filters(values), None, *args)
@@ -136,6 +136,14 @@ class BinaryLayer(nn.Module):
         if output_scale is not None:
             y = y * output_scale
         return y if self.bias is None else y + self.per_channel(self.bias)
+
+    def _train_forward(self, x: Tensor, *args) -> Tensor:
+        """The scale goes into the weight: no second activation is kept for the backward pass."""
+        filters = self.float_filters()
+        weight = filters if self.float_weights else self.scheme.scaled_weight(filters, self)
+        x = self.scheme.input(x, self)
+        with signs_as_bits(x):
+            return self.apply_weight(x, self.from_filters(weight), self.bias, *args)
 
     def _subtract_threshold(self, x: Tensor) -> Tensor:
         if self.threshold_pending and self.training:

@@ -77,6 +77,11 @@ class Scheme:
         """
         raise NotImplementedError
 
+    def scaled_weight(self, filters: Tensor, layer: nn.Module) -> Tensor:
+        """``values * scale`` of :meth:`weight`, which training computes with."""
+        values, scale = self.weight(filters, layer)
+        return values if scale is None else values * scale
+
     def input(self, x: Tensor, layer: nn.Module) -> Tensor:
         """Quantize the layer's input, same shape; the default keeps it in float."""
         return x

@@ -9,6 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from . import kept_bits
+
 
 def sign(x: Tensor) -> Tensor:
     """+1 where ``x >= 0``, else -1 (NaN: -1), in the dtype and shape of ``x``. No gradient."""
@@ -64,6 +66,8 @@ def ste_sign(x: Tensor, derivative: Callable[[Tensor], Tensor] = inside_open) ->
 
     Source: Courbariaux et al., *Binarized Neural Networks*, 2016, eq. 4.
     """
+    if derivative in (inside_open, inside_closed) and kept_bits.applies(x):
+        return kept_bits.sign(x, closed=derivative is inside_closed)
     return _SurrogateSign.apply(x, derivative)
 
 

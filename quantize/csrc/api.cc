@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cinttypes>
 #include <cstring>
+#include <initializer_list>
 #include <new>
 #include <string>
 
@@ -11,6 +12,7 @@
 #include "input.h"
 #include "kernel.h"
 #include "pool.h"
+#include "straight_through.h"
 #include "weights.h"
 #include "xnorkit.h"
 
@@ -80,6 +82,21 @@ ConvCall checked_call(const xk_conv_shape* shape, const void* weights, size_t we
   call.parallel = parallel;
   call.form = input_form(call);
   return call;
+}
+
+void check_elements(int64_t count, std::initializer_list<const void*> pointers) {
+  check_size("count", count, 1);
+  checked_product("the size of the elements", {count, 4});
+  for (const void* pointer : pointers) check_pointer("a tensor", pointer);
+}
+
+void check_filters(const xk_filters* filters, std::initializer_list<const void*> pointers) {
+  check_pointer("filters", filters);
+  check_size("filters", filters->count, 1);
+  check_size("inputs", filters->inputs, 1);
+  check_size("taps", filters->taps, 1);
+  checked_product("the size of the filters", {filters->count, filters->inputs, filters->taps, 4});
+  for (const void* pointer : pointers) check_pointer("a tensor", pointer);
 }
 
 void convolve(const ConvCall& call) {
@@ -220,6 +237,46 @@ int32_t xk_max_pool(const xk_pool_shape* shape, const uint64_t* bits, const uint
     check_pointer("bits", bits);
     check_pointer("output", output);
     max_pool(pool, bits, flip, output, parallel);
+  });
+}
+
+int32_t xk_sign(const float* x, int64_t count, int32_t closed, float* values, uint64_t* positive, uint64_t* inside,
+                const xk_parallel* parallel) {
+  return guarded([&] {
+    check_elements(count, {x, values, positive, inside});
+    sign(x, count, closed != 0, values, positive, inside, parallel);
+  });
+}
+
+int32_t xk_signs(const uint64_t* positive, int64_t count, float* values, const xk_parallel* parallel) {
+  return guarded([&] {
+    check_elements(count, {positive, values});
+    signs(positive, count, values, parallel);
+  });
+}
+
+int32_t xk_pass_inside(const float* gradient, const uint64_t* inside, int64_t count, float* result,
+                       const xk_parallel* parallel) {
+  return guarded([&] {
+    check_elements(count, {gradient, inside, result});
+    pass_inside(gradient, inside, count, result, parallel);
+  });
+}
+
+int32_t xk_scaled_sign(const xk_filters* filters, const float* weight, float* values, float* scale, uint64_t* positive,
+                       uint64_t* inside, const xk_parallel* parallel) {
+  return guarded([&] {
+    check_filters(filters, {weight, values, scale, positive, inside});
+    scaled_sign(*filters, weight, values, scale, positive, inside, parallel);
+  });
+}
+
+int32_t xk_scaled_sign_gradient(const xk_filters* filters, const float* gradient, const float* scale,
+                                const uint64_t* positive, const uint64_t* inside, float* result,
+                                const xk_parallel* parallel) {
+  return guarded([&] {
+    check_filters(filters, {gradient, scale, positive, inside, result});
+    scaled_sign_gradient(*filters, gradient, scale, positive, inside, result, parallel);
   });
 }
 

@@ -147,6 +147,33 @@ XK_API int32_t xk_max_pool_size(const xk_pool_shape* shape, size_t* words);
 XK_API int32_t xk_max_pool(const xk_pool_shape* shape, const uint64_t* bits, const uint8_t* flip, uint64_t* output,
                            const xk_parallel* parallel);
 
+/* Training. Bits are 64 elements a word, in the order of memory, those past the last element zero.
+ *
+ * values = +1 where x >= 0, else -1; positive: where it is +1; inside: |x| < 1, or |x| <= 1 where closed is not 0. */
+XK_API int32_t xk_sign(const float* x, int64_t count, int32_t closed, float* values, uint64_t* positive,
+                       uint64_t* inside, const xk_parallel* parallel);
+/* The values of xk_sign again. */
+XK_API int32_t xk_signs(const uint64_t* positive, int64_t count, float* values, const xk_parallel* parallel);
+/* The gradient of xk_sign by the straight-through estimator: that of its values where inside, else 0. */
+XK_API int32_t xk_pass_inside(const float* gradient, const uint64_t* inside, int64_t count, float* result,
+                              const xk_parallel* parallel);
+
+/* Dense filters, [count][inputs][taps], or [count][taps][inputs] where inputs_last is not 0. */
+typedef struct xk_filters {
+  int64_t count, inputs, taps;
+  int32_t inputs_last;
+  int32_t center; /* subtract the mean over the inputs first, where there are several, and clamp to [-1, 1] */
+} xk_filters;
+
+/* values = alpha sign(C), alpha = mean |C| of a filter in `scale`, C the weights, centred where asked for. Each filter
+ * begins with a word of its own in `positive` (C >= 0) and `inside` (|C| <= 1 before it is clamped). */
+XK_API int32_t xk_scaled_sign(const xk_filters* filters, const float* weight, float* values, float* scale,
+                              uint64_t* positive, uint64_t* inside, const xk_parallel* parallel);
+/* The gradient of the weights from that of the values of xk_scaled_sign, and from the rest of its results. */
+XK_API int32_t xk_scaled_sign_gradient(const xk_filters* filters, const float* gradient, const float* scale,
+                                       const uint64_t* positive, const uint64_t* inside, float* result,
+                                       const xk_parallel* parallel);
+
 #ifdef __cplusplus
 }
 #endif

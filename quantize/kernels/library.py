@@ -36,6 +36,16 @@ class PoolShape(ctypes.Structure):
     _fields_ = [(name, ctypes.c_int64) for name in _POOL_SIZES]
 
 
+class Filters(ctypes.Structure):
+    _fields_ = [
+        ("count", ctypes.c_int64),
+        ("inputs", ctypes.c_int64),
+        ("taps", ctypes.c_int64),
+        ("inputs_last", ctypes.c_int32),
+        ("center", ctypes.c_int32),
+    ]
+
+
 class Binarize(ctypes.Structure):
     _fields_ = [("threshold", ctypes.c_void_p), ("flip", ctypes.c_void_p)]
 
@@ -84,6 +94,11 @@ _SIGNATURES = {
     "xk_conv_float": [POINTER, POINTER, ctypes.c_int32, POINTER, POINTER, SIZE, POINTER, POINTER, POINTER],
     "xk_max_pool_size": [POINTER] * 2,
     "xk_max_pool": [POINTER] * 5,
+    "xk_sign": [POINTER, ctypes.c_int64, ctypes.c_int32, *[POINTER] * 4],
+    "xk_signs": [POINTER, ctypes.c_int64, *[POINTER] * 2],
+    "xk_pass_inside": [POINTER, POINTER, ctypes.c_int64, *[POINTER] * 2],
+    "xk_scaled_sign": [POINTER] * 7,
+    "xk_scaled_sign_gradient": [POINTER] * 7,
 }
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ..scheme import QuantizedWeight, Scheme, register_scheme
-from .xnor import scaled_sign
+from .xnor import scaled_sign, scaled_sign_product
 
 
 @register_scheme("bwn")
@@ -18,3 +18,8 @@ class BWN(Scheme):
 
     def weight(self, filters: Tensor, layer: nn.Module) -> QuantizedWeight:
         return scaled_sign(filters)
+
+    def scaled_weight(self, filters: Tensor, layer: nn.Module) -> Tensor:
+        if type(self).weight is not BWN.weight:  # as in XNOR
+            return super().scaled_weight(filters, layer)
+        return scaled_sign_product(filters, center=False)

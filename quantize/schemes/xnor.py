@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from .. import kept_bits
 from ..scheme import QuantizedWeight, Scheme, register_scheme
 from ..ste import clip, inside_closed, magnitude, ste_sign
 
@@ -34,6 +35,16 @@ def scaled_sign(filters: Tensor) -> QuantizedWeight:
     return QuantizedWeight(values, size.mean(dim=tuple(range(1, filters.dim())), keepdim=True))
 
 
+def scaled_sign_product(filters: Tensor, center: bool) -> Tensor:
+    """``values * scale`` of :func:`scaled_sign`, with ``center`` of the centred filters."""
+
+    def reference(filters: Tensor) -> Tensor:
+        values, scale = scaled_sign(center_filters(filters) if center else filters)
+        return values * scale
+
+    return kept_bits.scaled_sign(filters, center, reference) if kept_bits.applies(filters) else reference(filters)
+
+
 @register_scheme("xnor")
 @dataclass(frozen=True)
 class XNOR(Scheme):
@@ -57,6 +68,11 @@ class XNOR(Scheme):
 
     def weight(self, filters: Tensor, layer: nn.Module) -> QuantizedWeight:
         return scaled_sign(center_filters(filters) if self.center else filters)
+
+    def scaled_weight(self, filters: Tensor, layer: nn.Module) -> Tensor:
+        if type(self).weight is not XNOR.weight:  # a scheme that is derived from this one has weights of its own
+            return super().scaled_weight(filters, layer)
+        return scaled_sign_product(filters, self.center)
 
     def input(self, x: Tensor, layer: nn.Module) -> Tensor:
         return ste_sign(x)

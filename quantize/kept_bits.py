@@ -1,0 +1,90 @@
+"""Training with bits kept for the backward pass instead of floats: the same gradients, in fewer passes over memory.
+
+A binary layer keeps two bits an element of its input, where it is positive for the gradient of the weights and where
+it lies inside the surrogate's bounds for its own, and two bits a weight. It needs the native library and float32 on
+the CPU; :func:`quantize.ste.ste_sign` and the schemes have the same in plain torch for the rest.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from .kernels import straight_through as kernel
+
+
+def applies(x: Tensor) -> bool:
+    """Whether the functions here can be used on ``x``, and are of use."""
+    return torch.is_grad_enabled() and not torch.compiler.is_compiling() and kernel.takes(x)
+
+
+class _Sign(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, closed: bool) -> tuple[Tensor, Tensor]:
+        values, positive, inside = kernel.sign(x, closed)
+        ctx.save_for_backward(inside)
+        ctx.layout = kernel.layout_of(x)
+        ctx.mark_non_differentiable(positive)
+        return values, positive
+
+    @staticmethod
+    def backward(ctx, grad: Tensor, _):
+        (inside,) = ctx.saved_tensors
+        if torch.is_grad_enabled():  # of a gradient a gradient will be taken: torch has to see what happens
+            return grad * (kernel.signs(inside, ctx.layout) > 0), None
+        return kernel.pass_inside(grad, inside, ctx.layout), None
+
+
+def sign(x: Tensor, closed: bool) -> Tensor:
+    """Sign with the gradient passed where ``|x| < 1``, or ``|x| <= 1`` with ``closed``.
+
+    The result knows its own bits, for :func:`signs_as_bits`.
+    """
+    values, positive = _Sign.apply(x, closed)
+    values.sign_bits = positive
+    return values
+
+
+@contextlib.contextmanager
+def signs_as_bits(x: Tensor) -> Iterator[None]:
+    """Inside, where autograd keeps ``x`` itself, it keeps its bits, if ``x`` comes from :func:`sign`."""
+    positive = getattr(x, "sign_bits", None)
+    if positive is None:
+        yield
+        return
+
+    address, elements = x.data_ptr(), x.numel()  # the hooks live as long as what is kept; x itself must not
+
+    def pack(kept: Tensor) -> Tensor | kernel.Layout:
+        same = kept.data_ptr() == address and kept.numel() == elements and kernel.takes(kept)
+        return kernel.layout_of(kept) if same else kept
+
+    def unpack(kept: Tensor | kernel.Layout) -> Tensor:
+        return kept if isinstance(kept, Tensor) else kernel.signs(positive, kept)
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        yield
+
+
+class _ScaledSign(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, filters: Tensor, center: bool, reference: Callable[[Tensor], Tensor]) -> Tensor:
+        values, scale, positive, inside = kernel.scaled_sign(filters, center)
+        # The filters are a parameter, or kept by what made them of one.
+        ctx.save_for_backward(filters, scale, positive, inside)
+        ctx.center, ctx.reference = center, reference
+        return values
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        filters, scale, positive, inside = ctx.saved_tensors
+        if torch.is_grad_enabled():  # see _Sign
+            return *torch.autograd.grad(ctx.reference(filters), filters, grad, create_graph=True), None, None
+        layout = kernel.layout_of(filters)
+        return kernel.scaled_sign_gradient(grad, scale, positive, inside, layout, ctx.center), None, None
+
+
+def scaled_sign(filters: Tensor, center: bool, reference: Callable[[Tensor], Tensor]) -> Tensor:
+    """``alpha sign(C)`` of :class:`quantize.schemes.XNOR`; ``reference(filters)`` computes it in plain torch."""
+    return _ScaledSign.apply(filters, center, reference)

@@ -1,0 +1,102 @@
+"""Training on the CPU: signs and what their gradients need, one bit an element, by the native library.
+
+Elements are taken in the order of memory, whatever the layout of a tensor, and bits are int64 words of 64 elements.
+Tensors are such as :func:`takes` accepts; gradients are brought into the layout of what they belong to.
+"""
+
+import ctypes
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from . import library
+
+_WORD = 64
+
+
+class Layout(NamedTuple):
+    """Of a tensor without gaps in memory."""
+
+    size: torch.Size
+    stride: tuple[int, ...]
+
+    def empty(self) -> Tensor:
+        return torch.empty_strided(self.size, self.stride, dtype=torch.float32)
+
+    def take(self, x: Tensor) -> Tensor:
+        """``x`` in this layout, itself where it has it."""
+        return x if x.dtype == torch.float32 and x.stride() == self.stride else self.empty().copy_(x)
+
+
+def layout_of(x: Tensor) -> Layout:
+    return Layout(x.shape, x.stride())
+
+
+def takes(x: Tensor) -> bool:
+    """Whether ``x`` is a plain float32 tensor on the CPU, without gaps in memory, and the library is there."""
+    plain = type(x) in (Tensor, nn.Parameter) and x.dtype == torch.float32 and x.device.type == "cpu"
+    return plain and x.numel() > 0 and (x.is_contiguous() or _is_channels_last(x)) and library.load() is not None
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def _words(elements: int, rows: int = 1) -> Tensor:
+    return torch.empty(rows * -(-elements // _WORD), dtype=torch.int64)
+
+
+def _call(function: str, *arguments) -> None:
+    """Of tensors the addresses."""
+    found = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments]
+    library.call(function, *found, library.parallel())
+
+
+def sign(x: Tensor, closed: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """``sign(x)``, where it is +1, and where ``|x| < 1``, or ``|x| <= 1`` with ``closed``: the last two as bits."""
+    values, positive, inside = torch.empty_like(x), _words(x.numel()), _words(x.numel())
+    _call("xk_sign", x, x.numel(), closed, values, positive, inside)
+    return values, positive, inside
+
+
+def signs(positive: Tensor, layout: Layout) -> Tensor:
+    """+1 where a bit is set, else -1."""
+    values = layout.empty()
+    _call("xk_signs", positive, values.numel(), values)
+    return values
+
+
+def pass_inside(gradient: Tensor, inside: Tensor, layout: Layout) -> Tensor:
+    """``gradient`` where a bit is set, else 0."""
+    result = layout.empty()
+    _call("xk_pass_inside", layout.take(gradient), inside, result.numel(), result)
+    return result
+
+
+def _filters(layout: Layout, center: bool) -> library.Filters:
+    count, inputs, *kernel = layout.size
+    inputs_last = len(kernel) == 2 and layout.stride[1] == 1 and math.prod(kernel) > 1
+    return library.Filters(count, inputs, math.prod(kernel), inputs_last, center)
+
+
+def scaled_sign(filters: Tensor, center: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``alpha sign(C)``, alpha a filter, where C >= 0, and where it is not clamped; the last two as bits.
+
+    C are the filters (out, in, *kernel), with ``center`` less their mean over the inputs and clamped to [-1, 1].
+    """
+    values, scale, rows = torch.empty_like(filters), torch.empty(len(filters)), len(filters)
+    positive, inside = (_words(filters.numel() // rows, rows) for _ in range(2))
+    shape = _filters(layout_of(filters), center)
+    _call("xk_scaled_sign", ctypes.byref(shape), filters, values, scale, positive, inside)
+    return values, scale, positive, inside
+
+
+def scaled_sign_gradient(
+    gradient: Tensor, scale: Tensor, positive: Tensor, inside: Tensor, layout: Layout, center: bool
+) -> Tensor:
+    """The gradient of the filters from that of the values of :func:`scaled_sign`, and from what else it gave."""
+    result, shape = layout.empty(), _filters(layout, center)
+    _call("xk_scaled_sign_gradient", ctypes.byref(shape), layout.take(gradient), scale, positive, inside, result)
+    return result
