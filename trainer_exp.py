@@ -30,15 +30,26 @@ Exit codes: 0 done, 1 the run had to stop, 2 a flag or file that cannot be used,
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import training
 from training.checkpoint import LAST
 from training.config import parse_flags
+from training.memory import keep_freed_memory
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
     flags = parse_flags(argv, __doc__)
+    try:
+        with training.joined(flags.get("gpu")):
+            return run(flags)
+    except ValueError as error:
+        return fail(error, 2)
+
+
+def run(flags: dict[str, Any]) -> int:
+    """Train, or evaluate; the exit code."""
     try:
         if "evaluate" in flags:
             training.evaluate_checkpoint(flags)
@@ -75,4 +86,5 @@ def fail(message: object, code: int) -> int:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     sys.exit(main())

@@ -1,5 +1,7 @@
 """The peak of memory that a run's log records."""
 
+import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -46,3 +48,22 @@ def test_on_a_gpu_the_tensors_count():
     x = torch.ones(64 * MIB, dtype=torch.uint8, device=device)
     del x
     assert memory.peak_memory(device)["device"] >= 64 * MIB
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="not glibc")
+@pytest.mark.parametrize(("variable", "kept"), [(None, True), ("MALLOC_ARENA_MAX", False)])
+def test_freed_memory_is_kept_unless_the_user_has_set_malloc(variable, kept):
+    """By the page faults of writing a large tensor again, in a process of its own."""
+    child = (
+        "import resource, torch; from training.memory import keep_freed_memory; print(keep_freed_memory())\n"
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "write = lambda: torch.ones(64 * 2**20, dtype=torch.uint8)\n"
+        "[write() for _ in range(3)]; before = faults(); write(); print(faults() - before)"
+    )
+    env = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    env |= {variable: "4"} if variable else {}
+    root = Path(memory.__file__).parent.parent
+    run = subprocess.run([sys.executable, "-c", child], capture_output=True, text=True, check=True, cwd=root, env=env)
+    answer, faults = run.stdout.split()
+    assert answer == str(kept)
+    assert (int(faults) < 100) is kept

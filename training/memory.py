@@ -1,11 +1,15 @@
-"""The most memory that this process has held."""
+"""The memory of this process: the most that it has held, and whether it keeps what is freed."""
 
+import ctypes
+import os
+import platform
 import sys
 from pathlib import Path
 
 import torch
 
 STATUS = Path("/proc/self/status")
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 
 
 def peak_memory(device: torch.device) -> dict[str, int | None]:
@@ -26,3 +30,16 @@ def peak_resident_memory() -> int | None:
     except ImportError:  # Windows
         return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def keep_freed_memory() -> bool:
+    """Let the C library keep memory that is freed, for the next tensor; whether it does so.
+
+    By default glibc asks the system for each large tensor anew and gives it back when it is freed; the system
+    then clears the pages one by one, at the first write to each. That is a third of a training step of ResNet-18
+    on a CPU. Nothing is changed where MALLOC_ variables are set or another allocator is loaded.
+    """
+    if platform.libc_ver()[0] != "glibc" or any(name.startswith("MALLOC_") for name in os.environ):
+        return False
+    libc = ctypes.CDLL(None)
+    return bool(libc.mallopt(_M_MMAP_MAX, 0) and libc.mallopt(_M_TRIM_THRESHOLD, -1))

@@ -21,6 +21,8 @@ LR_SCHEDULES = ("step", "cosine", "linear", "exponential")
 def create_optimizer(config, model: nn.Module, stage: Stage) -> optim.Optimizer:
     """``config.optimizer`` over all trainable parameters; clips latent weights where the configuration says so."""
     options = {"lr": config.lr}
+    if config.optimizer != "rmsprop":
+        options["fused"] = next(model.parameters()).device.type in ("cpu", "cuda")  # one pass over the parameters
     if config.optimizer in ("sgd", "rmsprop"):
         options["momentum"] = config.momentum
     optimizer = OPTIMIZERS[config.optimizer](quantize.param_groups(model, stage.weight_decay), **options)
