@@ -62,41 +62,53 @@ _LEVELS = (
 
 _CONSTANTS = """
   plus = Constant <value = float {1.0}> ()
-  minus = Constant <value = float {-1.0}> ()
+  one = Constant <value = uint8 {1}> ()
   a_channel = Constant <value_ints = [1, -1, 1, 1]> ()
 """
 
-# {to} = sign({x}): +1 where x turn >= threshold.
-_SIGN = """
-  {to}_turn = Reshape ({turn}, a_channel)
+# {to} = 2 where {x} >= {threshold}, else 0.
+_COMPARE = """
   {to}_threshold = Reshape ({threshold}, a_channel)
-  {to}_turned = Mul ({x}, {to}_turn)
-  {to}_above = GreaterOrEqual ({to}_turned, {to}_threshold)
-  {to} = Where ({to}_above, plus, minus)
+  {to}_above = GreaterOrEqual ({x}, {to}_threshold)
+  {to}_ones = Cast <to = 2> ({to}_above)
+  {to} = Add ({to}_ones, {to}_ones)
+"""
+
+_TURN = """
+  turns = Reshape (turn, a_channel)
+  turned = Mul (x, turns)
+"""
+
+# {to} = {x} - 1 in float. In onnxruntime a Where of floats takes three times as long as one of bytes and this.
+_SIGN = """
+  {to} = DequantizeLinear ({x}, plus, one)
 """
 
 # The scale comes first: onnxruntime folds the factor of Mul(sums, scale) into the weights, whose sums are rounded.
 _SUMS = """
   sums = Conv <kernel_shape: ints = @kernel_shape, strides: ints = @strides, pads: ints = @pads,
                dilations: ints = @dilations, group: int = @group> ({x}, weight)
-  scales = Reshape (scale, a_channel)
+  scales = Reshape ({scale}, a_channel)
   scaled = Mul (scales, sums)
 """
 
-# y of (N, C, H, W) as (N, {groups}, C / {groups}, H, W).
-_SPLIT = """
-  {y}_size = Shape ({y})
-  {y}_pixels = Shape <start = 2> ({y})
-  {y}_scalar = Constant <value_int: int = @{groups}> ()
-  {y}_one = Constant <value_ints = [1]> ()
-  {y}_groups = Reshape ({y}_scalar, {y}_one)
-  {y}_batch = Constant <value_ints = [0]> ()
-  {y}_rest = Constant <value_ints = [-1]> ()
-  {y}_shape = Concat <axis = 0> ({y}_batch, {y}_groups, {y}_rest, {y}_pixels)
-  {y}_split = Reshape ({y}, {y}_shape)
+# A bit is y turn >= threshold: -y is y with the scale and the bias negated, whatever is rounded.
+_OUTPUT_TURN = """
+  scale_turned = Mul (scale, output_turn)
+  bias_turned = Mul (bias, output_turn)
 """
 
+# scaled of (N, C, H, W) as (N, group, C / group, H, W), times K.
 _INPUT_SCALE = """
+  scaled_size = Shape (scaled)
+  pixels = Shape <start = 2> (scaled)
+  group_scalar = Constant <value_int: int = @group> ()
+  an_axis = Constant <value_ints = [1]> ()
+  groups = Reshape (group_scalar, an_axis)
+  same = Constant <value_ints = [0]> ()
+  rest = Constant <value_ints = [-1]> ()
+  split_shape = Concat <axis = 0> (same, groups, rest, pixels)
+  scaled_split = Reshape (scaled, split_shape)
   k_axis = Constant <value_ints = [2]> ()
   k = Unsqueeze (input_scale, k_axis)
   scaled_k = Mul (scaled_split, k)
@@ -104,13 +116,25 @@ _INPUT_SCALE = """
 """
 
 _BIAS = """
-  biases = Reshape (bias, a_channel)
+  biases = Reshape ({bias}, a_channel)
   biased = Add ({x}, biases)
 """
 
+# Channel g n + i of x to i shuffle + g of y. All but the last line are constants.
 _SHUFFLE = """
-  shuffled = Transpose <perm = [0, 2, 1, 3, 4]> (finished_split)
-  y = Reshape (shuffled, finished_size)
+  first = Constant <value_int = 0> ()
+  step = Constant <value_int = 1> ()
+  channels = Gather (filter_shape, first)
+  channel = Range (first, channels, step)
+  shuffle_scalar = Constant <value_int: int = @shuffle> ()
+  a_size = Constant <value_ints = [1]> ()
+  all_others = Constant <value_ints = [-1]> ()
+  shuffle_groups = Reshape (shuffle_scalar, a_size)
+  by_group_shape = Concat <axis = 0> (shuffle_groups, all_others)
+  by_group = Reshape (channel, by_group_shape)
+  by_place = Transpose <perm = [1, 0]> (by_group)
+  order = Reshape (by_place, all_others)
+  {to} = Gather <axis = 1> ({x}, order)
 """
 
 _MAX_POOL = """
@@ -145,22 +169,25 @@ def function(name: str) -> onnx.FunctionProto:
     inputs += ["input_scale"] if scaled else []
     body = _CONSTANTS + _WEIGHT
     if not from_bits:
-        body += _SIGN.format(x="x", to="signs", threshold="threshold", turn="turn")
-    body += _SUMS.format(x="x" if from_bits else "signs")
-    if scaled:
-        body += _SPLIT.format(y="scaled", groups="group") + _INPUT_SCALE
-    body += _BIAS.format(x="scaled_twice" if scaled else "scaled")
+        body += _TURN + _COMPARE.format(x="turned", to="bits_in", threshold="threshold")
+        body += _SIGN.format(x="bits_in", to="signs")
+    scale, bias = ("scale_turned", "bias_turned") if to_bits else ("scale", "bias")
+    body += _OUTPUT_TURN * to_bits + _SUMS.format(x="x" if from_bits else "signs", scale=scale)
+    body += _INPUT_SCALE * scaled + _BIAS.format(x="scaled_twice" if scaled else "scaled", bias=bias)
     return _parse(name, _CONV + ("shuffle",) * ("Shuffle" in parts), inputs, body + _ending(parts))
 
 
 def _ending(parts: str) -> str:
     """From ``biased`` to ``y``."""
-    result = "finished" if "Shuffle" in parts else "y"
-    if "ToBits" in parts:
-        end = _SIGN.format(x="biased", to=result, threshold="output_threshold", turn="output_turn")
-    else:
-        end = f"  {result} = {'Relu' if 'Relu' in parts else 'Identity'} (biased)\n"
-    return end + (_SPLIT.format(y="finished", groups="shuffle") + _SHUFFLE if "Shuffle" in parts else "")
+    shuffle, to_bits = "Shuffle" in parts, "ToBits" in parts
+    end, result = "", "biased"
+    if to_bits:
+        end, result = _COMPARE.format(x=result, to="bits_out", threshold="output_threshold"), "bits_out"
+    elif "Relu" in parts:
+        end, result = f"  positive = Relu ({result})\n", "positive"
+    if shuffle:
+        end, result = end + _SHUFFLE.format(x=result, to="shuffled"), "shuffled"
+    return end + (_SIGN.format(x=result, to="y") if to_bits else f"  y = Identity ({result})\n")
 
 
 def _parse(name: str, attributes, inputs, body: str) -> onnx.FunctionProto:
