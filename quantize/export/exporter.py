@@ -73,7 +73,8 @@ def export_onnx(
             The first dimension of each is the batch.
         format: "packed": 1 bit a weight; binary layers are functions of domain ``xnorkit``, which any runtime
             that knows functions inlines, and our kernels compute where they are registered. "standard":
-            operators of the ONNX standard only, on floats, 8 bits a weight. Both in opset 21.
+            operators of the ONNX standard only, on floats, 8 bits a weight. "int8": the converted model in its
+            integer operators, 8 bits a weight, for CPUs without our library. All in opset 21.
         metadata: written into the file, text as it is, anything else as JSON. The schemes and the version
             of xnorkit are always in it.
         dynamic_size: leave the height and width of images open too; the network must take any, so that it has a

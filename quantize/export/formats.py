@@ -7,7 +7,7 @@ from typing import Any
 import onnx_ir as ir
 from torch import nn
 
-from . import packed, standard
+from . import int8, packed, standard
 from .session import create_session
 
 
@@ -40,4 +40,5 @@ class Format:
 FORMATS = {
     "packed": Format(packed.lower, packed.add_functions),
     "standard": Format(standard.lower),
+    "int8": Format(int8.lower),
 }
