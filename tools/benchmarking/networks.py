@@ -110,11 +110,18 @@ def _exported(model: nn.Module, x: Tensor, folder: str, **options: Any) -> Path:
     return path
 
 
-def build_packed_onnx(problem: NetworkProblem, threads: int) -> Built:
-    """Our kernels inside onnxruntime."""
+def build_packed_onnx(problem: NetworkProblem, threads: int, kernels: bool = True) -> Built:
+    """Our kernels inside onnxruntime, or what it makes of the functions' bodies."""
     with tempfile.TemporaryDirectory() as folder:
         path = _exported(problem.binary_model, problem.x, folder)
-        return _session_run(quantize.ort_session(path, threads=threads), problem.x)
+        return _session_run(quantize.ort_session(path, threads=threads, kernels=kernels), problem.x)
+
+
+def build_exact_int8(problem: NetworkProblem, threads: int) -> Built:
+    """The binary network in integer operators."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = _exported(problem.binary_model, problem.x, folder, format="int8")
+        return _session_run(session(path.read_bytes(), threads), problem.x)
 
 
 def build_ort_float(problem: NetworkProblem, threads: int) -> Built:
@@ -154,10 +161,18 @@ def expected_binary(problem: NetworkProblem) -> Tensor:
 
 
 def network_sides(ours: str) -> Sequence[Side]:
-    """All of them, ours first. int8 is another network: of it only nonsense is noticed."""
+    """All of them, ours first. onnxruntime's int8 is another network: of it only nonsense is noticed."""
     return (
         Side(ours, "xnorkit", build_converted, expected_binary, tolerance=1e-4),
         Side("xnorkit_onnx", "xnorkit in onnxruntime", build_packed_onnx, expected_binary, tolerance=1e-4),
+        Side("xnorkit_int8", "xnorkit's int8 file", build_exact_int8, expected_binary, tolerance=1e-4),
+        Side(
+            "xnorkit_onnx_alone",
+            "xnorkit's packed file without our library",
+            functools.partial(build_packed_onnx, kernels=False),
+            expected_binary,
+            tolerance=1e-4,
+        ),  # fmt: skip
         Side("ort_float", "onnxruntime float", build_ort_float, tolerance=1e-3),
         Side("ort_int8", "onnxruntime int8", build_ort_int8, tolerance=0.5),
         Side("torch_float", "torch float", build_torch_float, tolerance=1e-4),
