@@ -11,6 +11,7 @@ benchmark: $(VENV)/installed-bench
 	$(BENCHMARK) $(addprefix --network ,$(NETWORKS)) --json $(FIGURES)/networks.json
 	$(BENCHMARK) --sweep channels --json $(FIGURES)/channels.json
 	$(BENCHMARK) --sweep kernel --json $(FIGURES)/kernel.json
+	$(BENCHMARK) --training nin_xnornet --training resnet18_xnornet --rounds 7 --json $(FIGURES)/training.json
 	$(BENCHMARK) --report
 
 $(VENV)/installed-bench: $(VENV)/installed

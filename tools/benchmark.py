@@ -3,6 +3,7 @@
     python tools/benchmark.py                              shapes of real layers: batch 1 and 32, one and all threads
     python tools/benchmark.py --shape 256-256-3x3-14x14 --batch 1 --threads 1
     python tools/benchmark.py --network nin_xnornet --network resnet18_bireal    whole networks, and their memory
+    python tools/benchmark.py --training nin_xnornet --training resnet18_xnornet    a training step against float's
     python tools/benchmark.py --kernels                    each instruction set forced, against the machine's limit
     python tools/benchmark.py --sweep channels             the paper's figure 4 b (kernel: c)
     python tools/benchmark.py --json FILE --plot FILE      keep the figures, draw them
@@ -15,15 +16,17 @@ Exit codes: 0 done, 1 a side computes wrong numbers, 2 something that cannot be 
 """
 
 import argparse
+import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from quantize.scheme import did_you_mean
 from quantize.table import format_table
-from tools.benchmarking import machine, tables
+from tools.benchmarking import machine
 from tools.benchmarking.cases import SHAPES, SWEEPS
 from tools.benchmarking.forced import measure_forced
 from tools.benchmarking.measure import measure
@@ -31,10 +34,11 @@ from tools.benchmarking.memory import measure_memory
 from tools.benchmarking.networks import NetworkCase
 from tools.benchmarking.plots import plot
 from tools.benchmarking.registry import CONV_SIDES, NETWORK_SIDES, OURS, PEERS
-from tools.benchmarking.report import FOLDER, absent, group_tables, write_report
+from tools.benchmarking.report import FOLDER, absent, group_tables, memory_table, write_report
 from tools.benchmarking.result import Result
 from tools.benchmarking.sides import Side, WrongNumbers
 from tools.benchmarking.timing import Timer
+from tools.benchmarking.training import TRAINING_SIDES, TrainingCase, measure_training_memory
 from training.console import progress
 
 
@@ -42,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = p.add_mutually_exclusive_group()
     what.add_argument("--network", action="append", default=[], metavar="NAME", help="of models/, in a binary layout")
+    what.add_argument("--training", action="append", default=[], metavar="NAME", help="as --network: training steps")
     what.add_argument("--sweep", choices=SWEEPS, help="over channels or filter sizes")
     what.add_argument("--kernels", action="store_true", help="each instruction set forced; one thread, batch 1")
     what.add_argument("--report", nargs="*", type=Path, metavar="FILE", help=f"only write the page, of {FOLDER.name}/")
@@ -70,40 +75,53 @@ def chosen(names: Sequence[str], known: dict, what: str) -> list:
     return [known[name] for name in names]
 
 
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What to measure; ``memory(case, batch)`` may tell nothing, None."""
+
+    kind: str
+    cases: Sequence[Any]
+    sides: Sequence[Side]
+    batches: Sequence[int]
+    memory: Callable[[Any, int], dict | None] = lambda case, batch: None
+
+
+def job_of(flags: argparse.Namespace) -> Job:
+    """What the flags ask for."""
+
+    def sides(known: dict[str, Side], names: Sequence[str]) -> list[Side]:
+        return chosen(flags.side or names, known, "side")
+
+    if flags.network:
+        cases = [NetworkCase(name) for name in flags.network]
+        return Job("networks", cases, sides(NETWORK_SIDES, list(NETWORK_SIDES)), flags.batch or [1, 32], measure_memory)
+    if flags.training:
+        cases = [TrainingCase(name, device) for device in ("cpu", "cuda") for name in flags.training]
+        names = list(TRAINING_SIDES)
+        return Job("training", cases, sides(TRAINING_SIDES, names), flags.batch or [32], measure_training_memory)
+    if flags.sweep:
+        cases = chosen(flags.shape, SHAPES, "shape") or list(SWEEPS[flags.sweep].values())
+        return Job(flags.sweep, cases, sides(CONV_SIDES, (OURS, "ort_float", "torch_float")), flags.batch or [1])
+    cases = chosen(flags.shape, SHAPES, "shape") or list(SHAPES.values())
+    kind = "kernels" if flags.kernels else "shapes"
+    return Job(kind, cases, sides(CONV_SIDES, (OURS, *PEERS)), flags.batch or [1, 32])
+
+
 def run(flags: argparse.Namespace, argv: Sequence[str]) -> Result:
     """Measure what the flags ask for."""
-    kind = flags.sweep or ("kernels" if flags.kernels else "networks" if flags.network else "shapes")
-    cases = cases_of(flags)
-    result = Result(kind, machine.describe(list(argv)), flags.rounds)
+    job = job_of(flags)
+    result = Result(job.kind, machine.describe(list(argv)), flags.rounds)
     if warning := machine.load_warning(result.environment["load"]):
         print(warning, file=sys.stderr)
     if flags.kernels:
-        measure_forced(result, [case.name for case in cases])
+        measure_forced(result, [case.name for case in job.cases])
         return result
-    sides = sides_of(flags)
-    batches = flags.batch or ([1] if flags.sweep else [1, 32])
     threads = flags.threads or sorted({1} if flags.sweep else {1, result.environment["cores"]})
-    runs = [(case, batch) for batch in batches for case in cases]
-    rows = [measure(c, sides, batch, threads, Timer(flags.rounds)) for c, batch in progress(runs, len(runs), kind)]
+    runs = [(case, batch) for batch in job.batches for case in job.cases]
+    rows = [measure(c, job.sides, b, threads, Timer(flags.rounds)) for c, b in progress(runs, len(runs), job.kind)]
     result.groups[""] = [row for part in rows for row in part]
-    if flags.network:
-        result.memory = [m for case, batch in runs if (m := measure_memory(case, batch))]
+    result.memory = [m for case, batch in runs if (m := job.memory(case, batch))]
     return result
-
-
-def cases_of(flags: argparse.Namespace) -> list:
-    """What is computed."""
-    if flags.network:
-        return [NetworkCase(name) for name in flags.network]
-    return chosen(flags.shape, SHAPES, "shape") or list((SWEEPS[flags.sweep] if flags.sweep else SHAPES).values())
-
-
-def sides_of(flags: argparse.Namespace) -> list[Side]:
-    """Who computes it."""
-    if flags.network:
-        return chosen(flags.side or list(NETWORK_SIDES), NETWORK_SIDES, "side")
-    peers = ("ort_float", "torch_float") if flags.sweep else PEERS
-    return chosen(flags.side or (OURS, *peers), CONV_SIDES, "side")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -135,7 +153,7 @@ def show(result: Result) -> None:
         for title, header, lines in group_tables(group, rows):
             print(f"\n{title}\n{format_table(header, lines, right=header[1:])}")
     if result.memory:
-        header, lines = tables.memory(result.memory)
+        header, lines = memory_table(result)
         print(f"\nmemory\n{format_table(header, lines, right=header[1:])}")
     for line in absent(result):
         print(line)

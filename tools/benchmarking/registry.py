@@ -5,6 +5,7 @@ from .networks import network_sides
 from .onnxruntime_sides import build_float, build_int8, expected_int8
 from .openvino_side import build_binary
 from .sides import Side, build_ours, build_torch_float
+from .training import TRAINING_SIDES
 
 OURS = "xnorkit"
 
@@ -21,7 +22,7 @@ CONV_SIDES = {
 }
 
 NETWORK_SIDES = {side.name: side for side in network_sides(OURS)}
-TITLES = {name: side.title for name, side in {**CONV_SIDES, **NETWORK_SIDES}.items()}
+TITLES = {name: side.title for name, side in {**CONV_SIDES, **NETWORK_SIDES, **TRAINING_SIDES}.items()}
 
 # What the command line compares where it is told no sides.
 PEERS = ("ort_float", "ort_int8", "torch_float", "openvino_binary")

@@ -28,14 +28,21 @@ TITLES = {
     "kernels": "Each instruction set forced",
     "channels": "Speed-up over channels",
     "kernel": "Speed-up over filter sizes",
+    "training": "Training steps",
 }
 
 NOTES = {
+    "training": "Forward, loss, backward and SGD with momentum, channels-last, both networks with the same layout; "
+    "*ratio* is binary over float.\n",
     "kernels": "*ratio* of the limit is the share of it that ours reaches: the time that xor, popcount and add of as "
     "many bits take this machine in registers, over ours.\n",
     "channels": "The dashed line is the paper's 64 c N_W / (c N_W + 64), with c channels and N_W filter positions. ",
     "kernel": "The dashed line is the paper's 64 c N_W / (c N_W + 64), with c channels and N_W filter positions. ",
 }
+TRAINING_MEMORY_NOTE = (
+    "The peak of a training step, on one thread: how much the resident memory of a process has grown since before the "
+    "network was made.\n"
+)
 MEMORY_NOTE = (
     "Stored: all parameters, 1 bit a binary weight. Peak: how much the resident memory of a process grows when it "
     "loads the network and runs it once, one thread.\n"
@@ -83,8 +90,15 @@ def section(result: Result) -> list[str]:
         for title, header, lines in group_tables(group, rows):
             parts += [f"### {title[0].upper()}{title[1:]}\n", tables.markdown(header, lines)]
     if result.memory:
-        parts += [f"### Memory\n\n{MEMORY_NOTE}", tables.markdown(*tables.memory(result.memory))]
+        note = TRAINING_MEMORY_NOTE if result.kind == "training" else MEMORY_NOTE
+        parts += [f"### Memory\n\n{note}", tables.markdown(*memory_table(result))]
     return [part for part in [*parts, *(f"* {line}\n" for line in absent(result))] if part]
+
+
+def memory_table(result: Result) -> tuple[list[str], list[list[str]]]:
+    """Header and lines."""
+    table = tables.training_memory if result.kind == "training" else tables.memory
+    return table(result.memory)
 
 
 def absent(result: Result) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from .measure import Row
 
-KINDS = ("shapes", "networks", "kernels", "channels", "kernel")
+KINDS = ("shapes", "networks", "kernels", "channels", "kernel", "training")
 
 
 @dataclasses.dataclass

@@ -75,6 +75,15 @@ def memory(measured: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[list[
     return header, lines
 
 
+def training_memory(measured: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Megabytes at the peak of a training step, see training.py."""
+    lines = []
+    for m in measured:
+        floating, binary = m["float_step"] / 1e6, m["binary_step"] / 1e6
+        lines.append([m["case"], str(m["batch"]), f"{floating:,.0f}", f"{binary:,.0f}", f"{binary / floating:.2f}"])
+    return ["case", "batch", "float step MB", "binary step MB", "ratio"], lines
+
+
 def skipped(rows: Iterable[Row]) -> list[str]:
     """What did not run, and why; each reason once."""
     return list(dict.fromkeys(f"{row.side}: {row.skipped}" for row in rows if row.skipped))
