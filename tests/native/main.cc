@@ -29,6 +29,8 @@ int main() {
   test_bad_arguments();
   test_max_pool();
   test_bad_pools();
+  test_straight_through();
+  test_bad_elements();
   test_weights();
   test_bad_weights();
   test_forced_kernel();

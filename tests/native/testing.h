@@ -42,6 +42,8 @@ void test_special_values();
 void test_bad_arguments();
 void test_max_pool();
 void test_bad_pools();
+void test_straight_through();
+void test_bad_elements();
 void test_weights();
 void test_bad_weights();
 void test_forced_kernel();
