@@ -1,8 +1,12 @@
 """Every Python block of the README and the guides runs, top to bottom, in one namespace a file; every
-command line of the trainer parses."""
+command line of the trainer and of the tools parses."""
 
+import argparse
+import ast
 import re
+import runpy
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,8 +31,12 @@ def test_python_blocks_run(page, tmp_path, monkeypatch):
         exec(compile(block, page.name, "exec"), namespace)
 
 
+def shell_text() -> list[tuple[str, str]]:
+    return [(page.name, "\n".join(blocks(page, "(?:bash|console)?"))) for page in PAGES]
+
+
 def trainer_lines() -> list[tuple[str, str]]:
-    text = [(page.name, "\n".join(blocks(page, "(?:bash|console)?"))) for page in PAGES]
+    text = shell_text()
     text.append(("trainer_exp.py", (ROOT / "trainer_exp.py").read_text().split('"""')[1].replace("\\\\\n", " ")))
     pattern = re.compile(r"^.*?python trainer_exp\.py (.*?)(?<!\\)$", re.MULTILINE | re.DOTALL)
     return [(name, line.replace("\\\n", " ")) for name, body in text for line in pattern.findall(body)]
@@ -39,6 +47,34 @@ def test_trainer_command_lines_parse(page, line):
     flags = parse_flags(shlex.split(line, comments=True))
     if "resume" not in flags and "evaluate" not in flags:
         TrainConfig.create(**flags)
+
+
+def tool_lines() -> list[tuple[str, str]]:
+    pattern = re.compile(r"^(?:\$ | *)python (tools/\S.*?)(?<!\\)$", re.MULTILINE | re.DOTALL)
+    lines = [(name, line.replace("\\\n", " ")) for name, body in shell_text() for line in pattern.findall(body)]
+    for path in [*(ROOT / "tools").glob("*.py"), *(ROOT / "tools" / "moving_objects").glob("*.py")]:
+        usage = (ast.get_docstring(ast.parse(path.read_text())) or "").replace("\\\n", " ")
+        lines += [(path.name, re.sub(r"  +\S.*", "", line)) for line in pattern.findall(usage)]
+    return lines
+
+
+class Parsed(BaseException):
+    """Ends a program when its flags are understood."""
+
+
+@pytest.mark.parametrize(("page", "line"), tool_lines())
+def test_tool_command_lines_parse(page, line, monkeypatch):
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_only(self, *args, **kwargs):
+        raise Parsed(parse(self, *args, **kwargs))
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
+    tool, *flags = shlex.split(line.split(" > ")[0], comments=True)
+    monkeypatch.setattr(sys, "argv", [tool, *flags])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with pytest.raises(Parsed):
+        runpy.run_path(str(ROOT / tool), run_name="__main__")
 
 
 def test_links_between_pages_exist():
