@@ -1,14 +1,16 @@
-"""Independent ways to run an ONNX file: onnxruntime and the reference implementation of the standard."""
+"""Independent ways to run an ONNX file: onnxruntime, the reference implementation of the standard, QONNX's executor."""
 
 import functools
 
 import numpy as np
 import onnx
 import onnxruntime
+import pytest
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor
 
 import quantize
+from quantize.export.qonnx import QonnxSession
 
 export_standard = functools.partial(quantize.export_onnx, format="standard")
 
@@ -28,9 +30,16 @@ def reference_outputs(path, *inputs: Tensor) -> list[np.ndarray]:
     return ReferenceEvaluator(str(path)).run(None, feeds(path, inputs))
 
 
+def qonnx_outputs(path, *inputs: Tensor) -> list[np.ndarray]:
+    return QonnxSession(str(path)).run(None, feeds(path, inputs))
+
+
 RUNTIMES = {"onnxruntime": onnxruntime_outputs, "reference": reference_outputs}
 
 
 def runtimes(format: str) -> dict:
     """Those that know the files of a format."""
-    return RUNTIMES
+    if format != "qonnx":
+        return RUNTIMES
+    pytest.importorskip("qonnx", reason="the package qonnx is not installed")
+    return {"qonnx": qonnx_outputs}

@@ -71,7 +71,7 @@ def test_every_kind_of_layer_is_its_float_layer_on_signs(kind, format, tmp_path)
             np.testing.assert_allclose(outputs[0], expected, rtol=0, atol=1e-6 if bias else 0)
 
 
-@pytest.mark.parametrize("format", ["standard"])
+@pytest.mark.parametrize("format", ["standard", "qonnx"])
 @pytest.mark.parametrize("spec", [spec for spec in FORMULAS if "spatial" not in spec])
 def test_every_scheme_is_its_formula(spec, format, tmp_path):
     layer = quantize.BinaryLinear(31, 8, scheme=spec, threshold=quantize.get_scheme(spec).signed_input)

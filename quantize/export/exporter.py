@@ -74,17 +74,20 @@ def export_onnx(
         format: "packed": 1 bit a weight; binary layers are functions of domain ``xnorkit``, which any runtime
             that knows functions inlines, and our kernels compute where they are registered. "standard":
             operators of the ONNX standard only, on floats, 8 bits a weight. "int8": the converted model in its
-            integer operators, 8 bits a weight, for CPUs without our library. All in opset 21.
+            integer operators, 8 bits a weight, for CPUs without our library. "qonnx": "standard" with the low-bit
+            values as nodes of the QONNX dialect, for FPGA flows. All in opset 21.
         metadata: written into the file, text as it is, anything else as JSON. The schemes and the version
             of xnorkit are always in it.
         dynamic_size: leave the height and width of images open too; the network must take any, so that it has a
             global pooling and no ``Flatten`` of a map.
         check: compare the file, in onnxruntime, with PyTorch on the first samples of ``example_input``
-            and, in another batch size, on random input.
+            and, in another batch size, on random input; a QONNX file in the executor of the package ``qonnx``,
+            where that is installed.
 
     Raises:
-        ValueError: an unknown format; an ``example_input`` that the model does not take; a model that takes one
-            batch size only, or one image size where ``dynamic_size``, or returns NaN.
+        ValueError: an unknown format, or one in which a layer has no form; an ``example_input`` that the model
+            does not take; a model that takes one batch size only, or one image size where ``dynamic_size``, or
+            returns NaN.
         TypeError: ``example_input`` or ``metadata`` has something that cannot be written.
         OSError: the directory does not exist or cannot be written to.
         RuntimeError: PyTorch cannot trace the model with a dynamic batch or size.

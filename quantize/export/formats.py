@@ -7,7 +7,7 @@ from typing import Any
 import onnx_ir as ir
 from torch import nn
 
-from . import int8, packed, standard
+from . import int8, packed, qonnx, standard
 from .session import create_session
 
 
@@ -41,4 +41,5 @@ FORMATS = {
     "packed": Format(packed.lower, packed.add_functions),
     "standard": Format(standard.lower),
     "int8": Format(int8.lower),
+    "qonnx": Format(qonnx.lower, open=qonnx.QonnxSession, why_unchecked=qonnx.executor_missing),
 }

@@ -10,7 +10,7 @@ from torch import nn
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
 # A node that applies one of the model's own tensors is called after it, in these words where they differ.
-_APPLYING = ("Add", "Sub", "Mul", "Cast")
+_APPLYING = ("Add", "Sub", "Mul", "Cast", "BipolarQuant", "Quant")
 _LABELS = {"weight_bits": "weight", "weight_scale": "scale"}
 
 

@@ -1,0 +1,210 @@
+"""Format "qonnx": binary layers in the QONNX dialect, which FINN and hls4ml read for FPGAs.
+
+Signs and +-1 weights are ``BipolarQuant`` nodes, other low-bit values ``Quant`` nodes, all with scale 1: their
+sums are whole numbers, and the scale is a ``Mul`` after them. Pappalardo et al., *QONNX: Representing
+Arbitrary-Precision Quantized Neural Networks*, 2022. onnxruntime does not know these nodes;
+:class:`QonnxSession` runs them with the executor of the package ``qonnx``.
+"""
+
+import contextlib
+import functools
+import importlib.util
+import warnings
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+from ..layers import BinaryLayer, BinaryLinear
+from ..scheme import QuantizedWeight, Scheme
+from ..schemes.dorefa import FLOAT_BITS, DoReFa
+from . import standard
+from .lowering import onnx_node
+
+DOMAIN = "qonnx.custom_op.general"
+VERSION = 1
+_MOST_BITS = 9  # of a signed weight: DoReFa's 8 bits are the odd numbers from -255 to 255
+
+
+def lower(model: nn.Module, batch: Any) -> tuple[nn.Module, nn.Module]:
+    """(the model that the file is compared with, the model that is traced).
+
+    Raises ValueError where a layer has values that neither ``BipolarQuant`` nor ``Quant`` gives exactly.
+    """
+    reference, lowered = standard.lower(model, batch, "qonnx")
+    layers = [(name, layer) for name, layer in lowered.named_modules() if isinstance(layer, BinaryLayer)]
+    for name, layer in layers:
+        try:
+            _speak_qonnx(layer)
+        except ValueError as error:
+            raise ValueError(
+                f"layer {name!r} has no QONNX form: {error}; use format 'standard', or another scheme for it"
+            ) from None
+    return reference, lowered
+
+
+class _Dialect:
+    """Mixin over a frozen binary layer: its low-bit weight is the output of a node."""
+
+    quantize_weight: Callable[[Tensor], Tensor]
+
+    def quantized_weight(self) -> QuantizedWeight:
+        values, scale = super().quantized_weight()
+        return QuantizedWeight(self.quantize_weight(values), scale)
+
+
+class _DialectLinear(_Dialect):
+    """The weight is stored as ``MatMul`` takes it, so that no ``Transpose`` stands between."""
+
+    def apply_weight(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        y = torch.matmul(x, weight)
+        return y if bias is None else y + bias
+
+
+class _DialectScheme:
+    """A scheme whose quantized input is the output of a node."""
+
+    def __init__(self, scheme: Scheme, input: Callable[[Tensor, nn.Module], Tensor]):
+        self.scheme, self.input = scheme, input
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.scheme, name)
+
+
+@torch.no_grad()
+def _speak_qonnx(layer: BinaryLayer) -> None:
+    """Make a frozen layer one of the dialect, in place."""
+    layer.scheme = _DialectScheme(layer.scheme, _input_of(layer.scheme))
+    layer.quantize_weight = _store_weight(layer)
+    kind = _Dialect
+    if isinstance(layer, BinaryLinear):
+        kind, stored = _DialectLinear, "weight_levels" if layer.weight_bits is None else "weight_bits"
+        _store(layer, stored, getattr(layer, stored).t().contiguous())
+    layer.__class__ = type(type(layer).__name__, (kind, type(layer)), {})
+
+
+def _input_of(scheme: Scheme) -> Callable[[Tensor, nn.Module], Tensor]:
+    """What stands for ``scheme.input``. ValueError where there is nothing."""
+    if scheme.signed_input:
+        return lambda x, layer: _bipolar(x)
+    if type(scheme).input is Scheme.input:
+        return scheme.input
+    if not isinstance(scheme, DoReFa):
+        raise ValueError(f"scheme {str(scheme)!r} quantizes its input in a way of its own")
+    return scheme.input if scheme.a_bits == FLOAT_BITS else lambda x, layer: _unit(x, scheme.a_bits)
+
+
+def _store_weight(layer: BinaryLayer) -> Callable[[Tensor], Tensor]:
+    """Store the weight of a frozen layer as floats that a node gives back as they are; the node."""
+    if layer.weight_bits is None:
+        if layer.float_weights or layer.scheme.weight_bits == FLOAT_BITS:
+            return lambda values: values
+        whole, step = _whole_numbers(layer.weight_levels)
+        _store(layer, "weight_bits", whole)
+        _store(layer, "weight_scale", step if layer.weight_scale is None else step * layer.weight_scale)
+    else:
+        _store(layer, "weight_bits", layer.weight_bits.float())
+    largest = int(layer.weight_bits.abs().max())
+    if bool((layer.weight_bits.abs() == 1).all()):
+        return _bipolar
+    return lambda values: _quant(values, 1 + largest.bit_length(), signed=True)
+
+
+def _store(layer: BinaryLayer, name: str, value: Tensor) -> None:
+    """Make ``value`` a buffer, whatever ``name`` is now."""
+    if hasattr(layer, name):
+        delattr(layer, name)
+    layer.register_buffer(name, value)
+
+
+def _whole_numbers(levels: Tensor) -> tuple[Tensor, Tensor]:
+    """(whole numbers, step): ``levels`` as their product. ValueError where they are not multiples of a step."""
+    values = levels.unique()
+    gap = values.diff().min() if len(values) > 1 else values.abs().max()
+    for step in (gap, gap / 2):  # a level may be 0, or lie between two
+        whole = (levels / step).round()
+        if whole.abs().max() < 2 ** (_MOST_BITS - 1) and torch.allclose(whole * step, levels, rtol=1e-6, atol=0):
+            return whole, (levels.abs().max() / whole.abs().max()).reshape(1)
+    raise ValueError(f"its {len(values)} weight levels are not multiples of one step")
+
+
+def _bipolar(x: Tensor) -> Tensor:
+    """+1 where ``x >= 0``, else -1."""
+    return _node("BipolarQuant", [x, torch.ones(())], x, {})
+
+
+def _quant(x: Tensor, bits: int, signed: bool) -> Tensor:
+    """``x`` rounded, ties to even, and clamped to the integers of so many bits (-2^(bits - 1) is none of them)."""
+    inputs = [x, torch.ones(()), torch.zeros(()), torch.tensor(float(bits))]
+    return _node("Quant", inputs, x, {"signed": int(signed), "narrow": int(signed), "rounding_mode": "ROUND"})
+
+
+def _unit(x: Tensor, bits: int) -> Tensor:
+    """DoReFa-Net's input: x clamped to [0, 1], rounded to multiples of ``1 / (2^bits - 1)``."""
+    levels = 2**bits - 1
+    return _quant(x.clamp(0, 1) * levels, bits, signed=False) / levels
+
+
+def _node(name: str, inputs: list[Tensor], like: Tensor, attributes: dict[str, Any]) -> Tensor:
+    return onnx_node(f"{DOMAIN}::{name}", inputs, attributes, like.shape, version=VERSION)
+
+
+def executor_missing() -> str:
+    """Why a file cannot be run here: the package ``qonnx`` is not installed; "" where it is."""
+    found = importlib.util.find_spec("qonnx") is not None
+    return "" if found else "the package qonnx, which runs QONNX files, is not installed: pip install qonnx"
+
+
+class QonnxSession:
+    """A QONNX file in the executor of the package ``qonnx``, with the methods of an onnxruntime session.
+
+    It runs node by node and is slow. Raises ImportError where ``qonnx`` is not installed.
+    """
+
+    def __init__(self, model: str | bytes):
+        import qonnx  # noqa: F401  here, and again where it runs: writing files does not need it
+
+        self.model = onnx.load_from_string(model) if isinstance(model, bytes) else onnx.load(model)
+
+    def get_inputs(self) -> list[SimpleNamespace]:
+        return [SimpleNamespace(name=value.name) for value in self.model.graph.input]
+
+    def run(self, names: None, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """All outputs for these inputs."""
+        from qonnx.core.modelwrapper import ModelWrapper
+        from qonnx.core.onnx_exec import execute_onnx
+        from qonnx.transformation.infer_shapes import InferShapes
+
+        model = onnx.ModelProto.FromString(self.model.SerializeToString())
+        del model.graph.value_info[:]  # the executor wants every size in numbers
+        for value in model.graph.input:
+            _set_shape(value, feeds[value.name].shape)
+        for value in model.graph.output:
+            value.type.tensor_type.ClearField("shape")
+        wrapped = ModelWrapper(model).transform(InferShapes())
+        with _one_node_models_of(model.ir_version), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of sizes that it could not infer beforehand
+            results = execute_onnx(wrapped, feeds)
+        return [results[value.name] for value in model.graph.output]
+
+
+@contextlib.contextmanager
+def _one_node_models_of(ir_version: int) -> Iterator[None]:
+    """The executor makes a model of every node, in the newest version that onnx has and onnxruntime may not know."""
+    from qonnx.core import onnx_exec
+
+    make_model = onnx_exec.qonnx_make_model
+    onnx_exec.qonnx_make_model = functools.partial(make_model, ir_version=ir_version)
+    try:
+        yield
+    finally:
+        onnx_exec.qonnx_make_model = make_model
+
+
+def _set_shape(value: onnx.ValueInfoProto, shape: tuple[int, ...]) -> None:
+    for dim, size in zip(value.type.tensor_type.shape.dim, shape, strict=True):
+        dim.dim_value = size
