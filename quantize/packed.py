@@ -160,7 +160,7 @@ class PackedLayer(nn.Module):
     def prepare(self, image: Tensor) -> None:
         """Put the bits in the order of the kernel that is the fastest for images of this size."""
         bits = self.dense_weights()
-        if image.device.type == "cpu":
+        if image.device.type in ("cpu", "cuda"):
             bits = kernels.prepare_weights(bits, self.geometry, size=self.image_size(image))
         self.weights, self.prepared = bits, True
 

@@ -1,8 +1,9 @@
 """Binary convolutions and max pooling on bits, and the choice of who computes them.
 
-The native library where it was built (:mod:`.cpu`), else the reference (:mod:`.reference`) with one warning.
-Weights are prepared once for a backend, which then runs them: prepared native weights are flat, the
-reference's are the dense ones.
+On the CPU the native library where it was built (:mod:`.cpu`), else the reference (:mod:`.reference`) with one
+warning; on CUDA devices Triton kernels (:mod:`.cuda`); on others the reference. Weights are prepared once for a
+backend, which then runs them: those of the native library are flat bytes, Triton's flat int32, the reference's
+the dense ones.
 """
 
 import functools
@@ -10,6 +11,7 @@ import os
 import warnings
 from types import ModuleType
 
+import torch
 from torch import Tensor
 
 from . import cpu, library, reference
@@ -33,7 +35,7 @@ __all__ = [
 
 
 def available_kernels() -> list[str]:
-    """Names for ``kernel=`` and XNORKIT_KERNEL on this machine: "reference", then native ones, the best last."""
+    """Names for ``kernel=`` and XNORKIT_KERNEL on this machine's CPU: "reference", then native ones, the best last."""
     return ["reference", *cpu.available_kernels()]
 
 
@@ -47,32 +49,53 @@ def _warn_once() -> None:
     )
 
 
-def _native(kernel: str | None, *tensors: Tensor | None) -> bool:
-    if (kernel or os.environ.get("XNORKIT_KERNEL")) == "reference":
-        return False
-    if any(t is not None and t.device.type != "cpu" for t in tensors):
-        return False
+def _triton() -> ModuleType:
+    """The Triton backend; ImportError where there is no Triton."""
+    try:
+        from . import cuda
+    except ModuleNotFoundError as error:
+        if error.name != "triton":
+            raise
+        raise ImportError(
+            "binary layers on CUDA tensors run Triton kernels, and Triton is not installed: pip install triton, "
+            "or set XNORKIT_KERNEL=reference to run the slow reference kernels"
+        ) from error
+    return cuda
+
+
+def _choose(kernel: str | None, *tensors: Tensor | None) -> ModuleType:
+    """The backend for tensors, or the one that ``kernel`` or XNORKIT_KERNEL forces."""
+    forced = kernel or os.environ.get("XNORKIT_KERNEL")
+    if forced == "reference":
+        return reference
+    devices = {t.device.type for t in tensors if t is not None}
+    if forced == "triton" or "cuda" in devices:
+        return _triton()
+    if devices != {"cpu"}:
+        return reference
     if not cpu.is_available():
         _warn_once()
-        return False
-    return True
+        return reference
+    return cpu
 
 
 def _backend(weights: Tensor) -> ModuleType:
+    """The backend that weights were prepared for."""
+    if weights.dtype is torch.int32:
+        return _triton()
     return cpu if weights.dim() == 1 else reference
 
 
 def pack(x: Tensor, threshold: Tensor | None = None, flip: Tensor | None = None) -> Tensor:
     """Floats (N, C, H, W) to bits, int64 (N, H, W, words); see :func:`quantize.packing.pack_activations`."""
-    return (cpu if _native(None, x) else reference).pack(x, threshold, flip)
+    return _choose(None, x).pack(x, threshold, flip)
 
 
 def prepare_weights(
     dense: Tensor, geometry: ConvGeometry, kernel: str | None = None, size: tuple[int, int] = (0, 0)
 ) -> Tensor:
     """Dense weights, uint8 (out, bytes), in the order a kernel reads them; see :func:`.cpu.prepare_weights`."""
-    backend = cpu if _native(kernel, dense) else reference
-    return backend.prepare_weights(dense, geometry, kernel, size)
+    return _choose(kernel, dense).prepare_weights(dense, geometry, kernel, size)
 
 
 def dense_weights(prepared: Tensor, geometry: ConvGeometry) -> Tensor:
@@ -82,6 +105,8 @@ def dense_weights(prepared: Tensor, geometry: ConvGeometry) -> Tensor:
 
 def kernel_name(weights: Tensor) -> str:
     """The kernel that prepared weights are for."""
+    if weights.dtype is torch.int32:
+        return "triton"
     return cpu.weights_kernel(weights) if _backend(weights) is cpu else "reference"
 
 
@@ -113,5 +138,4 @@ def conv2d_float(
 
 def max_pool2d(words: Tensor, channels: int, geometry: PoolGeometry, flip: Tensor | None = None) -> Tensor:
     """Max pooling of bits, int64 (N, H, W, words) -> (N, H', W', words); see :func:`.cpu.max_pool2d`."""
-    backend = cpu if _native(None, words, flip) else reference
-    return backend.max_pool2d(words, channels, geometry, flip)
+    return _choose(None, words, flip).max_pool2d(words, channels, geometry, flip)
