@@ -59,6 +59,8 @@ static void dot_tile(const Tile<Word>& t) {
   kFunctions[t.mask != nullptr][t.pixels - 1](t);
 }
 
+constexpr int64_t kTapHalves = 8;  // that dot_tap_16xN keeps in registers
+
 // In 32-bit lanes: a vector is kLanes output channels. `ones` counts sum bits, `twos` carries; without chains every
 // half is counted by itself.
 template <int kPixels>
@@ -120,8 +122,37 @@ XK_TARGET static void dot_chains_16xN(const Tile<Half>& t) {
   store_dots<kPixels>(t, ones);
 }
 
+// One tap, whose weights stay in registers: a pixel after the other.
+template <int kLength>
+XK_TARGET static void dot_tap_16xN(const Tile<Half>& t) {
+  const Half* a = t.input + (t.origin + t.runs[0].input);
+  const Half* w = t.weights + t.runs[0].weight * kLanes;
+  const __m512i terms = _mm512_set1_epi32(*t.terms);
+  __m512i weights[kLength];
+#pragma GCC unroll 8
+  for (int i = 0; i < kLength; ++i) weights[i] = _mm512_loadu_si512(w + i * kLanes);
+  int32_t* dots = t.dots;
+#pragma GCC unroll 4
+  for (int p = 0; p < t.pixels; ++p, a += t.input_stride, dots += t.dots_stride) {
+    __m512i twos = _mm512_setzero_si512(), sum = products(weights[0], a);
+#pragma GCC unroll 8
+    for (int i = 1; i + 1 < kLength; i += 2) {
+      const __m512i next = products(weights[i + 1], a + i + 1);
+      twos = add_ones(twos, carry(products(weights[i], a + i), sum, next));
+      sum = next;
+    }
+    __m512i differ = add_ones(_mm512_add_epi32(twos, twos), sum);
+    if (kLength % 2 == 0) differ = add_ones(differ, products(weights[kLength - 1], a + kLength - 1));
+    _mm512_storeu_si512(dots, _mm512_sub_epi32(terms, _mm512_add_epi32(differ, differ)));
+  }
+}
+
 static void dot_halves(const Tile<Half>& t) {
   using Function = void (*)(const Tile<Half>&);
+  static constexpr Function kTaps[kTapHalves + 1] = {nullptr,         nullptr,         nullptr,
+                                                     dot_tap_16xN<3>, dot_tap_16xN<4>, dot_tap_16xN<5>,
+                                                     dot_tap_16xN<6>, dot_tap_16xN<7>, dot_tap_16xN<8>};
+  if (t.chained && t.run_count == 1 && t.runs[0].length <= kTapHalves) return kTaps[t.runs[0].length](t);
   static constexpr Function kFunctions[2][kMaxTilePixels] = {
       {dot_halves_16xN<1>, dot_halves_16xN<2>, dot_halves_16xN<3>, dot_halves_16xN<4>, dot_halves_16xN<5>,
        dot_halves_16xN<6>, dot_halves_16xN<7>, dot_halves_16xN<8>},

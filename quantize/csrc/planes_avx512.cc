@@ -8,13 +8,6 @@
 namespace xk {
 namespace avx512 {
 
-// The carry of sum + x + y, where next = sum ^ x ^ y: its truth table over (x, sum, next) is 0xd4. The compiler's
-// own intrinsic overwrites `sum`, and so copies it first; x is not needed any more.
-XK_TARGET static inline __m512i carry(__m512i x, __m512i sum, __m512i next) {
-  asm("vpternlogd $0xd4, %2, %1, %0" : "+v"(x) : "v"(sum), "v"(next));
-  return x;
-}
-
 XK_TARGET static inline __m512i add_masked_ones(__m512i sum, __mmask16 mask, __m512i bits) {
   return _mm512_add_epi32(sum, _mm512_maskz_popcnt_epi32(mask, bits));
 }
