@@ -45,13 +45,20 @@ void store_bits(const ConvCall& call, const Finish& f, int64_t first_channel, in
   }
 }
 
+Finish sums_compared(int lanes, const SignLimits* limits) {
+  Finish f{};
+  f.lanes = lanes;
+  f.limits = limits;
+  return f;
+}
+
 bool all_finite(const float* values, int64_t count) {
   return !values || std::all_of(values, values + count, [](float value) { return std::isfinite(value); });
 }
 
 // Finding a limit takes as long as some pixels.
 bool worth_limits(const ConvCall& call) {
-  constexpr int64_t kPixels = 32;
+  constexpr int64_t kPixels = 128;
   constexpr int64_t kExact = int64_t{1} << 24;  // sums that floats hold
   const Shape& s = call.shape;
   return call.output.kind == XK_OUT_BITS && s.batch * s.out_height * s.out_width >= kPixels &&
@@ -82,11 +89,8 @@ void Ends::store_block(int64_t image, int64_t block, const Chunk& chunk, int32_t
   const Shape& s = call.shape;
   const int64_t position = chunk.row * s.out_width + chunk.column, plane = s.out_height * s.out_width;
   const int64_t pixels = chunk.pixels(), first = s.first_channel(block);
-  Finish f{};
-  if (limits_.empty())
-    f = finish_of(call, image, block, position);
-  else
-    f.lanes = s.lanes(block), f.limits = &limits_[static_cast<size_t>(block)];
+  const Finish f = limits_.empty() ? finish_of(call, image, block, position)
+                                   : sums_compared(s.lanes(block), &limits_[static_cast<size_t>(block)]);
   const Parts& parts = *call.kernel->parts;
   if (call.output.shuffle > 1) return store_shuffled(call, f, image, position, first, pixels, dots);
   if (call.output.kind == XK_OUT_BITS) return store_bits(call, f, first, image * plane + position, pixels, dots);
