@@ -46,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return run(flags)
     except ValueError as error:
         return fail(error, 2)
+    except training.RunStopped as error:
+        return fail(error, 1)
 
 
 def run(flags: dict[str, Any]) -> int:
@@ -70,7 +72,7 @@ def train(session: training.Session) -> int:
         training.fit(session)
         if session.config.export is not None:
             training.export_best(session)
-    except training.RunStopped as error:
+    except (training.RunStopped, OSError) as error:
         return fail(error, 1)
     except KeyboardInterrupt:
         last = session.run_dir / LAST

@@ -45,10 +45,15 @@ def test_given_normalization_is_checked():
 # Augmentation.
 
 
+def augmented(augmentation, images, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return augmentation.move(images, *augmentation.draw(len(images), images.shape[-2:], generator))
+
+
 @pytest.mark.parametrize(("padding", "flip"), [(0, True), (4, False), (4, True)])
 def test_augmentation_gives_crops_of_the_padded_image(padding, flip):
     images = torch.randint(256, (64, 2, 32, 32), dtype=torch.uint8)
-    out = Augmentation(padding, flip)(images, torch.Generator().manual_seed(1))
+    out = augmented(Augmentation(padding, flip), images, seed=1)
     padded = np.pad(images.numpy(), [(0, 0), (0, 0), (padding,) * 2, (padding,) * 2])
     seen = set()
     for n, crop in enumerate(out.numpy()):
@@ -67,7 +72,7 @@ def test_augmentation_gives_crops_of_the_padded_image(padding, flip):
 
 def test_padding_scales_with_the_image():
     images = torch.full((200, 1, 64, 64), 255, dtype=torch.uint8)
-    black_rows = (Augmentation(padding=4)(images, torch.Generator().manual_seed(0))[:, 0].amax(2) == 0).sum(1)
+    black_rows = (augmented(Augmentation(padding=4), images, seed=0)[:, 0].amax(2) == 0).sum(1)
     assert black_rows.max() == 8
 
 

@@ -1,11 +1,13 @@
 """Training of binary and float networks: configuration, data, loop, checkpoints, logs."""
 
 from .config import TrainConfig
+from .distributed import joined
 from .engine import evaluate, fit
 from .errors import NonFiniteError, RunStopped
 from .evaluation import evaluate_checkpoint, export_best
 from .model import ModelInfo, load_model
-from .session import Session, config_from_flags, setup
+from .resume import config_from_flags
+from .session import Session, setup
 
 __all__ = [
     "ModelInfo",
@@ -18,6 +20,7 @@ __all__ = [
     "evaluate_checkpoint",
     "export_best",
     "fit",
+    "joined",
     "load_model",
     "setup",
 ]

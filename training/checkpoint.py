@@ -10,7 +10,10 @@ A checkpoint is a dict of tensors and plain Python values, so that ``torch.load(
 ``config``         the run's configuration
 ``epoch``          epochs done; ``acc1`` of this one and ``best_acc1`` so far, in percent; in the first of two
                    stages acc1 is that of float weights, and best_acc1 None
-``optimizer, scheduler, rng``   what the next epoch needs
+``optimizer, scheduler, scaler, rng``   what the next epoch needs; ``rng`` of each process
+``partial``        None, or of the epoch that it lies in (--checkpoint-every): ``images`` that are done,
+                   ``random_state`` of what shifts the next ones, ``meters`` (the sums so far of each process),
+                   ``signs`` of the binary weights at the end of the epoch before; acc1 is None then
 ``versions``       of torch and xnorkit
 
 A packed file, which tools/convert.py writes, has ``packed`` in the place of ``model``, the state_dict of what
@@ -41,7 +44,10 @@ _UNREADABLE = (
 
 
 def save_checkpoint(path: Path, contents: dict[str, Any]) -> None:
-    """Write ``contents`` so that ``path`` holds either the old file or the whole new one."""
+    """Write ``contents`` so that ``path`` holds either the old file or the whole new one.
+
+    Raises OSError that names ``path``.
+    """
     temporary = path.with_name(path.name + ".tmp")
     try:
         with temporary.open("wb") as file:
@@ -49,9 +55,26 @@ def save_checkpoint(path: Path, contents: dict[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        sync_directory(path.parent)
+    except (OSError, RuntimeError) as error:
+        # torch, which closes its archive where a write has failed, hides why behind an error of its own.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        raise OSError(cause.errno, cause.strerror, str(path)) from error
     finally:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def sync_directory(path: Path) -> None:
+    """See to it that a power cut does not undo a renaming in ``path``, where the system can."""
+    if hasattr(os, "O_DIRECTORY"):
+        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
 
 
 def find_checkpoint(path: str | Path, default: str = LAST) -> Path:

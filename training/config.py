@@ -12,6 +12,7 @@ from quantize.scheme import did_you_mean
 
 from .data import get_augmentation
 from .defaults import DATASET_CHANGES, default_flags, default_recipe, effective_scheme, input_size
+from .execution import PRECISIONS
 from .flags import make_parser
 from .objective import LOSSES
 from .optim import LR_SCHEDULES, OPTIMIZERS
@@ -48,6 +49,10 @@ class TrainConfig:
     teacher: str | None = None
     distill_weight: float = 1.0
     ema: float = 0.0
+    amp: str | None = None
+    compile: bool = False
+    channels_last: bool = False
+    accumulate: int = 1
     scheme: str | None = None
     overrides: dict[str, str | None] = dataclasses.field(default_factory=dict)
     data_dir: str = "data"
@@ -61,6 +66,7 @@ class TrainConfig:
     deterministic: bool = False
     pretrained: str | None = None
     log_path: str | None = None
+    checkpoint_every: int = 0
     resume: str | None = None
     evaluate: str | None = None
     export: str | None = None
@@ -95,9 +101,11 @@ class TrainConfig:
     def check(self) -> None:
         """Raises ValueError for the first value that cannot be used."""
         _check_numbers(self)
-        for field, valid in (("optimizer", OPTIMIZERS), ("lr_schedule", LR_SCHEDULES), ("loss", LOSSES)):
+        named = {"optimizer": OPTIMIZERS, "lr_schedule": LR_SCHEDULES, "loss": LOSSES, "amp": (None, *PRECISIONS)}
+        for field, valid in named.items():
             value = getattr(self, field)
             if value not in valid:
+                valid = [name for name in valid if name is not None]
                 raise ValueError(f"unknown {flag_name(field)} {value!r}: {did_you_mean(value, valid)}")
         get_augmentation(self.augment)
         for scheme in (self.effective_scheme, *self.overrides.values()):
@@ -114,8 +122,17 @@ def flag_name(field: str) -> str:
 
 
 def _check_numbers(config: TrainConfig) -> None:
-    not_negative = ("workers", "weight_decay", "momentum", "gamma", "clip_weights", "warmup_epochs", "mixup")
-    for field, least in {"epochs": 1, "batch_size": 1, **dict.fromkeys(not_negative, 0)}.items():
+    not_negative = (
+        "workers",
+        "weight_decay",
+        "momentum",
+        "gamma",
+        "clip_weights",
+        "warmup_epochs",
+        "mixup",
+        "checkpoint_every",
+    )
+    for field, least in {"epochs": 1, "batch_size": 1, "accumulate": 1, **dict.fromkeys(not_negative, 0)}.items():
         value = getattr(config, field)
         if not least <= value < math.inf:
             finite = ", and finite" if isinstance(value, float) else ""

@@ -7,12 +7,14 @@ from tqdm import tqdm
 
 import quantize
 
+from .distributed import is_first
 from .report import EpochReport
 
 
 def progress(batches: Iterable, total: int, title: str) -> Iterable:
-    """``batches`` under a live bar on a terminal; nothing in a log file."""
-    return tqdm(batches, title, total, leave=False, file=sys.stderr, disable=None, unit="batch")
+    """``batches`` under a live bar on a terminal; nothing in a log file, nor in a process that is not the first."""
+    disable = None if is_first() else True
+    return tqdm(batches, title, total, leave=False, file=sys.stderr, disable=disable, unit="batch")
 
 
 def complexity_lines(cost: quantize.Summary) -> list[str]:
@@ -33,6 +35,6 @@ def epoch_lines(report: EpochReport, epochs: int) -> list[str]:
 
 
 def say(*lines: str) -> None:
-    """Print lines at once, so that a log file can be followed."""
-    for line in lines:
+    """Print lines at once, so that a log file can be followed; the first of several processes does."""
+    for line in lines if is_first() else ():
         print(line, flush=True)

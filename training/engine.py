@@ -10,8 +10,9 @@ import quantize
 from .checkpoint import BEST, LAST, read_checkpoint, save_checkpoint
 from .console import progress
 from .data import Loader
-from .errors import NonFiniteError
-from .logger import RunLogger
+from .distributed import gather, is_first, on_first, own_share
+from .errors import NonFiniteError, RunStopped
+from .logger import RunLogger, SilentLogger
 from .metrics import Meter, Metrics
 from .nonfinite import all_finite, first_nonfinite
 from .objective import cross_entropy
@@ -25,18 +26,28 @@ def fit(session: Session) -> float:
     the log and one point of each curve, in ``session.run_dir``. After it the model has the best weights. The
     first of two stages has no best checkpoint: its accuracy is that of float weights.
 
-    Raises NonFiniteError where the loss or a weight is not finite, and KeyboardInterrupt; the last
-    checkpoint is whole then.
+    Raises NonFiniteError where the loss or a weight is not finite, RunStopped where a file cannot be written (the
+    disk is full), and KeyboardInterrupt; the last checkpoint is whole then.
     """
-    with RunLogger(session) as logger:
+    try:
+        return train_to_the_end(session)
+    except OSError as error:
+        last = session.run_dir / LAST
+        state = f"{last} is whole, continue with --resume {last}" if last.exists() else "there is no checkpoint yet"
+        where = repr(str(error.filename or session.run_dir))
+        raise RunStopped(f"{where} cannot be written ({error.strerror or error}); make room; {state}") from error
+
+
+def train_to_the_end(session: Session) -> float:
+    """What :func:`fit` does. Raises OSError where a file cannot be written."""
+    with RunLogger(session) if is_first() else SilentLogger() as logger:
         while session.epoch < session.config.epochs:
-            session.data.train.set_epoch(session.epoch)
             quantize.set_progress(session.model, session.epoch / session.config.epochs)
             stage, lr = session.stage, session.optimizer.param_groups[0]["lr"]
             train = train_epoch(session)
             test = evaluate(session.evaluated, session.data.test, session.objective.loss)
             if not all_finite(session.model):
-                images, _ = next(iter(session.data.test))
+                images = torch.zeros(1, *session.data.input_size, device=session.device)
                 stop_nonfinite(session, "a weight", f"after epoch {session.epoch + 1}", images)
             session.scheduler.step()
             session.epoch += 1
@@ -47,31 +58,57 @@ def fit(session: Session) -> float:
             if session.stage != stage:
                 session.start_stage()
             save(session, test.top1, best)
-        session.model.load_state_dict(read_checkpoint(session.run_dir, BEST)["model"])
+        session.model.load_state_dict(on_first(lambda: read_checkpoint(session.run_dir, BEST)["model"]))
         logger.finish()
     return session.best_acc1
 
 
 def train_epoch(session: Session) -> Metrics:
-    """One pass over the training set."""
-    model, optimizer, loader = session.model.train(), session.optimizer, session.data.train
-    meter = Meter(session.device)
-    epoch = session.epoch + 1
-    for step, (images, labels) in enumerate(progress(meter.batches(loader), len(loader), f"Train {epoch}"), 1):
-        images, targets = session.mixing(images, labels, session.epoch, step)
-        outputs = model(images)
-        loss = session.objective(outputs, targets, images)
-        if not torch.isfinite(loss):
-            stop_nonfinite(
-                session, f"the loss is {loss.item()}", f"at epoch {epoch}, step {step} of {len(loader)}", images
-            )
-        optimizer.zero_grad(set_to_none=True)  # not earlier: where the loss is not finite, the old gradients tell why
-        loss.backward()
-        optimizer.step()
-        if session.average is not None:
-            session.average.update_parameters(model)
+    """One pass over the training set, or the rest of one that a checkpoint lies in."""
+    model, loader, config = session.model.train(), session.data.train, session.config
+    meter, first = start_epoch(session)
+    epoch, batches = session.epoch + 1, first + len(loader)
+    for number, (images, labels) in enumerate(
+        progress(meter.batches(loader), len(loader), f"Train {epoch}"), first + 1
+    ):
+        images, targets = session.mixing(images, labels, session.epoch, number)
+        last = number % config.accumulate == 0
+        with session.execution.collecting(last):
+            outputs = session.execution(images)
+            loss = session.objective(outputs, targets, images)
+            if not torch.isfinite(loss):
+                when = f"at epoch {epoch}, step {number} of {batches}"
+                stop_nonfinite(session, f"the loss is {loss.item()}", when, images)
+            backward(session, loss, first=(number - 1) % config.accumulate == 0)
+        if last:
+            session.scaler.step(session.optimizer)
+            session.scaler.update()
+            if session.average is not None:
+                session.average.update_parameters(model)
         meter.add(loss, outputs, labels)
+        if config.checkpoint_every and number % (config.accumulate * config.checkpoint_every) == 0 and number < batches:
+            save_partial(session, meter, loader.done + (number - first) // config.accumulate * loader.whole_batch)
     return meter.result()
+
+
+def start_epoch(session: Session) -> tuple[Meter, int]:
+    """The meter of the epoch, and how many batches of it are done: none, or what a checkpoint that lies in it says."""
+    loader, meter, partial = session.data.train, Meter(session.device), session.partial
+    session.partial = None
+    if partial is None:
+        loader.set_epoch(session.epoch)
+        return meter, 0
+    loader.set_epoch(session.epoch, partial["images"], partial["random_state"])
+    for state in own_share(partial["meters"]):
+        meter.include(state)
+    return meter, partial["images"] // loader.whole_batch * session.config.accumulate
+
+
+def backward(session: Session, loss: Tensor, first: bool) -> None:
+    """Add the gradients of one of the batches that make a step; those of the ``first`` replace the step's before."""
+    if first:  # not earlier: where the loss is not finite, the old gradients tell why
+        session.optimizer.zero_grad(set_to_none=True)
+    session.scaler.scale(loss / session.config.accumulate).backward()
 
 
 @torch.no_grad()
@@ -89,7 +126,21 @@ def save(session: Session, acc1: float, best: bool) -> None:
     """Write ``last.pt``, and ``best.pt`` before it: a cut between them loses neither."""
     contents = session.checkpoint(acc1)
     for name in (BEST, LAST) if best else (LAST,):
-        save_checkpoint(session.run_dir / name, contents)
+        if is_first():
+            save_checkpoint(session.run_dir / name, contents)
+
+
+def save_partial(session: Session, meter: Meter, images: int) -> None:
+    """Write ``last.pt`` in the middle of an epoch, after ``images`` of it."""
+    partial = {
+        "images": images,
+        "random_state": session.data.train.random_state,
+        "meters": gather(meter.state()),
+        "signs": session.flips.bits,
+    }
+    contents = session.checkpoint(None, partial)
+    if is_first():
+        save_checkpoint(session.run_dir / LAST, contents)
 
 
 def stop_nonfinite(session: Session, what: str, when: str, images: Tensor) -> None:

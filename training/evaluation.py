@@ -18,8 +18,9 @@ from .errors import RunStopped
 from .metrics import Metrics
 from .model import ModelInfo, load_model
 from .objective import LOSSES
+from .resume import check_same_classes, refuse_contradictions
 from .runlog import append
-from .session import Session, check_same_classes, refuse_contradictions
+from .session import Session
 
 ONNX = "model.onnx"  # where --export names no file
 

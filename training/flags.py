@@ -8,6 +8,7 @@ import quantize
 
 from .data import AUGMENTATIONS, DATASETS, PRESETS
 from .defaults import FLOAT_SCHEMES
+from .execution import PRECISIONS
 from .objective import LOSSES
 from .optim import LR_SCHEDULES, OPTIMIZERS
 from .recipe import list_recipes
@@ -43,6 +44,7 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     _add_data_flags(parser.add_argument_group("data"))
     _add_training_flags(parser.add_argument_group("training (defaults: training/defaults.py)"))
     _add_recipe_flags(parser.add_argument_group("loss, stages, averages"))
+    _add_speed_flags(parser.add_argument_group("speed and memory"))
     _add_run_flags(parser.add_argument_group("run"))
     return parser
 
@@ -86,7 +88,7 @@ def epochs_or_share(text: str) -> int | float:
 def _add_training_flags(group) -> None:
     group.add_argument("--recipe", metavar="NAME", help=f"{', '.join(list_recipes())} (training/recipes/)")
     group.add_argument("--epochs", type=int)
-    group.add_argument("-b", "--batch-size", type=int)
+    group.add_argument("-b", "--batch-size", type=int, help="of each process; all together: x processes x --accumulate")
     group.add_argument("--optimizer", help=", ".join(OPTIMIZERS))
     group.add_argument("--lr", type=float)
     group.add_argument("--momentum", type=float, help="of sgd and rmsprop")
@@ -124,9 +126,24 @@ def _add_recipe_flags(group) -> None:
     group.add_argument("--ema", type=float, metavar="DECAY", help="evaluate an average of the weights; 0: none")
 
 
+def _add_speed_flags(group) -> None:
+    group.add_argument("--amp", metavar="|".join(PRECISIONS), help="the network computes in 16 bits where that is safe")
+    group.add_argument("--compile", action="store_true", help="with torch.compile; the first steps take long")
+    group.add_argument("--channels-last", action="store_true", help="images and filters lie in memory as NHWC")
+    group.add_argument(
+        "--accumulate", type=int, metavar="STEPS", help="batches to an update of the weights; default: 1"
+    )
+
+
 def _add_run_flags(group) -> None:
     group.add_argument("--gpu", help='index of the CUDA device, "mps", or "" for the CPU; default: one where present')
     group.add_argument("--log-path", metavar="DIR", help="default: runs/<arch>-<dataset>-<time>")
+    group.add_argument(
+        "--checkpoint-every",
+        type=int,
+        metavar="STEPS",
+        help="also within an epoch; 0: only at its end",
+    )
     group.add_argument("--resume", metavar="CHECKPOINT", help="a checkpoint or run directory to continue exactly")
     group.add_argument(
         "--evaluate", "--valuate", nargs="?", const="", metavar="CHECKPOINT", help="test a checkpoint, train nothing"

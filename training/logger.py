@@ -1,5 +1,6 @@
 """One place that an epoch is reported to: the console, the log file and TensorBoard."""
 
+import contextlib
 import dataclasses
 
 import quantize
@@ -7,7 +8,6 @@ import quantize
 from .checkpoint import BEST, LAST
 from .console import complexity_lines, epoch_lines, say
 from .environment import describe
-from .flips import FlipRates
 from .health import HealthWatch, measure_health
 from .memory import peak_memory
 from .metrics import Metrics
@@ -24,11 +24,10 @@ class RunLogger:
     def __init__(self, session: Session):
         self.session = session
         self.images, _ = next(iter(session.data.test))  # the batch that the layers' health is measured on
-        self.flips = FlipRates(session.model.eval())
-        self.watch = HealthWatch(len(self.flips.layers), unchanged_layers(session))
+        self.watch = HealthWatch(len(session.flips.layers), unchanged_layers(session))
         cost = quantize.summary(session.model, self.images[:1])
         self.log = RunLog(session.run_dir, session.epoch)
-        self.curves = TensorBoardLog(session.run_dir, session.config, self.flips.layers, session.epoch)
+        self.curves = TensorBoardLog(session.run_dir, session.config, session.flips.layers, session.epoch)
         totals = ("macs", "binary_macs", "parameters", "float_bytes", "packed_bytes")
         self.log.write(
             "run",
@@ -39,18 +38,19 @@ class RunLogger:
             cost={name: getattr(cost, name) for name in totals},
             data={"train": session.data.train.count, "test": session.data.test.count, "classes": session.data.classes},
         )
-        say(*complexity_lines(cost), f"==> {run_line(session)}")
+        say(*complexity_lines(cost), f"==> {run_line(session)}", *batch_lines(session))
 
     def __enter__(self) -> "RunLogger":
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
-        self.curves.close()
+        with contextlib.suppress(OSError) if error is not None else contextlib.nullcontext():
+            self.curves.close()  # which writes what is left: on a full disk that fails again
 
     def epoch(self, stage: Stage, lr: float, train: Metrics, test: Metrics) -> None:
         """Report the epoch that the session has done, in ``stage`` at learning rate ``lr``."""
         epoch, best = self.session.epoch, self.session.best_acc1
-        flips, health = self.flips.update(), measure_health(self.session.model, self.images)
+        flips, health = self.session.flips.update(), measure_health(self.session.model, self.images)
         warnings = self.watch.epoch(health, flips)
         report = EpochReport(epoch, lr, stage.float_weights, train, test, best, flips, health)
         plain = {name: dataclasses.asdict(metrics) for name, metrics in (("train", train), ("test", test))}
@@ -77,6 +77,19 @@ class RunLogger:
         say(*self.watch.result(), f"best_acc1: {self.session.best_acc1:.2f}", f"checkpoint_path: {checkpoint}")
 
 
+class SilentLogger:
+    """What a process that is not the first has instead."""
+
+    def __enter__(self) -> "SilentLogger":
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None: ...
+
+    def epoch(self, *results) -> None: ...
+
+    def finish(self) -> None: ...
+
+
 def unchanged_layers(session: Session) -> list[str] | None:
     """Where a run is continued: the binary layers none of whose weights had changed its sign, as its log has them."""
     done = [entry for entry in read_log(session.run_dir) if entry.get("epoch") == session.epoch]
@@ -87,7 +100,21 @@ def run_line(session: Session) -> str:
     """What is about to happen, in one line."""
     config, data = session.config, session.data
     start = f"continuing after epoch {session.epoch}" if session.epoch else "training"
+    if session.partial is not None:
+        start = f"continuing in epoch {session.epoch + 1} after {session.partial['images']:,} images"
     return (
         f"{start}: {config.arch}, scheme {config.effective_scheme or 'none (float)'}, {config.dataset} "
         f"({data.train.count:,} + {data.test.count:,} images) on {session.device}, to {session.run_dir / LAST}"
     )
+
+
+def batch_lines(session: Session) -> list[str]:
+    """How large the batches of the whole run are, where they are not just --batch-size."""
+    train, lr = session.data.train, session.optimizer.param_groups[0]["lr"]
+    parts = [(train.share.processes, "processes"), (train.share.accumulate, "batches to a step")]
+    factors = "".join(f" x {count} {what}" for count, what in parts if count > 1)
+    if not factors:
+        return []
+    return [
+        f"==> effective batch: {train.whole_batch:,} images ({train.batch_size:,}{factors}), learning rate {lr:.3g}"
+    ]

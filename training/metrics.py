@@ -7,16 +7,18 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
+from .distributed import total
+
 
 @dataclasses.dataclass(frozen=True)
 class Metrics:
-    """Averages over one pass.
+    """Averages over one pass, of all processes.
 
     Attributes:
         loss: mean over the images.
         top1: percent.
         images: how many.
-        seconds: of the pass; ``load_seconds`` of them spent waiting for data.
+        seconds: of the pass in this process; ``load_seconds`` of them spent waiting for data.
     """
 
     loss: float
@@ -62,7 +64,22 @@ class Meter:
         self.correct += (outputs.detach().argmax(1) == labels).sum()
         self.images += len(labels)
 
-    def result(self) -> Metrics:
-        loss, correct = self.loss_sum.item(), self.correct.item()  # waits for the device, so before the clock
+    def state(self) -> dict[str, float]:
+        """The sums of this process so far, for :meth:`include`."""
         seconds = time.perf_counter() - self.start
-        return Metrics(loss / self.images, 100 * correct / self.images, self.images, seconds, self.load_seconds)
+        sums = {"loss_sum": self.loss_sum.item(), "correct": self.correct.item(), "images": self.images}
+        return {**sums, "seconds": seconds, "load_seconds": self.load_seconds}
+
+    def include(self, state: dict[str, float]) -> None:
+        """Count what another meter has seen of the same pass."""
+        self.loss_sum += state["loss_sum"]
+        self.correct += state["correct"]
+        self.images += state["images"]
+        self.load_seconds += state["load_seconds"]
+        self.start -= state["seconds"]
+
+    def result(self) -> Metrics:
+        own = torch.tensor([self.loss_sum.item(), self.correct.item(), self.images], dtype=torch.float64)
+        loss, correct, images = total(own).tolist()  # waits for the device, so before the clock
+        seconds = time.perf_counter() - self.start
+        return Metrics(loss / images, 100 * correct / images, int(images), seconds, self.load_seconds)

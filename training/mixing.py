@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from .data import derive_seed
+from .distributed import rank
 
 
 class Mixing:
     """Mixup and random erasing of a batch.
 
-    What it does to a batch depends on (seed, epoch, step) alone, and it leaves the random state of the
-    run as it was.
+    What it does to a batch depends on (seed, epoch, step) and the process alone, and it leaves the random state of
+    the run as it was.
 
     Args:
         config: mixup, alpha of the Beta distribution of the shares (Zhang et al., *mixup*, 2018); random_erasing,
@@ -40,7 +41,8 @@ class Mixing:
         """Images (N, C, H, W), which may be changed in place, and labels (N,) -> images, and labels (N,) or
         probabilities (N, classes) where they are mixed."""
         if self.transforms:
-            with _seeded(derive_seed(self.seed, epoch, step)):
+            process = (rank(),) if rank() else ()  # the first one's batches are mixed as if it were alone
+            with _seeded(derive_seed(self.seed, epoch, step, *process)):
                 for transform in self.transforms:
                     images, labels = transform(images, labels)
         return images, labels

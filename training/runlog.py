@@ -8,6 +8,7 @@
 ``{"kind": "export", ...}``  with --export: bytes of the ONNX file
 """
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -17,15 +18,24 @@ FILE = "log.jsonl"
 
 
 def read_log(run_dir: Path) -> list[dict[str, Any]]:
-    """The entries of a run's log, oldest first; none where there is no log."""
+    """The entries of a run's log, oldest first; none where there is no log. One that a cut has left half is not one."""
     path = Path(run_dir) / FILE
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def append(run_dir: Path, kind: str, **fields: Any) -> None:
-    """Add an entry to a run's log."""
-    with (Path(run_dir) / FILE).open("a") as file:
-        file.write(json.dumps({"kind": kind, **fields}) + "\n")
+    """Add an entry to a run's log, all of it or nothing. Raises OSError."""
+    path = Path(run_dir) / FILE
+    line = json.dumps({"kind": kind, **fields}) + "\n"
+    size = path.stat().st_size if path.exists() else 0
+    try:
+        with path.open("a") as file:
+            file.write(line)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.truncate(path, size)
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 class RunLog:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from .augment import AUGMENTATIONS, Augmentation, get_augmentation
 from .datasets import DATASETS, ArraySet, get_dataset
 from .imagefolder import PictureFiles, Pictures, decode, find_pictures
-from .loaders import Loader, MemoryLoader, StreamLoader, derive_seed
+from .loaders import ALL, Loader, MemoryLoader, Share, StreamLoader, derive_seed
 from .normalization import PRESETS, Normalization, get_preset, given
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Data",
     "Loader",
     "Normalization",
+    "Share",
     "choose_normalization",
     "derive_seed",
     "get_augmentation",
@@ -64,8 +65,12 @@ def choose_normalization(config, channels: int) -> Normalization:
     return get_preset(config.normalize or get_dataset(config.dataset).normalization, channels)
 
 
-def load_data(config, input_size: tuple[int, int, int], device: torch.device, test_only: bool = False) -> Data:
+def load_data(
+    config, input_size: tuple[int, int, int], device: torch.device, test_only: bool = False, share: Share = ALL
+) -> Data:
     """The set that ``config`` names, as batches of ``input_size`` on ``device``; ``test_only``: without training's.
+
+    ``share`` says what of it is for this process.
 
     Raises ValueError or FileNotFoundError, in one sentence, for a set that cannot be had.
     """
@@ -74,7 +79,7 @@ def load_data(config, input_size: tuple[int, int, int], device: torch.device, te
     classes, splits = _read(config, input_size, augmentation.resized_crop, test_only)
 
     def loader(split: ArraySet | Pictures, augmentation: Augmentation, shuffle: bool) -> Loader:
-        options = {"augmentation": augmentation, "shuffle": shuffle, "seed": config.seed}
+        options = {"augmentation": augmentation, "shuffle": shuffle, "seed": config.seed, "share": share}
         if isinstance(split, ArraySet):
             images, labels = split.images.to(device), split.labels.to(device)
             return MemoryLoader(images, labels, config.batch_size, normalization, **options)

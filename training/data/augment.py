@@ -1,6 +1,7 @@
 """Random shifts and mirrorings of a whole batch, on the device the batch is on."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -24,17 +25,29 @@ class Augmentation:
     flip: bool = False
     resized_crop: bool = False
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """(N, C, H, W), any dtype -> the same shape. ``generator`` is the CPU's, whatever the device."""
-        count, _, height, width = images.shape
-        padding = round(self.padding * min(height, width) / 32)
+    def draw(self, count: int, size: Sequence[int], generator: torch.Generator) -> tuple[Tensor, Tensor] | None:
+        """Where the pixels of ``count`` images of ``size``, (height, width), come from in the padded images.
+
+        Rows (count, height) and columns (count, width); None where every pixel stays. ``generator`` is the CPU's,
+        whatever the device.
+        """
+        height, width = size
+        padding = self.border(size)
         offsets = torch.randint(2 * padding + 1, (2, count, 1), generator=generator)
         mirrored = torch.rand(count, 1, generator=generator) < (0.5 if self.flip else 0.0)
         if not padding and not self.flip:
-            return images
-        rows = offsets[0] + torch.arange(height)
-        columns = offsets[1] + torch.where(mirrored, torch.arange(width).flip(0), torch.arange(width))
-        return _gather(F.pad(images, [padding] * 4), rows.to(images.device), columns.to(images.device))
+            return None
+        columns = torch.where(mirrored, torch.arange(width).flip(0), torch.arange(width))
+        return offsets[0] + torch.arange(height), offsets[1] + columns
+
+    def border(self, size: Sequence[int]) -> int:
+        """Black pixels a side for images of ``size``."""
+        return round(self.padding * min(size) / 32)
+
+    def move(self, images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """Images (N, C, H, W), any dtype, with their pixels from ``rows`` (N, H) and ``columns`` (N, W)."""
+        padded = F.pad(images, [self.border(images.shape[-2:])] * 4)
+        return _gather(padded, rows.to(images.device), columns.to(images.device))
 
 
 def _gather(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

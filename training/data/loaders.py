@@ -6,6 +6,7 @@ number of workers: a resumed run sees what the uninterrupted one would have seen
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,11 +23,44 @@ def derive_seed(*parts: int) -> int:
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
 
 
+class Share(NamedTuple):
+    """Which part of each training batch, and of the test set, a process takes.
+
+    Attributes:
+        rank: of the process, from 0.
+        processes: how many there are.
+        accumulate: parts of a batch that each process takes one after the other.
+    """
+
+    rank: int = 0
+    processes: int = 1
+    accumulate: int = 1
+
+    @property
+    def parts(self) -> int:
+        """Parts that a batch of the whole run has."""
+        return self.processes * self.accumulate
+
+    def part(self, turn: int, size: int) -> slice:
+        """What this process takes at its ``turn``, from 0 to accumulate - 1, of parts of ``size`` images."""
+        start = (turn * self.processes + self.rank) * size
+        return slice(start, start + size)
+
+
+ALL = Share()
+
+
 class Loader:
     """Iterate over (images, labels): float32 (N, C, H, W) and int64 (N,), on ``device``.
 
     With ``shuffle`` an epoch is a random order without the last incomplete batch (a batch of one
     breaks batch norm); without, it is the whole set in its own order. Call :meth:`set_epoch` first.
+
+    What a run of several processes trains on at once, its whole batch, has ``batch_size`` images for each of
+    ``share.parts``: the same images, shifted and mirrored in the same way, however many share them. Without
+    ``shuffle`` each process takes a run of images; no image is taken twice or left out.
+
+    Raises ValueError where there are fewer images than parts.
     """
 
     def __init__(
@@ -37,27 +71,73 @@ class Loader:
         augmentation: Augmentation = NO_AUGMENTATION,
         shuffle: bool = False,
         seed: int = 0,
+        share: Share = ALL,
     ):
+        if shuffle and count < share.parts:
+            raise ValueError(
+                f"{count} training images are too few for {share.processes} processes with --accumulate "
+                f"{share.accumulate}; start fewer"
+            )
         self.count = count
-        self.batch_size = min(batch_size, count)
+        self.batch_size = min(batch_size, count // share.parts if shuffle else count)
         self.normalization = normalization
         self.augmentation = augmentation
         self.shuffle = shuffle
         self.seed = seed
-        self.epoch = 0
+        self.share = share
+        self.set_epoch(0)
 
-    def set_epoch(self, epoch: int) -> None:
+    @property
+    def whole_batch(self) -> int:
+        """Images that all processes together train on between two updates of the weights."""
+        return self.batch_size * self.share.parts
+
+    def set_epoch(self, epoch: int, done: int = 0, random_state: Tensor | None = None) -> None:
+        """Go to the start of ``epoch``, or behind its first ``done`` images with the :attr:`random_state` of there."""
         self.epoch = epoch
+        self.done = done
+        self._start = random_state
+
+    @property
+    def random_state(self) -> Tensor:
+        """Of what will shift and mirror the images that come next; there is one from the first batch on."""
+        return self._generator.get_state()
 
     def __len__(self) -> int:
-        """Batches an epoch."""
-        return self.count // self.batch_size if self.shuffle else -(-self.count // self.batch_size)
+        """Batches of this process from here to the end of the epoch."""
+        if self.shuffle:
+            return (self.count - self.done) // self.whole_batch * self.share.accumulate
+        return len(self._test_batches())
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
-        order = torch.randperm(self.count, generator=generator) if self.shuffle else torch.arange(self.count)
-        for images, labels in self.raw_batches(order.split(self.batch_size)[: len(self)]):
-            yield self.normalization(self.augmentation(images, generator)), labels
+        self._generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
+        if not self.shuffle:
+            for images, labels in self.raw_batches(self._test_batches()):
+                yield self.normalization(images), labels
+            return
+        order = torch.randperm(self.count, generator=self._generator)
+        if self._start is not None:
+            self._generator.set_state(self._start)
+        for number, (images, labels) in enumerate(self.raw_batches(self._training_batches(order))):
+            yield self.normalization(self._augmented(images, number % self.share.accumulate)), labels
+
+    def _test_batches(self) -> Sequence[Tensor]:
+        own = torch.arange(self.count).tensor_split(self.share.processes)[self.share.rank]
+        return own.split(self.batch_size) if len(own) else ()
+
+    def _training_batches(self, order: Tensor) -> Sequence[Tensor]:
+        whole = order[self.done :].split(self.whole_batch)[: len(self) // self.share.accumulate]
+        return [
+            batch[self.share.part(turn, self.batch_size)] for batch in whole for turn in range(self.share.accumulate)
+        ]
+
+    def _augmented(self, images: Tensor, turn: int) -> Tensor:
+        if turn == 0:  # for the whole batch at once, so that it does not depend on who takes what
+            self._moves = self.augmentation.draw(self.whole_batch, images.shape[-2:], self._generator)
+        if self._moves is None:
+            return images
+        part = self.share.part(turn, self.batch_size)
+        return self.augmentation.move(images, *(places[part] for places in self._moves))
 
     def raw_batches(self, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """For each tensor of indices: uint8 images (N, C, H, W) and labels (N,), on the device."""
@@ -79,7 +159,7 @@ class MemoryLoader(Loader):
 
 
 class StreamLoader(Loader):
-    """Batches of a set too large for memory, decoded by worker processes."""
+    """Batches of a set too large for memory, decoded ahead by worker processes."""
 
     def __init__(
         self,
@@ -93,16 +173,31 @@ class StreamLoader(Loader):
         """``dataset[index, seed]`` is (uint8 image (C, H, W), label); its randomness comes from ``seed``."""
         super().__init__(len(dataset), batch_size, normalization, **options)
         self.device = device
-        self._keys: list[list[tuple[int, int]]] = []  # a batch sampler that changes every epoch
+        self._keys = _Keys()
         self._files = DataLoader(
             dataset,
             batch_sampler=self._keys,
             num_workers=workers,
             pin_memory=device.type == "cuda",
             persistent_workers=workers > 0,
+            generator=torch.Generator(),  # its own: the run's random state must not depend on who decodes
         )
 
     def raw_batches(self, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        self._keys[:] = [[(i, derive_seed(self.seed, self.epoch, i)) for i in batch.tolist()] for batch in batches]
+        self._keys.batches, self._keys.seeds = batches, (self.seed, self.epoch)
         for images, labels in self._files:
             yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+
+
+class _Keys:
+    """What the workers decode next, (index, seed of its crop) for each image of a batch; it changes every epoch."""
+
+    batches: Sequence[Tensor] = ()
+    seeds: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for batch in self.batches:  # one at a time: a million seeds take seconds
+            yield [(i, derive_seed(*self.seeds, i)) for i in batch.tolist()]

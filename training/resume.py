@@ -1,0 +1,58 @@
+"""Flags beside a checkpoint: which of them a run that goes on may change."""
+
+import dataclasses
+from typing import Any
+
+from .checkpoint import find_checkpoint, read_checkpoint
+from .config import TrainConfig, whole_epochs
+from .distributed import on_first
+from .restart import continued, is_restart
+
+# How a run is started, not what it computes: a resumed run takes these from its own command line.
+OWN_FLAGS = ("resume", "evaluate", "log_path", "gpu", "workers")
+# What a resumed run may change besides.
+FREE_FLAGS = ("epochs", "data_dir", "teacher", "export", "compile", "checkpoint_every")
+
+
+def check_same_classes(saved: list[str], found: list[str], path: str) -> None:
+    """Raises ValueError where a checkpoint was trained on other classes than the data has."""
+    if saved != found:
+        odd = sorted(set(saved) ^ set(found)) or found
+        raise ValueError(
+            f"the {len(saved)} classes of {path!r} are not the {len(found)} of the data "
+            f"({', '.join(odd[:5])} differ); give its own --dataset and --data-dir"
+        )
+
+
+def refuse_contradictions(path: str, saved: dict[str, Any], flags: dict[str, Any]) -> None:
+    """Raises ValueError for a flag that says otherwise than the configuration saved in ``path``."""
+    unset = {field.name: field.default for field in dataclasses.fields(TrainConfig)}  # of flags that came later
+    for name, value in flags.items():
+        trained = saved.get(name, unset[name])
+        if trained != value:
+            raise ValueError(
+                f"--{name.replace('_', '-')} {value} contradicts {path!r}, which was trained with {trained}; "
+                "leave it out, or start a new run from these weights with --pretrained"
+            )
+
+
+def config_from_flags(flags: dict[str, Any]) -> TrainConfig:
+    """The configuration of the flags given; with ``resume``, on top of the checkpoint's own.
+
+    Raises ValueError for flags that contradict the checkpoint, or leave nothing to train.
+    """
+    restarted = is_restart()
+    flags = continued(flags)
+    if "resume" not in flags:
+        return TrainConfig.create(**flags)
+    path, checkpoint = on_first(lambda: (str(find_checkpoint(flags["resume"])), read_checkpoint(flags["resume"])))
+    saved = checkpoint["config"]
+    free = OWN_FLAGS + FREE_FLAGS
+    if saved["lr_schedule"] != "step":  # the others are laid out over their epochs
+        free = tuple(name for name in free if name != "epochs")
+    given = whole_epochs(flags, flags.get("epochs", saved["epochs"]))
+    refuse_contradictions(path, saved, {name: value for name, value in given.items() if name not in free})
+    config = TrainConfig.create(**{**saved, **flags})
+    if checkpoint["epoch"] >= config.epochs and not restarted:  # by torchrun, which may be after the last epoch
+        raise ValueError(f"{path!r} has all {config.epochs} epochs; nothing is left to train")
+    return config
