@@ -57,7 +57,7 @@ def trainer_flags(job: Job, run_dir: Path, data_dir: Path | None, gpu: str | Non
     if (run_dir / LAST).exists():
         flags = ["--resume", str(run_dir)]
     else:
-        flags = [*job.flags, "--log-path", str(run_dir)]
+        flags = [*job.flags, "--export", "--log-path", str(run_dir)]
     places = {"--data-dir": data_dir, "--gpu": gpu}
     return flags + [word for flag, value in places.items() if value is not None for word in (flag, str(value))]
 
