@@ -1,4 +1,4 @@
-"""Bits of a convolution's output, where scales, biases and thresholds are extreme: as of its floats."""
+"""Signs of sums: where scales, biases and thresholds are extreme, and behind 1x1 filters of every length."""
 
 import itertools
 
@@ -41,3 +41,16 @@ def test_signs_are_those_of_the_floats(kernel, pixels, finite, relu, shuffle):
 
     found = kernels.conv2d(words, weights, geometry, Epilogue(**floats, threshold=threshold, flip=flip), "bits")
     assert torch.equal(found, packing.pack_activations(y, moved(threshold), moved(flip)))
+
+
+@pytest.mark.parametrize("kernel", kernels.available_kernels())
+@pytest.mark.parametrize("channels", [96, 128, 160, 192, 224, 256, 288])  # a group, of 3 to 9 halves of a word
+def test_one_tap_in_rows_of_channels(kernel, channels):
+    """1x1 convolutions to bits and channels-last take another way through a kernel than those to planes."""
+    geometry = ConvGeometry(2 * channels, 24, groups=2)
+    x, filters = torch.randn(2, 2 * channels, 5, 13), torch.randn(geometry.filters)
+    weights = kernels.prepare_weights(packing.pack_weights(filters), geometry, kernel)
+    expected = torch.nn.functional.conv2d(x.sign().double(), filters.sign().double(), groups=2).float()
+    words = packing.pack_activations(x)
+    assert torch.equal(kernels.conv2d(words, weights, geometry, None, "int32", "nhwc").float(), expected)
+    assert torch.equal(kernels.conv2d(words, weights, geometry, None, "bits"), packing.pack_activations(expected))
