@@ -4,6 +4,8 @@
     python tools/benchmark.py --shape 256-256-3x3-14x14 --batch 1 --threads 1
     python tools/benchmark.py --network nin_xnornet --network resnet18_bireal    whole networks, and their memory
     python tools/benchmark.py --training nin_xnornet --training resnet18_xnornet    a training step against float's
+    python tools/benchmark.py --cuda                       bits on a CUDA device against cuDNN's bf16, batch 256
+    python tools/benchmark.py --network nin_xnornet --profile    and every node's share of the time in onnxruntime
     python tools/benchmark.py --kernels                    each instruction set forced, against the machine's limit
     python tools/benchmark.py --sweep channels             the paper's figure 4 b (kernel: c)
     python tools/benchmark.py --json FILE --plot FILE      keep the figures, draw them
@@ -26,15 +28,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from quantize.scheme import did_you_mean
 from quantize.table import format_table
-from tools.benchmarking import machine
+from tools.benchmarking import cuda, machine
 from tools.benchmarking.cases import SHAPES, SWEEPS
 from tools.benchmarking.forced import measure_forced
 from tools.benchmarking.measure import measure
 from tools.benchmarking.memory import measure_memory
 from tools.benchmarking.networks import NetworkCase
 from tools.benchmarking.plots import plot
-from tools.benchmarking.registry import CONV_SIDES, NETWORK_SIDES, OURS, PEERS
-from tools.benchmarking.report import FOLDER, absent, group_tables, memory_table, write_report
+from tools.benchmarking.profile import HEADER, PROFILED, lines_of, profile
+from tools.benchmarking.registry import CONV_SIDES, NETWORK_SIDES, OURS, PEERS, TITLES
+from tools.benchmarking.report import FOLDER, absent, group_tables, memory_table, setting_title, write_report
 from tools.benchmarking.result import Result
 from tools.benchmarking.sides import Side, WrongNumbers
 from tools.benchmarking.timing import Timer
@@ -47,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     what = p.add_mutually_exclusive_group()
     what.add_argument("--network", action="append", default=[], metavar="NAME", help="of models/, in a binary layout")
     what.add_argument("--training", action="append", default=[], metavar="NAME", help="as --network: training steps")
+    what.add_argument("--cuda", action="store_true", help="two convolutions and resnet18_bireal on a CUDA device")
     what.add_argument("--sweep", choices=SWEEPS, help="over channels or filter sizes")
     what.add_argument("--kernels", action="store_true", help="each instruction set forced; one thread, batch 1")
     what.add_argument("--report", nargs="*", type=Path, metavar="FILE", help=f"only write the page, of {FOLDER.name}/")
@@ -55,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--batch", nargs="+", type=positive, metavar="N", help="default: 1 32; in a sweep 1")
     p.add_argument("--threads", nargs="+", type=positive, metavar="N", help="default: 1 and all; in a sweep 1")
     p.add_argument("--rounds", type=positive, default=15, metavar="N", help="turns of each side; default 15")
+    p.add_argument("--profile", action="store_true", help="of a --network: the time of each node in onnxruntime")
     p.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     p.add_argument("--plot", type=Path, metavar="FILE", help="draw them there")
     return p
@@ -109,6 +114,10 @@ def job_of(flags: argparse.Namespace) -> Job:
 
 def run(flags: argparse.Namespace, argv: Sequence[str]) -> Result:
     """Measure what the flags ask for."""
+    if flags.cuda:
+        result = Result("cuda", cuda.describe(list(argv)), flags.rounds)
+        cuda.measure_cuda(result, flags.batch or [cuda.BATCH])
+        return result
     job = job_of(flags)
     result = Result(job.kind, machine.describe(list(argv)), flags.rounds)
     if warning := machine.load_warning(result.environment["load"]):
@@ -124,16 +133,30 @@ def run(flags: argparse.Namespace, argv: Sequence[str]) -> Result:
     return result
 
 
+def show_profiles(flags: argparse.Namespace, result: Result) -> None:
+    """Print the nodes of every network, side, batch and number of threads that ran in onnxruntime."""
+    cases = {name: NetworkCase(name) for name in flags.network}
+    for row in (row for rows in result.groups.values() for row in rows):
+        if row.side in PROFILED and row.skipped is None:
+            setting, title = setting_title((row.batch, row.threads)), TITLES[row.side]
+            lines = lines_of(profile(cases[row.case], row.side, row.batch, row.threads))
+            print(f"\nprofile of {row.case}, {title}, {setting}\n{format_table(HEADER, lines, right=HEADER[2:])}")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
     argv = sys.argv[1:] if argv is None else argv
     flags = parser().parse_args(argv)
     try:
+        if flags.profile and not flags.network:
+            raise ValueError("--profile is of whole networks; name one with --network")
         if flags.report is not None:
             print(f"wrote {write_report(flags.report or sorted(FOLDER.glob('*.json')))}")
             return 0
         result = run(flags, argv)
         show(result)
+        if flags.profile:
+            show_profiles(flags, result)
         if flags.json:
             result.write(flags.json)
         if flags.plot:

@@ -1,5 +1,6 @@
 """The sides that the command line knows, by name. Ratios are those to the first."""
 
+from . import cuda
 from .limit import build_limit, expected_ones
 from .networks import network_sides
 from .onnxruntime_sides import build_float, build_int8, expected_int8
@@ -22,7 +23,9 @@ CONV_SIDES = {
 }
 
 NETWORK_SIDES = {side.name: side for side in network_sides(OURS)}
-TITLES = {name: side.title for name, side in {**CONV_SIDES, **NETWORK_SIDES, **TRAINING_SIDES}.items()}
+CUDA_SIDES = {side.name: side for side in (*cuda.CONV_SIDES, *cuda.NETWORK_SIDES)}
+ALL = {**CONV_SIDES, **NETWORK_SIDES, **TRAINING_SIDES, **CUDA_SIDES}
+TITLES = {name: side.title for name, side in ALL.items()}
 
 # What the command line compares where it is told no sides.
 PEERS = ("ort_float", "ort_int8", "torch_float", "openvino_binary")

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from . import tables
+from . import cuda, tables
 from .measure import Row
 from .plots import plot
 from .registry import TITLES as SIDE_TITLES
@@ -29,9 +29,11 @@ TITLES = {
     "channels": "Speed-up over channels",
     "kernel": "Speed-up over filter sizes",
     "training": "Training steps",
+    "cuda": "On a CUDA device",
 }
 
 NOTES = {
+    "cuda": f"Channels-last, {cuda.CALLS} calls in a CUDA graph, timed by the device's events.\n",
     "training": "Forward, loss, backward and SGD with momentum, channels-last, both networks with the same layout; "
     "*ratio* is binary over float.\n",
     "kernels": "*ratio* of the limit is the share of it that ours reaches: the time that xor, popcount and add of as "
@@ -60,6 +62,7 @@ def machine_line(result: Result) -> str:
     e = result.environment
     versions = ", ".join(f"{name} {version}" for name, version in e["versions"].items())
     where = f"{e['cpu']}, {e['cores']} cores ({', '.join(e['flags'])})"
+    where = f"{e['gpu']}; {where}" if "gpu" in e else where
     return f"{where}; {versions}; {e['date'][:10]}, load {e['load']} before the start: `{e['command']}`\n"
 
 
@@ -107,9 +110,20 @@ def absent(result: Result) -> list[str]:
     return groups + tables.skipped(row for rows in result.groups.values() for row in rows)
 
 
+def not_run() -> list[str]:
+    """The section of a CUDA device where none was at hand."""
+    parts = [f"## {TITLES['cuda']}\n", NOTES["cuda"], "Not run yet: `python tools/benchmark.py --cuda` measures it.\n"]
+    for group, (cases, sides) in cuda.GROUPS.items():
+        header = ["case", *(f"{side.title} us" for side in sides)]
+        lines = [[case.name, *["not run"] * len(sides)] for case in cases]
+        parts += [f"### {group[0].upper()}{group[1:]}, batch {cuda.BATCH}\n", tables.markdown(header, lines)]
+    return parts
+
+
 def page(results: Mapping[str, Result]) -> str:
     """The whole page from results by kind."""
-    return "\n".join([HEADER, *(part for kind in KINDS if kind in results for part in section(results[kind]))])
+    parts = [part for kind in KINDS if kind in results for part in section(results[kind])]
+    return "\n".join([HEADER, *parts, *([] if "cuda" in results else not_run())])
 
 
 def write_report(paths: Iterable[Path], folder: Path = READMES) -> Path:

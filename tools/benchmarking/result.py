@@ -7,7 +7,7 @@ from typing import Any
 
 from .measure import Row
 
-KINDS = ("shapes", "networks", "kernels", "channels", "kernel", "training")
+KINDS = ("shapes", "networks", "kernels", "channels", "kernel", "training", "cuda")
 
 
 @dataclasses.dataclass
