@@ -70,11 +70,13 @@ def train(session: training.Session) -> int:
     """Train, and export where asked; the exit code."""
     try:
         training.fit(session)
-        if session.config.export is not None:
+        if session.config.export is not None and training.is_first():
             training.export_best(session)
     except (training.RunStopped, OSError) as error:
         return fail(error, 1)
     except KeyboardInterrupt:
+        if not training.is_first():
+            return 130
         last = session.run_dir / LAST
         kept = f"continue with --resume {last}" if last.exists() else "no epoch was finished"
         return fail(f"interrupted after {session.epoch} of {session.config.epochs} epochs; {kept}", 130)

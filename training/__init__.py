@@ -1,7 +1,7 @@
 """Training of binary and float networks: configuration, data, loop, checkpoints, logs."""
 
 from .config import TrainConfig
-from .distributed import joined
+from .distributed import is_first, joined
 from .engine import evaluate, fit
 from .errors import NonFiniteError, RunStopped
 from .evaluation import evaluate_checkpoint, export_best
@@ -20,6 +20,7 @@ __all__ = [
     "evaluate_checkpoint",
     "export_best",
     "fit",
+    "is_first",
     "joined",
     "load_model",
     "setup",

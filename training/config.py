@@ -60,6 +60,7 @@ class TrainConfig:
     normalize: str | None = None
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    skip_corrupt: bool = False
     workers: int = min(4, os.cpu_count() or 1)
     gpu: str | None = None
     seed: int = 0

@@ -34,6 +34,15 @@ def epoch_lines(report: EpochReport, epochs: int) -> list[str]:
     ]
 
 
+def skipped_lines(paths: set[str]) -> list[str]:
+    """A line on pictures that could not be read; none where there are none."""
+    if not paths:
+        return []
+    shown = ", ".join(sorted(paths)[:5]) + (", ..." if len(paths) > 5 else "")
+    what = "picture is" if len(paths) == 1 else "pictures are"
+    return [f"Warning: {len(paths):,} unreadable {what} skipped: {shown}"]
+
+
 def say(*lines: str) -> None:
     """Print lines at once, so that a log file can be followed; the first of several processes does."""
     for line in lines if is_first() else ():

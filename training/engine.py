@@ -54,7 +54,7 @@ def train_to_the_end(session: Session) -> float:
             best = not stage.float_weights and (session.best_acc1 is None or test.top1 > session.best_acc1)
             if best:
                 session.best_acc1 = test.top1
-            logger.epoch(stage, lr, train, test)
+            logger.epoch(stage, lr, train, test, set().union(*gather(session.data.skipped)))
             if session.stage != stage:
                 session.start_stage()
             save(session, test.top1, best)

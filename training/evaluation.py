@@ -10,9 +10,10 @@ import quantize
 
 from .checkpoint import BEST, find_checkpoint, read_checkpoint, read_trained
 from .config import TrainConfig
-from .console import complexity_lines, say
-from .data import Data, load_data
+from .console import complexity_lines, say, skipped_lines
+from .data import Data, Share, load_data
 from .device import select_device
+from .distributed import gather, is_first, process_count, rank
 from .engine import evaluate
 from .errors import RunStopped
 from .metrics import Metrics
@@ -58,7 +59,7 @@ def open_checkpoint(file: Path, flags: dict[str, Any], test_only: bool = False, 
     model, info = load_model(file, device)
     mean, std = info.normalization
     config = dataclasses.replace(config, normalize=None, mean=mean, std=std)
-    data = load_data(config, info.input_size, device, test_only)
+    data = load_data(config, info.input_size, device, test_only, Share(rank(), process_count()))
     check_same_classes(info.classes, data.classes, str(file))
     return Trained(model, info, data, config)
 
@@ -74,12 +75,14 @@ def evaluate_checkpoint(flags: dict[str, Any]) -> Metrics:
         raise ValueError("--evaluate names no checkpoint; write --evaluate CHECKPOINT")
     file = find_checkpoint(path, BEST)
     model, info, data, config = open_checkpoint(file, flags, test_only=True, packed=True)
-    images, _ = next(iter(data.test))
-    say(*complexity_lines(quantize.summary(model, images[:1])))
+    if is_first():
+        images, _ = next(iter(data.test))
+        say(*complexity_lines(quantize.summary(model, images[:1])))
     result = evaluate(model, data.test, LOSSES[config.loss])
     say(f"Test:  loss {result.loss:.4f}  top-1 {result.top1:6.2f}%  {result.images:,} images")
+    say(*skipped_lines(set().union(*gather(data.skipped))))
     say(f"best_acc1: {result.top1:.2f}", f"checkpoint_path: {file}")
-    if "export" in flags:  # not where the run itself was to export
+    if "export" in flags and is_first():  # not where the run itself was to export
         export(model, data, info, flags["export"] or file.with_name(ONNX))
     return result
 

@@ -71,6 +71,7 @@ def _add_data_flags(group) -> None:
     group.add_argument("--mean", type=float, nargs="+", help="instead of a preset, for pixels in 0 to 1")
     group.add_argument("--std", type=float, nargs="+")
     group.add_argument("--augment", help=", ".join(AUGMENTATIONS))
+    group.add_argument("--skip-corrupt", action="store_true", help="leave pictures out that cannot be read")
     group.add_argument("-j", "--workers", type=int, help="processes that decode a set too large for memory")
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import quantize
 
 from .checkpoint import BEST, LAST
-from .console import complexity_lines, epoch_lines, say
+from .console import complexity_lines, epoch_lines, say, skipped_lines
 from .environment import describe
 from .health import HealthWatch, measure_health
 from .memory import peak_memory
@@ -24,6 +24,7 @@ class RunLogger:
     def __init__(self, session: Session):
         self.session = session
         self.images, _ = next(iter(session.data.test))  # the batch that the layers' health is measured on
+        self.skipped: set[str] = set()
         self.watch = HealthWatch(len(session.flips.layers), unchanged_layers(session))
         cost = quantize.summary(session.model, self.images[:1])
         self.log = RunLog(session.run_dir, session.epoch)
@@ -47,17 +48,20 @@ class RunLogger:
         with contextlib.suppress(OSError) if error is not None else contextlib.nullcontext():
             self.curves.close()  # which writes what is left: on a full disk that fails again
 
-    def epoch(self, stage: Stage, lr: float, train: Metrics, test: Metrics) -> None:
-        """Report the epoch that the session has done, in ``stage`` at learning rate ``lr``."""
+    def epoch(self, stage: Stage, lr: float, train: Metrics, test: Metrics, skipped: set[str]) -> None:
+        """Report the epoch that the session has done, in ``stage`` at learning rate ``lr``, without ``skipped``."""
         epoch, best = self.session.epoch, self.session.best_acc1
         flips, health = self.session.flips.update(), measure_health(self.session.model, self.images)
         warnings = self.watch.epoch(health, flips)
         report = EpochReport(epoch, lr, stage.float_weights, train, test, best, flips, health)
         plain = {name: dataclasses.asdict(metrics) for name, metrics in (("train", train), ("test", test))}
         state = {"float_weights": stage.float_weights, "unchanged": self.watch.unchanged}
+        if skipped - self.skipped:
+            state["skipped"] = sorted(skipped - self.skipped)
         self.log.write("epoch", epoch=epoch, lr=lr, **plain, **state, peak_memory=peak_memory(self.session.device))
         self.curves.epoch(report)
-        say(*epoch_lines(report, self.session.config.epochs), *warnings)
+        say(*epoch_lines(report, self.session.config.epochs), *warnings, *skipped_lines(skipped - self.skipped))
+        self.skipped |= skipped
 
     def finish(self) -> None:
         """Report the end of the run."""

@@ -11,7 +11,7 @@ from .restart import continued, is_restart
 # How a run is started, not what it computes: a resumed run takes these from its own command line.
 OWN_FLAGS = ("resume", "evaluate", "log_path", "gpu", "workers")
 # What a resumed run may change besides.
-FREE_FLAGS = ("epochs", "data_dir", "teacher", "export", "compile", "checkpoint_every")
+FREE_FLAGS = ("epochs", "data_dir", "teacher", "export", "compile", "checkpoint_every", "skip_corrupt")
 
 
 def check_same_classes(saved: list[str], found: list[str], path: str) -> None:

@@ -3,7 +3,8 @@
 ``{"kind": "run", ...}``     once a start: config, environment (command, machine, versions), cost
 ``{"kind": "epoch", ...}``   once an epoch: epoch, lr, train and test (loss, top1, images, seconds, load_seconds),
                             float_weights (in the first of two stages), unchanged (binary layers none of whose
-                            weights has changed its sign so far), peak_memory (host and device, bytes, so far)
+                            weights has changed its sign so far), peak_memory (host and device, bytes, so far),
+                            skipped (pictures that could not be read, where there are new ones)
 ``{"kind": "result", ...}``  at the end: best_acc1, best_epoch, last_acc1, seconds of all epochs, checkpoint
 ``{"kind": "export", ...}``  with --export: bytes of the ONNX file
 """

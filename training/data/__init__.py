@@ -55,6 +55,11 @@ class Data:
     normalization: Normalization
     input_size: tuple[int, int, int]
 
+    @property
+    def skipped(self) -> set[str]:
+        """The paths of the pictures that could not be read and were left out so far."""
+        return self.test.skipped | (self.train.skipped if self.train else set())
+
 
 def choose_normalization(config, channels: int) -> Normalization:
     """``--mean`` and ``--std``, else the preset named or the set's own."""
@@ -76,33 +81,36 @@ def load_data(
     """
     normalization = choose_normalization(config, input_size[0])
     augmentation = get_augmentation(config.augment)
-    classes, splits = _read(config, input_size, augmentation.resized_crop, test_only)
+    classes, splits, skipped = _read(config, input_size, augmentation.resized_crop, test_only)
 
     def loader(split: ArraySet | Pictures, augmentation: Augmentation, shuffle: bool) -> Loader:
         options = {"augmentation": augmentation, "shuffle": shuffle, "seed": config.seed, "share": share}
         if isinstance(split, ArraySet):
             images, labels = split.images.to(device), split.labels.to(device)
             return MemoryLoader(images, labels, config.batch_size, normalization, **options)
-        files = PictureFiles(split, input_size, augmentation.resized_crop)
+        files = PictureFiles(split, input_size, augmentation.resized_crop, config.skip_corrupt)
         return StreamLoader(files, config.batch_size, normalization, device, config.workers, **options)
 
     train = None if test_only else loader(splits[0], augmentation, True)
-    return Data(classes, train, loader(splits[-1], Augmentation(), False), normalization, input_size)
+    test = loader(splits[-1], Augmentation(), False)
+    test.skipped |= skipped
+    return Data(classes, train, test, normalization, input_size)
 
 
 def _read(config, input_size: tuple[int, int, int], resized_crop: bool, test_only: bool):
-    """(classes, [train, test]) or (classes, [test]); pictures that fit into memory are decoded."""
+    """(classes, [train, test] or [test], skipped pictures); pictures that fit into memory are decoded."""
     spec, data_dir = get_dataset(config.dataset), Path(config.data_dir).expanduser()
     if spec.load is not None and resized_crop:
         raise ValueError(f"--augment resized_crop needs picture files (--dataset imagefolder), not {config.dataset!r}")
     classes, *splits = find_pictures(data_dir) if spec.load is None else spec.load(data_dir)
     splits = splits[1:] if test_only else splits
     if spec.load is not None:
-        return classes, [ArraySet(adapt(split.images, input_size), split.labels) for split in splits]
+        return classes, [ArraySet(adapt(split.images, input_size), split.labels) for split in splits], set()
     pictures = sum(len(split.paths) for split in splits)
     if pictures * math.prod(input_size) <= MEMORY_LIMIT and not resized_crop:
-        splits = [decode(split, input_size) for split in splits]
-    return classes, splits
+        decoded = [decode(split, input_size, config.skip_corrupt) for split in splits]
+        return classes, [arrays for arrays, _ in decoded], {path for _, skipped in decoded for path in skipped}
+    return classes, splits, set()
 
 
 def adapt(images: Tensor, input_size: tuple[int, int, int]) -> Tensor:

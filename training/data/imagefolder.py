@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -15,6 +15,9 @@ from ..errors import UnreadablePicture
 from .datasets import ArraySet
 
 BILINEAR = Image.Resampling.BILINEAR
+
+# What PIL raises for files that are no pictures, are cut short, or damaged.
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, Image.DecompressionBombError)
 
 
 class Pictures(NamedTuple):
@@ -71,8 +74,10 @@ def read_picture(path: str, channels: int) -> Image.Image:
     try:
         with Image.open(path) as picture:
             return picture.convert("L" if channels == 1 else "RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise UnreadablePicture(f"{path!r} is not a readable picture; remove or replace it") from error
+    except UNREADABLE as error:
+        raise UnreadablePicture(
+            f"{path!r} is not a readable picture; remove or replace it, or leave such out with --skip-corrupt"
+        ) from error
 
 
 def to_tensor(picture: Image.Image) -> Tensor:
@@ -86,27 +91,46 @@ def center_fit(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
     return ImageOps.fit(picture, size[::-1], BILINEAR)
 
 
-def decode(pictures: Pictures, input_size: tuple[int, int, int]) -> ArraySet:
-    """All pictures of a split in memory, decoded by threads (the decoder releases the interpreter lock)."""
+def decode(pictures: Pictures, input_size: tuple[int, int, int], skip: bool = False) -> tuple[ArraySet, list[str]]:
+    """All pictures of a split in memory, decoded by threads (the decoder releases the interpreter lock).
+
+    Beside it the paths of those that cannot be read and are left out, which ``skip`` allows.
+
+    Raises UnreadablePicture without it, and where nothing is left.
+    """
     channels, *size = input_size
     images = torch.empty((len(pictures.paths), *input_size), dtype=torch.uint8)
 
-    def read(i: int) -> None:
-        images[i] = to_tensor(center_fit(read_picture(pictures.paths[i], channels), tuple(size)))
+    def read(i: int) -> bool:
+        try:
+            images[i] = to_tensor(center_fit(read_picture(pictures.paths[i], channels), tuple(size)))
+        except UnreadablePicture:
+            if not skip:
+                raise
+            return False
+        return True
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        for _ in threads.map(read, range(len(pictures.paths))):
-            pass
-    return ArraySet(images, torch.tensor(pictures.labels))
+        good = torch.tensor(list(threads.map(read, range(len(pictures.paths)))))
+    skipped = [path for path, readable in zip(pictures.paths, good.tolist(), strict=True) if not readable]
+    if len(skipped) == len(good):
+        raise UnreadablePicture(f"none of {len(skipped)} pictures can be read, such as {skipped[0]!r}; replace them")
+    return ArraySet(images[good] if skipped else images, torch.tensor(pictures.labels)[good]), skipped
 
 
 class PictureFiles(Dataset):
-    """Pictures decoded when they are asked for, with ``dataset[index, seed]``."""
+    """Pictures decoded when they are asked for, with ``dataset[index, seed]``.
 
-    def __init__(self, pictures: Pictures, input_size: tuple[int, int, int], resized_crop: bool = False):
+    With ``skip`` the path of a picture that cannot be read takes the place of (image, label).
+    """
+
+    def __init__(
+        self, pictures: Pictures, input_size: tuple[int, int, int], resized_crop: bool = False, skip: bool = False
+    ):
         from torchvision.transforms import RandomResizedCrop
 
         self.pictures = pictures
+        self.skip = skip
         self.channels, *size = input_size
         self.size = tuple(size)
         self.crop = RandomResizedCrop(self.size) if resized_crop else None
@@ -114,9 +138,14 @@ class PictureFiles(Dataset):
     def __len__(self) -> int:
         return len(self.pictures.paths)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int] | str:
         index, seed = key
-        picture = read_picture(self.pictures.paths[index], self.channels)
+        try:
+            picture = read_picture(self.pictures.paths[index], self.channels)
+        except UnreadablePicture:
+            if not self.skip:
+                raise
+            return self.pictures.paths[index]
         if self.crop is None:
             return to_tensor(center_fit(picture, self.size)), self.pictures.labels[index]
         with torch.random.fork_rng(devices=[]):

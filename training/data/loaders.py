@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
+from ..errors import UnreadablePicture
 from .augment import Augmentation
 from .normalization import Normalization
 
@@ -85,6 +86,7 @@ class Loader:
         self.shuffle = shuffle
         self.seed = seed
         self.share = share
+        self.skipped: set[str] = set()  # paths of pictures that could not be read
         self.set_epoch(0)
 
     @property
@@ -170,13 +172,18 @@ class StreamLoader(Loader):
         workers: int,
         **options,
     ):
-        """``dataset[index, seed]`` is (uint8 image (C, H, W), label); its randomness comes from ``seed``."""
+        """``dataset[index, seed]`` is (uint8 image (C, H, W), label); its randomness comes from ``seed``.
+
+        It may be a path instead, of a picture that cannot be read: a test batch is smaller by it, and in a training
+        batch, whose size every process counts on, another picture of the batch comes twice.
+        """
         super().__init__(len(dataset), batch_size, normalization, **options)
         self.device = device
         self._keys = _Keys()
         self._files = DataLoader(
             dataset,
             batch_sampler=self._keys,
+            collate_fn=_collate,
             num_workers=workers,
             pin_memory=device.type == "cuda",
             persistent_workers=workers > 0,
@@ -185,8 +192,24 @@ class StreamLoader(Loader):
 
     def raw_batches(self, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         self._keys.batches, self._keys.seeds = batches, (self.seed, self.epoch)
-        for images, labels in self._files:
+        for size, (images, labels, skipped) in zip(map(len, batches), self._files, strict=True):
+            self.skipped |= set(skipped)
+            if not len(labels):
+                if self.shuffle:
+                    raise UnreadablePicture(f"no picture of a batch can be read, such as {skipped[0]!r}; replace them")
+                continue
+            if self.shuffle and skipped:
+                again = torch.arange(size) % len(labels)
+                images, labels = images[again], labels[again]
             yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+
+
+def _collate(items: list[tuple[Tensor, int] | str]) -> tuple[Tensor, Tensor, list[str]]:
+    """Images and labels of a batch, and the paths of those that cannot be read; in the worker."""
+    good, skipped = ([item for item in items if isinstance(item, str) == bad] for bad in (False, True))
+    if not good:
+        return torch.empty(0), torch.empty(0), skipped
+    return *default_collate(good), skipped
 
 
 class _Keys:
