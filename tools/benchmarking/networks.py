@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import functools
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,30 +104,25 @@ def _session_run(runtime_session: Any, x: Tensor) -> Built:
     return Built(lambda: runtime_session.run(None, feed)[0])
 
 
-def _exported(model: nn.Module, x: Tensor, folder: str, **options: Any) -> Path:
-    path = Path(folder) / "network.onnx"
+def _exported(model: nn.Module, x: Tensor, folder: Path, **options: Any) -> Path:
+    path = folder / "network.onnx"
     quantize.export_onnx(model, path, x, check=False, **options)
     return path
 
 
-def build_packed_onnx(problem: NetworkProblem, threads: int, kernels: bool = True) -> Built:
-    """Our kernels inside onnxruntime, or what it makes of the functions' bodies."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = _exported(problem.binary_model, problem.x, folder)
-        return _session_run(quantize.ort_session(path, threads=threads, kernels=kernels), problem.x)
+def packed_file(problem: NetworkProblem, folder: Path) -> Path:
+    """The binary network in our operators."""
+    return _exported(problem.binary_model, problem.x, folder)
 
 
-def build_exact_int8(problem: NetworkProblem, threads: int) -> Built:
+def exact_int8_file(problem: NetworkProblem, folder: Path) -> Path:
     """The binary network in integer operators."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = _exported(problem.binary_model, problem.x, folder, format="int8")
-        return _session_run(session(path.read_bytes(), threads), problem.x)
+    return _exported(problem.binary_model, problem.x, folder, format="int8")
 
 
-def build_ort_float(problem: NetworkProblem, threads: int) -> Built:
-    with tempfile.TemporaryDirectory() as folder:
-        path = _exported(problem.float_model, problem.x, folder, format="standard")
-        return _session_run(session(path.read_bytes(), threads), problem.x)
+def float_file(problem: NetworkProblem, folder: Path) -> Path:
+    """The float twin."""
+    return _exported(problem.float_model, problem.x, folder, format="standard")
 
 
 class _Batches:
@@ -142,18 +137,30 @@ class _Batches:
         return next(self._feeds, None)
 
 
-def build_ort_int8(problem: NetworkProblem, threads: int) -> Built:
+def int8_file(problem: NetworkProblem, folder: Path) -> Path:
     """The float twin after onnxruntime's own static quantization, u8 activations by s8 weights."""
     quantization = optional_module("onnxruntime.quantization")
+    path = float_file(problem, folder)
+    folded, quantized = path.with_suffix(".folded.onnx"), path.with_suffix(".int8.onnx")
+    quantization.quant_pre_process(path, folded)  # batch norm into convolutions
+    quantization.quantize_static(
+        folded, quantized, _Batches(problem.x, "input"),
+        activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
+    )  # fmt: skip
+    return quantized
+
+
+def build_packed_onnx(problem: NetworkProblem, threads: int, kernels: bool = True) -> Built:
+    """Our kernels inside onnxruntime, or what it makes of the functions' bodies."""
     with tempfile.TemporaryDirectory() as folder:
-        path = _exported(problem.float_model, problem.x, folder, format="standard")
-        folded, quantized = path.with_suffix(".folded.onnx"), path.with_suffix(".int8.onnx")
-        quantization.quant_pre_process(path, folded)  # batch norm into convolutions
-        quantization.quantize_static(
-            folded, quantized, _Batches(problem.x, "input"),
-            activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
-        )  # fmt: skip
-        return _session_run(session(quantized.read_bytes(), threads), problem.x)
+        path = packed_file(problem, Path(folder))
+        return _session_run(quantize.ort_session(path, threads=threads, kernels=kernels), problem.x)
+
+
+def build_file(write: Callable[[NetworkProblem, Path], Path], problem: NetworkProblem, threads: int) -> Built:
+    """A file of standard operators in onnxruntime."""
+    with tempfile.TemporaryDirectory() as folder:
+        return _session_run(session(write(problem, Path(folder)).read_bytes(), threads), problem.x)
 
 
 def expected_binary(problem: NetworkProblem) -> Tensor:
@@ -165,7 +172,13 @@ def network_sides(ours: str) -> Sequence[Side]:
     return (
         Side(ours, "xnorkit", build_converted, expected_binary, tolerance=1e-4),
         Side("xnorkit_onnx", "xnorkit in onnxruntime", build_packed_onnx, expected_binary, tolerance=1e-4),
-        Side("xnorkit_int8", "xnorkit's int8 file", build_exact_int8, expected_binary, tolerance=1e-4),
+        Side(
+            "xnorkit_int8",
+            "xnorkit's int8 file",
+            functools.partial(build_file, exact_int8_file),
+            expected_binary,
+            tolerance=1e-4,
+        ),
         Side(
             "xnorkit_onnx_alone",
             "xnorkit's packed file without our library",
@@ -173,7 +186,7 @@ def network_sides(ours: str) -> Sequence[Side]:
             expected_binary,
             tolerance=1e-4,
         ),  # fmt: skip
-        Side("ort_float", "onnxruntime float", build_ort_float, tolerance=1e-3),
-        Side("ort_int8", "onnxruntime int8", build_ort_int8, tolerance=0.5),
+        Side("ort_float", "onnxruntime float", functools.partial(build_file, float_file), tolerance=1e-3),
+        Side("ort_int8", "onnxruntime int8", functools.partial(build_file, int8_file), tolerance=0.5),
         Side("torch_float", "torch float", build_torch_float, tolerance=1e-4),
     )
