@@ -39,7 +39,7 @@ class _Sign(torch.autograd.Function):
 def sign(x: Tensor, closed: bool) -> Tensor:
     """Sign with the gradient passed where ``|x| < 1``, or ``|x| <= 1`` with ``closed``.
 
-    The result knows its own bits, for :func:`signs_as_bits`.
+    The result knows its own bits.
     """
     values, positive = _Sign.apply(x, closed)
     values.sign_bits = positive
@@ -48,12 +48,11 @@ def sign(x: Tensor, closed: bool) -> Tensor:
 
 @contextlib.contextmanager
 def signs_as_bits(x: Tensor) -> Iterator[None]:
-    """Inside, where autograd keeps ``x`` itself, it keeps its bits, if ``x`` comes from :func:`sign`."""
-    positive = getattr(x, "sign_bits", None)
-    if positive is None:
+    """Inside, where autograd keeps ``x`` itself, which is +-1, it keeps its bits."""
+    if not applies(x):
         yield
         return
-
+    positive = x.sign_bits if hasattr(x, "sign_bits") else kernel.positive_bits(x)
     address, elements = x.data_ptr(), x.numel()  # the hooks live as long as what is kept; x itself must not
 
     def pack(kept: Tensor) -> Tensor | kernel.Layout:

@@ -50,7 +50,7 @@ def test_sign_and_its_gradient(shape, derivative, layout):
     x, gradient = values(*shape), torch.randn(*shape)
     x = x.to(memory_format=layout).requires_grad_()
     result = ste_sign(x, derivative)
-    assert isinstance(result.sign_bits, torch.Tensor)  # it did come from the kernel
+    assert result.sign_bits.dtype == torch.int64  # it did come from the kernel
     result.backward(gradient)
     with np.errstate(invalid="ignore"):
         numbers = x.detach().numpy()
@@ -149,9 +149,9 @@ def bytes_kept(model: nn.Module, x: torch.Tensor) -> int:
     return sum(event.self_cpu_memory_usage for event in recorded.key_averages())
 
 
-@pytest.mark.parametrize("scheme", ["xnor", "bnn", "xnorpp"])
-def test_a_layer_keeps_two_bits_an_element(scheme):
-    """Beyond what the batch norm before it and the layer's own output take."""
+@pytest.mark.parametrize(("scheme", "bits"), [("xnor", 2), ("bnn", 2), ("xnorpp", 2), ("bireal", 33), ("irnet", 33)])
+def test_a_layer_keeps_few_bits_an_element(scheme, bits):
+    """Beyond what the batch norm before it and the layer's own output take; curves as surrogates need the input."""
     x = torch.randn(4, 64, 32, 32)
     norm = nn.BatchNorm2d(64)
     model = nn.Sequential(norm, nn.Conv2d(64, 16, 3, padding=1, bias=False))
@@ -159,7 +159,7 @@ def test_a_layer_keeps_two_bits_an_element(scheme):
     norm_alone = bytes_kept(norm.train(), x) - 4 * x.numel()  # its output is not kept
     output, weights = 4 * 4 * 16 * 32 * 32, 4 * 64 * 16 * 9
     kept = bytes_kept(binary, x) - norm_alone - output
-    assert kept <= 2 * x.numel() / 8 + 3 * weights
+    assert kept <= bits * x.numel() / 8 + 6 * weights
     floating = bytes_kept(nn.Sequential(norm, nn.Conv2d(64, 16, 3, padding=1, bias=False)).train(), x)
     assert floating - norm_alone - output >= 4 * x.numel()  # the measure does see what is kept
 

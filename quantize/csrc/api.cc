@@ -243,7 +243,7 @@ int32_t xk_max_pool(const xk_pool_shape* shape, const uint64_t* bits, const uint
 int32_t xk_sign(const float* x, int64_t count, int32_t closed, float* values, uint64_t* positive, uint64_t* inside,
                 const xk_parallel* parallel) {
   return guarded([&] {
-    check_elements(count, {x, values, positive, inside});
+    check_elements(count, {x, positive});
     sign(x, count, closed != 0, values, positive, inside, parallel);
   });
 }

@@ -250,8 +250,10 @@ bool centers(const xk_filters& filters) { return filters.center && filters.input
 void sign(const float* x, int64_t count, bool closed, float* values, uint64_t* positive, uint64_t* inside,
           const xk_parallel* parallel) {
   blocks(parallel, count, [&](int64_t first, int64_t n) {
-    compare(x + first, n, closed, positive + first / kWordBits, inside + first / kWordBits);
-    choose(positive + first / kWordBits, n, 1.0f, values + first);
+    const int64_t word = first / kWordBits;
+    uint64_t unwanted[kBlock / kWordBits];
+    compare(x + first, n, closed, positive + word, inside ? inside + word : unwanted);
+    if (values) choose(positive + word, n, 1.0f, values + first);
   });
 }
 

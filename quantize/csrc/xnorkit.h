@@ -149,7 +149,8 @@ XK_API int32_t xk_max_pool(const xk_pool_shape* shape, const uint64_t* bits, con
 
 /* Training. Bits are 64 elements a word, in the order of memory, those past the last element zero.
  *
- * values = +1 where x >= 0, else -1; positive: where it is +1; inside: |x| < 1, or |x| <= 1 where closed is not 0. */
+ * values = +1 where x >= 0, else -1; positive: where it is +1; inside: |x| < 1, or |x| <= 1 where closed is not 0.
+ * values and inside may be NULL: they are not wanted then. */
 XK_API int32_t xk_sign(const float* x, int64_t count, int32_t closed, float* values, uint64_t* positive,
                        uint64_t* inside, const xk_parallel* parallel);
 /* The values of xk_sign again. */

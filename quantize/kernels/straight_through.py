@@ -61,6 +61,13 @@ def sign(x: Tensor, closed: bool) -> tuple[Tensor, Tensor, Tensor]:
     return values, positive, inside
 
 
+def positive_bits(x: Tensor) -> Tensor:
+    """Where ``x >= 0``, as bits."""
+    positive = _words(x.numel())
+    _call("xk_sign", x, x.numel(), False, None, positive, None)
+    return positive
+
+
 def signs(positive: Tensor, layout: Layout) -> Tensor:
     """+1 where a bit is set, else -1."""
     values = layout.empty()

@@ -36,6 +36,8 @@ void test_signs_of(int64_t count, bool closed, const xk_parallel* parallel) {
     ok &= bit(positive, i) == (x[i] >= 0.0f) && bit(inside, i) == near;
     ok &= near ? passed[i] == gradient[i] || (passed[i] != passed[i] && gradient[i] != gradient[i]) : passed[i] == 0.0f;
   }
+  std::vector<uint64_t> alone(words);
+  ok &= xk_sign(x.data(), count, closed, nullptr, alone.data(), nullptr, parallel) == XK_OK && alone == positive;
   for (size_t i = n; i < words * 64; ++i) ok &= !bit(positive, i) && !bit(inside, i);
   check(ok, "signs of " + std::to_string(count) + (closed ? ", closed" : ""));
 }
