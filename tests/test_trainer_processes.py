@@ -10,22 +10,12 @@ from timm.layers import BatchNormAct2d
 from tiny_runs import epochs_of, tiny_flags
 from torch import nn
 
-import models
 import training
 from training.batch_norm import synchronize_batch_norm
 from training.data import Share
 from training.data.loaders import MemoryLoader
 from training.data.normalization import Normalization
 from training.runlog import read_log
-
-
-@models.register_model("plain", input_size=(1, 8, 8))
-def plain(num_classes=10, in_chans=1, layout="float"):
-    """Without batch norm."""
-    return nn.Sequential(
-        nn.Conv2d(in_chans, 8, 3), nn.Tanh(), nn.Conv2d(8, 8, 3), nn.Tanh(), nn.Flatten(), nn.Linear(128, num_classes)
-    )
-
 
 # Each is run by two processes, and by one whose batch is as large as theirs together.
 TINY = {"dropout": 0.0, "batch_size": 128}

@@ -1,4 +1,4 @@
-"""A network small enough to train in a test, and runs of it on scikit-learn's digits."""
+"""Networks small enough to train in a test, and runs of them on scikit-learn's digits."""
 
 from torch import nn
 
@@ -22,6 +22,14 @@ def tiny(num_classes=10, in_chans=1, layout="float"):
         nn.Flatten(),
         nn.Dropout(0.2),
         nn.Linear(64, num_classes),
+    )
+
+
+@models.register_model("plain", input_size=(1, 8, 8))
+def plain(num_classes=10, in_chans=1, layout="float"):
+    """Without batch norm, dropout and ties between values."""
+    return nn.Sequential(
+        nn.Conv2d(in_chans, 8, 3), nn.Tanh(), nn.Conv2d(8, 8, 3), nn.Tanh(), nn.Flatten(), nn.Linear(128, num_classes)
     )
 
 
