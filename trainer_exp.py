@@ -18,6 +18,11 @@ A recipe of training/recipes/, which any flag overrides; two stages with a teach
     python trainer_exp.py --arch resnet18_react --dataset cifar10 --recipe two-stage --teacher runs/NAME
     python trainer_exp.py --arch nin_gc_xnornet --dataset cifar10 --ema 0.999 --label-smoothing 0.1
 
+Several GPUs, several machines; a process that dies is started again and goes on from the last checkpoint:
+    torchrun --nproc_per_node 8 --max-restarts 3 trainer_exp.py --arch nin_gc_xnornet --checkpoint-every 200
+    torchrun --nnodes 2 --nproc_per_node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29400 --rdzv-id NAME \\
+        trainer_exp.py --arch nin_gc_xnornet
+
 See the curves, continue after Ctrl-C or a crash, test the best checkpoint, train and write ONNX:
     tensorboard --logdir runs
     python trainer_exp.py --resume runs/NAME

@@ -38,7 +38,7 @@ def shell_text() -> list[tuple[str, str]]:
 def trainer_lines() -> list[tuple[str, str]]:
     text = shell_text()
     text.append(("trainer_exp.py", (ROOT / "trainer_exp.py").read_text().split('"""')[1].replace("\\\\\n", " ")))
-    pattern = re.compile(r"^.*?python trainer_exp\.py (.*?)(?<!\\)$", re.MULTILINE | re.DOTALL)
+    pattern = re.compile(r"^.*?(?:python|torchrun.*?) trainer_exp\.py (.*?)(?<!\\)$", re.MULTILINE | re.DOTALL)
     return [(name, line.replace("\\\n", " ")) for name, body in text for line in pattern.findall(body)]
 
 
