@@ -104,7 +104,7 @@ def _conv2d_fake(
     height, width = g.output_size(*size)
     if bits:
         return x.new_empty((batch, height, width, packing.words_for(g.out_channels)), dtype=torch.int64)
-    result = x.new_empty((batch, g.out_channels, height, width), dtype=torch.float32)
+    result = x.new_empty((batch, g.out_channels, height, width), dtype=torch.float32 if packed else x.dtype)
     rows = not packed and _layout(x) == "nhwc"
     return result.contiguous(memory_format=torch.channels_last) if rows else result
 

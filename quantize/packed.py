@@ -125,7 +125,8 @@ class PackedLayer(nn.Module):
 
     def _check(self, x: Tensor) -> None:
         expected = torch.int64 if self.folding.input_bits else torch.float32
-        if x.dtype is not expected:
+        half = x.is_cuda and x.dtype in (torch.bfloat16, torch.float16) and not self.folding.input_bits
+        if x.dtype is not expected and not half:
             kind = "the bits of the packed layer before it" if self.folding.input_bits else "float32"
             raise TypeError(
                 f"{type(self).__name__} takes {kind}, got {str(x.dtype).removeprefix('torch.')}; "
@@ -148,6 +149,7 @@ class PackedLayer(nn.Module):
 
     def window_mean(self, image: Tensor, geometry: ConvGeometry) -> Tensor:
         """K of XNOR-Net: mean of ``|x|`` over a group's channels and the kernel window, (N, groups, H', W')."""
+        image = image.float()
         magnitude = image if self.threshold is None else image - self.threshold.view(1, -1, 1, 1)
         means = magnitude.abs().unflatten(1, (geometry.groups, -1)).mean(2)
         top, left, bottom, right = geometry.padding

@@ -85,10 +85,15 @@ def test_every_path_compiles(capability, case):
     assert compiled_conv(capability, tuning.CONFIGS[5], **CASES[case]).asm["cubin"]
 
 
+def test_half_floats_are_rounded_to_nearest(monkeypatch):
+    monkeypatch.setitem(RESULTS, "float32", "*bf16")
+    assert "cvt.rn.bf16" in compiled_conv(90, tuning.CONFIGS[5], kind="float32").asm["ptx"]
+
+
 @pytest.mark.parametrize("capability", TENSOR_CORES)
 def test_packing_and_pooling_compile(capability):
     tile = {"BLOCK_P": 64, "BLOCK_W": 2}
-    for source in ("*fp32", "*i8"):
+    for source in ("*fp32", "*bf16", "*i8"):
         assert compiled(bits.pack_kernel, capability, {"CHANNELS": 70, "ROW": 4, **tile}, {"x": source}).asm["cubin"]
     names = ("H", "W", "OH", "OW", "KH", "KW", "SH", "SW", "TOP", "LEFT", "DH", "DW")
     sizes = dict(zip(names, (9, 8, 5, 4, 3, 3, 2, 2, 1, 1, 1, 1), strict=True))

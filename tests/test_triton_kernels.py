@@ -180,6 +180,37 @@ def test_floats_in_one_call_are_pack_and_convolve(layout):
     assert torch.equal(found.cpu(), expected)
 
 
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_floats_are_rounded_once_at_the_end(dtype, layout):
+    geometry = square(34, 18, 1)
+    x, filters = torch.randn(2, 34, 3, 5).to(dtype), torch.randn(18, 34, 1, 1)
+    threshold = x[0, :, 0, 0].float()  # equal to some
+    scale, bias = torch.rand(18), torch.randn(18)
+    signs_of_x = torch.where(x.float() >= column(threshold), 1.0, -1.0)
+    y = expected_sums(signs_of_x, filters, geometry).float() * column(scale) + column(bias)
+    weights = kernels.prepare_weights(packing.pack_weights(filters).to(DEVICE), geometry)
+    epilogue = moved(Epilogue(scale, bias))
+    found = kernels.conv2d_float(
+        x.to(DEVICE), weights, geometry, epilogue, layout=layout, threshold=threshold.to(DEVICE)
+    )
+    assert found.dtype == dtype
+    if dtype is torch.bfloat16 and not GPU:  # the interpreter cuts bits off instead
+        torch.testing.assert_close(found.float(), y, rtol=2**-7, atol=0)
+    else:
+        assert torch.equal(found.cpu(), y.to(dtype))
+
+
+@pytest.mark.skipif(not GPU, reason="packed layers take half floats on a GPU alone")
+@pytest.mark.parametrize("scheme", ["xnor", "xnor:input_scale=True"])
+def test_a_layer_gives_half_floats_for_half_floats(scheme):
+    x = torch.randn(2, 64, 6, 6).bfloat16()
+    layer = quantize.convert(quantize.prepare(nn.Conv2d(64, 32, 3), scheme, keep_float=()).eval(), x.float()).to(DEVICE)
+    found = layer(x.to(DEVICE))
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, layer(x.to(DEVICE).float()).bfloat16())
+
+
 POOLS = [  # kernel, stride, padding, dilation, output of 9 x 8
     PoolGeometry((3, 3), (2, 2), (1, 1, 1, 1), (1, 1), (5, 4)),
     PoolGeometry((2, 2), (2, 2), (0, 0, 0, 0), (1, 1), (5, 4)),  # the last row reaches past the image

@@ -28,7 +28,8 @@ def conv2d_float(
 ) -> Tensor:
     """:func:`pack` and :func:`conv2d`, of floats (N, C, H, W).
 
+    ``x`` may be bfloat16 or float16 too; a float output is of its type, rounded once, at the end.
     Two kernels: a convolution reads a pixel once a tap and a block of filters, and bits are 32 times less to read.
     """
     convolution.check_channels(x, geometry)
-    return conv2d(pack(x, threshold, flip), weights, geometry, epilogue, output, layout)
+    return conv2d(pack(x, threshold, flip), weights, geometry, epilogue, output, layout, x.dtype)

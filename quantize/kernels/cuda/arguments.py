@@ -7,6 +7,7 @@ import triton
 from torch import Tensor
 
 INTERPRETED = triton.knobs.runtime.interpret
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)  # of an input; the output has the same
 
 
 def device_of(name: str, tensor: Tensor) -> torch.device:
@@ -26,7 +27,7 @@ def checked(
     if tensor is None:
         return None
     if tensor.dtype != dtype:
-        problem = f"is {_bare(tensor.dtype)}; it must be {_bare(dtype)}"
+        problem = f"is {bare(tensor.dtype)}; it must be {bare(dtype)}"
     elif tensor.device != device:
         problem = f"is on {tensor.device}; the input is on {device}"
     elif tensor.shape != shape:
@@ -44,7 +45,7 @@ def checked_flip(tensor: Tensor | None, channels: int, device: torch.device) -> 
     return None if flip is None else flip.view(torch.uint8)
 
 
-def _bare(dtype: torch.dtype) -> str:
+def bare(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 

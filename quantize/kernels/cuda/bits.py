@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ... import packing
-from .arguments import check_indices, checked, checked_flip, device_of, on
+from .arguments import FLOATS, bare, check_indices, checked, checked_flip, device_of, on
 
 PIXELS, WORDS = 64, 2  # of a block: 4096 values in, coalesced along whichever of the two is contiguous
 
@@ -57,9 +57,13 @@ def row_words(channels: int) -> int:
 
 
 def pack(x: Tensor, threshold: Tensor | None = None, flip: Tensor | None = None) -> Tensor:
-    """Floats (N, C, H, W) to bits, int64 (N, H, W, words); see :func:`quantize.packing.pack_activations`."""
-    if x.dim() != 4 or x.dtype not in (torch.float32, torch.int8):
-        raise ValueError(f"x is {x.dtype} {tuple(x.shape)}; it must be float32 (N, C, H, W)")
+    """Floats (N, C, H, W) to bits, int64 (N, H, W, words); see :func:`quantize.packing.pack_activations`.
+
+    Half-precision values are compared as they are: float32 holds them all.
+    """
+    if x.dim() != 4 or x.dtype not in (*FLOATS, torch.int8):
+        problem = f"x is {bare(x.dtype)} {tuple(x.shape)}"
+        raise ValueError(f"{problem}; it must be {', '.join(map(bare, FLOATS))} (N, C, H, W)")
     device, (batch, channels, height, width) = device_of("x", x), x.shape
     image, row = height * width, row_words(channels)
     if x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last):

@@ -206,13 +206,15 @@ def _checked_output(words: Tensor, geometry: ConvGeometry, shuffle: int) -> tupl
     return batch, *g.output_size(height, width)
 
 
-def _empty_result(kind: str, layout: Layout, channels: int, sizes: tuple[int, int, int], device) -> Tensor:
+def _empty_result(
+    kind: str, layout: Layout, channels: int, sizes: tuple[int, int, int], device: torch.device, floats: torch.dtype
+) -> Tensor:
     batch, height, width = sizes
     if kind == "bits":
         # The last half of a word that no filter is for is written by nobody.
         make = torch.zeros if channels % packing.WORD_BITS in range(1, WORD_BITS + 1) else torch.empty
         return make((batch, height, width, packing.words_for(channels)), dtype=torch.int64, device=device)
-    dtype = {"float32": torch.float32, "int32": torch.int32, "signs": torch.int8}[kind]
+    dtype = {"float32": floats, "int32": torch.int32, "signs": torch.int8}[kind]
     order = torch.channels_last if layout == "nhwc" else torch.contiguous_format
     return torch.empty((batch, channels, height, width), dtype=dtype, device=device, memory_format=order)
 
@@ -235,11 +237,13 @@ def conv2d(
     epilogue: Epilogue | None = None,
     output: Output = "float32",
     layout: Layout = "nchw",
+    floats: torch.dtype = torch.float32,
 ) -> Tensor:
     """The binary convolution of bits (N, H, W, words) with weights of :func:`.prepare_weights`.
 
     Returns (N, out, H', W') float32 after the epilogue, or int32 sums (no epilogue), in memory order
-    ``layout``; or bits, int64 (N, H', W', words). The first call of a shape on a device tries the tiles.
+    ``layout``; or bits, int64 (N, H', W', words). ``floats``: round the float32 result to another type.
+    The first call of a shape on a device tries the tiles.
     """
     check_choice("output", output, _OUTPUTS)
     check_choice("layout", layout, ("nchw", "nhwc"))
@@ -251,7 +255,7 @@ def conv2d(
     sizes = _checked_output(words, g, e.shuffle)
     whole = e.shuffle < 2 and (g.groups == 1 or g.out_channels // g.groups % WORD_BITS == 0)
     kind = output if output != "bits" or whole else "signs"  # signs of channels that do not make whole words
-    result = _empty_result(kind, "nhwc" if kind == "signs" else layout, g.out_channels, sizes, device)
+    result = _empty_result(kind, "nhwc" if kind == "signs" else layout, g.out_channels, sizes, device, floats)
     _launch(words, weights, result, g, e, kind, sizes, layout)
     return pack(result) if kind == "signs" else result
 
