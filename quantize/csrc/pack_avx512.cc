@@ -9,10 +9,6 @@
 namespace xk {
 namespace avx512 {
 
-namespace portable {
-#include "portable.inc"
-}  // namespace portable
-
 // Packing: bit c of a vector's lanes are the signs of 16 pixels of channel c, so that a half of 16 pixels is done
 // after 32 comparisons. It is [half][pixel]: chains are formed there, and pixels brought together last.
 constexpr int kPackVectors = 8;
@@ -87,8 +83,28 @@ void pack_planes(const PackPlanes& pack) {
   pack.flips ? pack_planes_16xN<true>(pack) : pack_planes_16xN<false>(pack);
 }
 
+// A mask of 16 channels a comparison.
+template <bool kFlips>
+XK_TARGET static void pack_rows_16xN(const PackPlanes& pack) {
+  const float* x = pack.input;
+  for (int64_t p = 0; p < pack.pixels; ++p, x += pack.channels)
+    for (int64_t w = 0; w < pack.words; ++w) {
+      uint64_t word = 0;
+      for (int64_t c = w * kWordBits; c < std::min(pack.channels, (w + 1) * kWordBits); c += kLanes) {
+        const __mmask16 there = static_cast<__mmask16>(0xffffu >> (kLanes - std::min<int64_t>(kLanes, pack.channels - c)));
+        __m512 value = _mm512_maskz_loadu_ps(there, x + c);
+        if (kFlips)
+          value = _mm512_castsi512_ps(
+              _mm512_xor_si512(_mm512_castps_si512(value), _mm512_maskz_loadu_epi32(there, pack.flip + c)));
+        const __m512 threshold = _mm512_maskz_loadu_ps(there, pack.threshold + c);
+        word |= uint64_t{_mm512_mask_cmp_ps_mask(there, value, threshold, _CMP_GE_OQ)} << c % kWordBits;
+      }
+      pack.bits[p * pack.words + w] = word;
+    }
+}
+
 void pack_rows(const PackPlanes& pack) {
-  portable::pack_rows(pack);
+  pack.flips ? pack_rows_16xN<true>(pack) : pack_rows_16xN<false>(pack);
   if (pack.chain)
     for (int64_t h = 0; h + pack.chain <= 2 * pack.words; h += pack.chain)
       form_chains(reinterpret_cast<Half*>(pack.bits) + h, pack.pixels, pack.chain, 2 * pack.words);
