@@ -88,3 +88,5 @@ def test_a_killed_process_starts_again_from_the_last_checkpoint(two_machines, tm
     assert epochs_of(run_dir) == epochs_of(two_machines[0])
     assert re.search(r"==> continuing (in epoch \d after [\d,]+ images|after epoch \d): lenet5_xnornet", said)
     assert not list(run_dir.glob("*.tmp"))
+    assert "trainer_exp.py: error: process 0 has lost another one" in said
+    assert "Traceback" not in said

@@ -43,6 +43,12 @@ def train_each(folder, changes):
             torch.set_default_dtype(torch.float32)
 
 
+def in_two_processes(folder, changes, batches):
+    """What each of the two does: both are started once."""
+    train_each(folder, changes)
+    normalize_halves(batches, folder)
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """(the directory of what one process trained, that of two)."""
@@ -50,7 +56,10 @@ def runs(tmp_path_factory):
     train_each(one, {name: {} for name in RUNS})
     halves = {name: {"batch_size": flags["batch_size"] // 2} for name, flags in RUNS.items()}
     halves["accumulated"] = {"batch_size": 64, "accumulate": 2}
-    in_processes(2, train_each, two, two, halves)
+    torch.manual_seed(0)
+    batches = {name: torch.randn(shape) * 2 + 30 for name, (_, _, shape) in BATCHES.items()}
+    torch.save(batches, two / "batches.pt")
+    in_processes(2, in_two_processes, two, two, halves, batches)
     return one, two
 
 
@@ -184,10 +193,8 @@ def normalize_halves(batches, folder):
     torch.save(results, folder / f"{rank}.pt")
 
 
-def test_batch_norm_of_two_processes_is_that_of_the_whole_batch(tmp_path):
-    batches = {name: torch.randn(shape) * 2 + 30 for name, (_, _, shape) in BATCHES.items()}
-    in_processes(2, normalize_halves, tmp_path, batches, tmp_path)
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+def test_batch_norm_of_two_processes_is_that_of_the_whole_batch(runs):
+    batches, first, second = (torch.load(runs[1] / f"{name}.pt") for name in ("batches", "0", "1"))
     for name, x in batches.items():
         kind, options, _ = BATCHES[name]
         model = batch_norm(kind, x, **options)
