@@ -10,15 +10,18 @@ import torch
 import torchvision
 from shipped_files import DIGITS, prepared, trained_lightly, write_checkpoint, write_linear
 from sklearn.datasets import load_digits
+from torch import nn
 
-from quantize.export.exporter import FORMATS
+import quantize
+from quantize.export.formats import FORMATS
+from quantize.export.qonnx import executor_missing
 from tools import convert, evaluate, export_onnx
 from tools.artefacts import Artefact, answers, open_artefact, open_images
 from tools.comparison import Disagreement, compare
 from training.data import MemoryLoader, Normalization, get_preset
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-RUNNABLE = [name for name in FORMATS if name != "qonnx"]  # BipolarQuant nodes are for other runtimes
+RUNNABLE = [name for name in FORMATS if not FORMATS[name].why_unchecked()]  # here
 MEAN, STD = 0.3, 0.4
 NORMALIZED = {"input_normalization": {"mean": [MEAN], "std": [STD]}}
 
@@ -153,7 +156,7 @@ def test_compare_by_hand():
 
 
 def every_form(model, plan, size, dataset, folder, **changed) -> dict[str, Path]:
-    """Form -> file: the checkpoint, the packed file, each ONNX format that onnxruntime runs."""
+    """Form -> file: the checkpoint, the packed file, each ONNX format that runs here."""
     files = {
         "checkpoint": write_checkpoint(folder / "best.pt", "lenet5_xnornet", model, plan, size, dataset, **changed)
     }
@@ -174,6 +177,28 @@ def check_every_form(files: dict[str, Path], count: int, *where: str | None) -> 
     for form, artefact in zip(files, opened, strict=True):
         found = compare(expected, answers(artefact, data)[0], labels, data.classes)
         assert not found.disagreements, f"{form}: {found}"
+
+
+@pytest.mark.skipif(executor_missing() != "", reason=executor_missing())
+def test_a_qonnx_file_is_evaluated(tmp_path, capsys):
+    net = nn.Sequential(nn.Flatten(), quantize.BinaryLinear(64, 10, threshold=True)).eval()
+    with torch.no_grad():
+        net[1].threshold.uniform_(-0.5, 0.5)
+    metadata = {"dataset": "digits", "input_size": [1, 8, 8], "classes": DIGITS, **NORMALIZED}
+    for name in ("qonnx", "standard"):
+        path = tmp_path / f"{name}.onnx"
+        quantize.export_onnx(net, path, torch.randn(2, 1, 8, 8), format=name, metadata=metadata, check=False)
+    code, out, _ = call(capsys, "--compare", tmp_path / "qonnx.onnx", tmp_path / "standard.onnx")
+    assert (code, out.splitlines()[2].partition(";")[0]) == (0, "0 of 355 predictions differ")
+
+
+def test_a_qonnx_file_without_its_executor(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("quantize.export.qonnx.importlib.util.find_spec", lambda name: None)
+    net = nn.Sequential(nn.Flatten(), quantize.BinaryLinear(64, 10))
+    quantize.export_onnx(net, tmp_path / "net.onnx", torch.randn(2, 1, 8, 8), format="qonnx")
+    fails(
+        capsys, "the package qonnx, which runs QONNX files, is not installed: pip install qonnx", tmp_path / "net.onnx"
+    )
 
 
 def test_every_form_agrees_on_all_digits(tmp_path, capsys):

@@ -4,10 +4,14 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+import onnxruntime
 import torch
 from torch import Tensor, nn
 
 import quantize
+from quantize.export.qonnx import DOMAIN as QONNX_DOMAIN
+from quantize.export.qonnx import QonnxSession, executor_missing
+from quantize.export.session import uses_domain
 from tools.onnx_files import read_facts
 from training import TrainConfig, load_model
 from training.checkpoint import BEST, find_checkpoint
@@ -70,7 +74,7 @@ def _runner(model: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 def _open_onnx(path: Path, threads: int | None) -> Artefact:
-    session = quantize.ort_session(path, threads=threads)
+    session = _session(path, threads)
     facts = read_facts(session, str(path))
 
     def run(images: Tensor) -> Tensor:
@@ -83,6 +87,14 @@ def _open_onnx(path: Path, threads: int | None) -> Artefact:
 
     known = facts.input_size, facts.classes, facts.normalization, facts.dataset
     return Artefact(path, ONNX_FILE, run, *known)
+
+
+def _session(path: Path, threads: int | None) -> onnxruntime.InferenceSession | QonnxSession:
+    if not uses_domain(str(path), QONNX_DOMAIN):
+        return quantize.ort_session(path, threads=threads)
+    if missing := executor_missing():
+        raise ValueError(f"cannot run {str(path)!r}: {missing}")
+    return QonnxSession(str(path))
 
 
 def open_images(artefacts: list[Artefact], dataset: str | None, data_dir: str | None) -> tuple[Data, list[Artefact]]:

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import importlib.util
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -171,10 +171,16 @@ class QonnxSession:
         self.model = onnx.load_from_string(model) if isinstance(model, bytes) else onnx.load(model)
 
     def get_inputs(self) -> list[SimpleNamespace]:
-        return [SimpleNamespace(name=value.name) for value in self.model.graph.input]
+        return [_described(value) for value in self.model.graph.input]
 
-    def run(self, names: None, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
-        """All outputs for these inputs."""
+    def get_outputs(self) -> list[SimpleNamespace]:
+        return [_described(value) for value in self.model.graph.output]
+
+    def get_modelmeta(self) -> SimpleNamespace:
+        return SimpleNamespace(custom_metadata_map={entry.key: entry.value for entry in self.model.metadata_props})
+
+    def run(self, names: Sequence[str] | None, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """The outputs of these names, all where that is None, for these inputs."""
         from qonnx.core.modelwrapper import ModelWrapper
         from qonnx.core.onnx_exec import execute_onnx
         from qonnx.transformation.infer_shapes import InferShapes
@@ -189,7 +195,7 @@ class QonnxSession:
         with _one_node_models_of(model.ir_version), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of sizes that it could not infer beforehand
             results = execute_onnx(wrapped, feeds)
-        return [results[value.name] for value in model.graph.output]
+        return [results[name] for name in names or [value.name for value in model.graph.output]]
 
 
 @contextlib.contextmanager
@@ -203,6 +209,14 @@ def _one_node_models_of(ir_version: int) -> Iterator[None]:
         yield
     finally:
         onnx_exec.qonnx_make_model = make_model
+
+
+def _described(value: onnx.ValueInfoProto) -> SimpleNamespace:
+    """As onnxruntime describes it: name, type, and shape with the names of sizes that are open."""
+    tensor = value.type.tensor_type
+    dtype = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+    shape = [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in tensor.shape.dim]
+    return SimpleNamespace(name=value.name, type=f"tensor({dtype})", shape=shape)
 
 
 def _set_shape(value: onnx.ValueInfoProto, shape: tuple[int, ...]) -> None:

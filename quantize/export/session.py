@@ -85,16 +85,17 @@ def create_session(
 def _register(options: onnxruntime.SessionOptions, model: str | bytes) -> None:
     if library.load() is not None:
         options.register_custom_ops_library(custom_ops_library())
-    elif _has_our_nodes(model):
+    elif uses_domain(model, "xnorkit"):
         _warn_once()
 
 
-def _has_our_nodes(model: str | bytes) -> bool:
+def uses_domain(model: str | bytes, domain: str) -> bool:
+    """Whether an ONNX file, or one in memory, has operators of ``domain``; False for what is no ONNX file."""
     try:
         proto = onnx.load_from_string(model) if isinstance(model, bytes) else onnx.load(model, load_external_data=False)
     except Exception:  # not an ONNX file: the session says so
         return False
-    return any(opset.domain == "xnorkit" for opset in proto.opset_import)
+    return any(opset.domain == domain for opset in proto.opset_import)
 
 
 @functools.cache
