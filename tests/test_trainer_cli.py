@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -117,6 +118,8 @@ def test_a_checkpoint_is_evaluated_alone(run_dir, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
     assert call("--evaluate", run_dir, "--export", tmp_path / "net.onnx") == 0
     assert (tmp_path / "net.onnx").exists()
+    assert call("--evaluate", run_dir, "--export", tmp_path / "int8.onnx", "--export-format", "int8") == 0
+    assert "ConvInteger" in {node.op_type for node in onnx.load(tmp_path / "int8.onnx").graph.node}
 
 
 def test_evaluation_leaves_the_training_images_alone(tmp_path):

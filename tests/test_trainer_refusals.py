@@ -58,6 +58,11 @@ def valid(names):
     return f"valid: {', '.join(sorted(names)[:12])}"
 
 
+def test_formats_of_the_export(refused):
+    refused((*TINY, "--export", "--export-format", "int7"), "unknown --export-format 'int7'", "did you mean 'int8'")
+    refused((*TINY, "--export-format", "int8"), "--export-format int8 has no meaning without --export")
+
+
 # What is refused, then the value, the valid ones and the fix in its sentence.
 FLAGS = {
     "scheme": ([*TINY, "--scheme", "xnr"], "unknown scheme 'xnr'", valid(quantize.list_schemes()), "mean 'xnor'"),

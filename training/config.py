@@ -71,6 +71,7 @@ class TrainConfig:
     resume: str | None = None
     evaluate: str | None = None
     export: str | None = None
+    export_format: str = "packed"
 
     @classmethod
     def create(cls, **given: Any) -> "TrainConfig":
@@ -113,6 +114,8 @@ class TrainConfig:
             if scheme is not None:
                 quantize.get_scheme(scheme)
         _check_stages(self)
+        if self.export_format != "packed":
+            _check_export(self)
         if self.teacher is None and self.distill_weight != 1:
             raise ValueError(f"--distill-weight {self.distill_weight} has no meaning without --teacher")
 
@@ -120,6 +123,17 @@ class TrainConfig:
 def flag_name(field: str) -> str:
     """The flag of a field."""
     return f"--{field.replace('_', '-')}"
+
+
+def _check_export(config: TrainConfig) -> None:
+    from quantize.export.formats import FORMATS  # only here: it loads onnx
+
+    if config.export_format not in FORMATS:
+        raise ValueError(
+            f"unknown --export-format {config.export_format!r}: {did_you_mean(config.export_format, FORMATS)}"
+        )
+    if config.export is None:
+        raise ValueError(f"--export-format {config.export_format} has no meaning without --export")
 
 
 def _check_numbers(config: TrainConfig) -> None:

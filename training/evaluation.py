@@ -83,20 +83,20 @@ def evaluate_checkpoint(flags: dict[str, Any]) -> Metrics:
     say(*skipped_lines(set().union(*gather(data.skipped))))
     say(f"best_acc1: {result.top1:.2f}", f"checkpoint_path: {file}")
     if "export" in flags and is_first():  # not where the run itself was to export
-        export(model, data, info, flags["export"] or file.with_name(ONNX))
+        export(model, data, info, flags["export"] or file.with_name(ONNX), config.export_format)
     return result
 
 
-def export(model: nn.Module, data: Data, info: ModelInfo, path: str | Path) -> int:
+def export(model: nn.Module, data: Data, info: ModelInfo, path: str | Path, format: str) -> int:
     """Write an ONNX file that says what the model is, compared with PyTorch on test images; its bytes.
 
-    Raises RunStopped where onnxruntime disagrees; there is no file then.
+    Raises RunStopped where the file disagrees with PyTorch; there is none then.
     """
     from quantize.export import ExportMismatch, export_onnx
 
     images, _ = next(iter(data.test))
     try:
-        report = export_onnx(model.cpu(), path, images.cpu(), metadata=onnx_metadata(info))
+        report = export_onnx(model.cpu(), path, images.cpu(), format=format, metadata=onnx_metadata(info))
     except ExportMismatch as error:
         raise RunStopped(str(error)) from error
     say(f"==> ONNX: {report}")
@@ -119,5 +119,6 @@ def onnx_metadata(info: ModelInfo) -> dict[str, Any]:
 def export_best(session: Session) -> None:
     """``--export``: the best checkpoint of a run, to the file given or ``model.onnx`` in its directory."""
     model, info = load_model(session.run_dir / BEST)
-    size = export(model, session.data, info, session.config.export or session.run_dir / ONNX)
+    config = session.config
+    size = export(model, session.data, info, config.export or session.run_dir / ONNX, config.export_format)
     append(session.run_dir, "export", bytes=size)

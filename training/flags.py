@@ -150,3 +150,4 @@ def _add_run_flags(group) -> None:
         "--evaluate", "--valuate", nargs="?", const="", metavar="CHECKPOINT", help="test a checkpoint, train nothing"
     )
     group.add_argument("--export", nargs="?", const="", metavar="FILE", help="ONNX of the best checkpoint; model.onnx")
+    group.add_argument("--export-format", metavar="NAME", help="packed, standard, int8, qonnx; default: packed")
