@@ -2,29 +2,34 @@
 
 A binary layer keeps two bits an element of its input, where it is positive for the gradient of the weights and where
 it lies inside the surrogate's bounds for its own, and two bits a weight. It needs the native library and float32 on
-the CPU; :func:`quantize.ste.ste_sign` and the schemes have the same in plain torch for the rest.
+the CPU, Triton on a GPU; :func:`quantize.ste.ste_sign` and the schemes have the same in plain torch for the rest.
 """
 
 import contextlib
 from collections.abc import Callable, Iterator
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from .kernels import straight_through as kernel
+from . import kernels
+from .kernels.straight_through import Layout, layout_of
 
 
-def applies(x: Tensor) -> bool:
-    """Whether the functions here can be used on ``x``, and are of use."""
-    return torch.is_grad_enabled() and not torch.compiler.is_compiling() and kernel.takes(x)
+def backend(x: Tensor) -> ModuleType | None:
+    """Who computes on ``x``; None where nobody can, or nothing is kept."""
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return None
+    kernel = kernels.training_backend(x)
+    return kernel if kernel is not None and kernel.takes(x) else None
 
 
 class _Sign(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, closed: bool) -> tuple[Tensor, Tensor]:
+    def forward(ctx, x: Tensor, closed: bool, kernel: ModuleType) -> tuple[Tensor, Tensor]:
         values, positive, inside = kernel.sign(x, closed)
         ctx.save_for_backward(inside)
-        ctx.layout = kernel.layout_of(x)
+        ctx.layout, ctx.kernel = layout_of(x), kernel
         ctx.mark_non_differentiable(positive)
         return values, positive
 
@@ -32,16 +37,16 @@ class _Sign(torch.autograd.Function):
     def backward(ctx, grad: Tensor, _):
         (inside,) = ctx.saved_tensors
         if torch.is_grad_enabled():  # of a gradient a gradient will be taken: torch has to see what happens
-            return grad * (kernel.signs(inside, ctx.layout) > 0), None
-        return kernel.pass_inside(grad, inside, ctx.layout), None
+            return grad * (ctx.kernel.signs(inside, ctx.layout) > 0), None, None
+        return ctx.kernel.pass_inside(grad, inside, ctx.layout), None, None
 
 
-def sign(x: Tensor, closed: bool) -> Tensor:
+def sign(x: Tensor, closed: bool, kernel: ModuleType) -> Tensor:
     """Sign with the gradient passed where ``|x| < 1``, or ``|x| <= 1`` with ``closed``.
 
     The result knows its own bits.
     """
-    values, positive = _Sign.apply(x, closed)
+    values, positive = _Sign.apply(x, closed, kernel)
     values.sign_bits = positive
     return values
 
@@ -49,17 +54,18 @@ def sign(x: Tensor, closed: bool) -> Tensor:
 @contextlib.contextmanager
 def signs_as_bits(x: Tensor) -> Iterator[None]:
     """Inside, where autograd keeps ``x`` itself, which is +-1, it keeps its bits."""
-    if not applies(x):
+    kernel = backend(x)
+    if kernel is None:
         yield
         return
     positive = x.sign_bits if hasattr(x, "sign_bits") else kernel.positive_bits(x)
     address, elements = x.data_ptr(), x.numel()  # the hooks live as long as what is kept; x itself must not
 
-    def pack(kept: Tensor) -> Tensor | kernel.Layout:
+    def pack(kept: Tensor) -> Tensor | Layout:
         same = kept.data_ptr() == address and kept.numel() == elements and kernel.takes(kept)
-        return kernel.layout_of(kept) if same else kept
+        return layout_of(kept) if same else kept
 
-    def unpack(kept: Tensor | kernel.Layout) -> Tensor:
+    def unpack(kept: Tensor | Layout) -> Tensor:
         return kept if isinstance(kept, Tensor) else kernel.signs(positive, kept)
 
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
@@ -69,21 +75,24 @@ def signs_as_bits(x: Tensor) -> Iterator[None]:
 class _ScaledSign(torch.autograd.Function):
     @staticmethod
     def forward(ctx, filters: Tensor, center: bool, reference: Callable[[Tensor], Tensor]) -> Tensor:
-        values, scale, positive, inside = kernel.scaled_sign(filters, center)
+        ctx.kernel = kernels.training_backend(filters)
+        values, kept = ctx.kernel.scaled_sign(filters, center)
         # The filters are a parameter, or kept by what made them of one.
-        ctx.save_for_backward(filters, scale, positive, inside)
+        ctx.save_for_backward(filters, *kept)
         ctx.center, ctx.reference = center, reference
         return values
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        filters, scale, positive, inside = ctx.saved_tensors
+        filters, *kept = ctx.saved_tensors
         if torch.is_grad_enabled():  # see _Sign
             return *torch.autograd.grad(ctx.reference(filters), filters, grad, create_graph=True), None, None
-        layout = kernel.layout_of(filters)
-        return kernel.scaled_sign_gradient(grad, scale, positive, inside, layout, ctx.center), None, None
+        return ctx.kernel.scaled_sign_gradient(grad, filters, ctx.center, *kept), None, None
 
 
 def scaled_sign(filters: Tensor, center: bool, reference: Callable[[Tensor], Tensor]) -> Tensor:
     """``alpha sign(C)`` of :class:`quantize.schemes.XNOR`; ``reference(filters)`` computes it in plain torch."""
+    kernel = backend(filters)
+    if kernel is None or not kernel.takes_filters(filters):
+        return reference(filters)
     return _ScaledSign.apply(filters, center, reference)

@@ -66,8 +66,9 @@ def ste_sign(x: Tensor, derivative: Callable[[Tensor], Tensor] = inside_open) ->
 
     Source: Courbariaux et al., *Binarized Neural Networks*, 2016, eq. 4.
     """
-    if derivative in (inside_open, inside_closed) and kept_bits.applies(x):
-        return kept_bits.sign(x, closed=derivative is inside_closed)
+    kernel = kept_bits.backend(x) if derivative in (inside_open, inside_closed) else None
+    if kernel is not None:
+        return kept_bits.sign(x, derivative is inside_closed, kernel)
     return _SurrogateSign.apply(x, derivative)
 
 

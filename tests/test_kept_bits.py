@@ -12,7 +12,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 import quantize
-from quantize import kept_bits
+from quantize import kept_bits, kernels
 from quantize.kernels import library
 from quantize.kernels import straight_through as kernel
 from quantize.schemes.xnor import center_filters, scaled_sign
@@ -50,7 +50,7 @@ def test_sign_and_its_gradient(shape, derivative, layout):
     x, gradient = values(*shape), torch.randn(*shape)
     x = x.to(memory_format=layout).requires_grad_()
     result = ste_sign(x, derivative)
-    assert result.sign_bits.dtype == torch.int64  # it did come from the kernel
+    assert not result.sign_bits.is_floating_point()  # it did come from the kernel
     result.backward(gradient)
     with np.errstate(invalid="ignore"):
         numbers = x.detach().numpy()
@@ -121,7 +121,7 @@ def test_layers_train_as_in_plain_torch(name, scheme, monkeypatch):
         return result.detach(), leaf.grad, [p.grad for p in binary.parameters()]
 
     ours = gradients()
-    monkeypatch.setattr(kept_bits.kernel, "takes", lambda x: False)
+    monkeypatch.setattr(kept_bits, "backend", lambda x: None)
     torch.testing.assert_close(ours, gradients(), rtol=1e-4, atol=1e-5)
 
 
@@ -215,18 +215,59 @@ def test_threads_share_the_work():
     assert torch.equal(*results)
 
 
-@pytest.mark.parametrize("name", [n for n in ("scalar", "avx2") if n in quantize.kernels.available_kernels()])
-def test_every_instruction_set(name):
-    """In a process of its own: the choice is made once."""
-    tests = ["-k", "test_sign_and_its_gradient or test_scaled_weights"]
+def in_a_process(tests: str, **variables: str) -> None:
+    """Tests of this file, with variables that are read once."""
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, __file__],
-        env={**os.environ, "XNORKIT_KERNEL": name},
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", tests, __file__],
+        env={**os.environ, **variables},
         cwd=Path(__file__).parent.parent,
         capture_output=True,
         text=True,
     )
     assert run.returncode == 0, run.stdout
+    assert "skipped" not in run.stdout
+
+
+@pytest.mark.parametrize("name", [n for n in ("scalar", "avx2") if n in kernels.available_kernels()])
+def test_every_instruction_set(name):
+    in_a_process("test_sign_and_its_gradient or test_scaled_weights", XNORKIT_KERNEL=name)
+
+
+def test_the_kernels_for_gpus_through_the_interpreter():
+    pytest.importorskip("triton")
+    gradients = "test_sign_and_its_gradient or test_scaled_weights or test_a_gradient or test_the_gradient_of_scaled"
+    layers = "test_layers_train_as_in_plain_torch and (xnor or bireal) and not xnorpp"
+    in_a_process(f"{gradients} or ({layers}) or half_precision", XNORKIT_KERNEL="triton", TRITON_INTERPRET="1")
+
+
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="for the interpreter, which another test starts")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_compared_as_it_is(dtype):
+    x = values(3, 5, 7).to(dtype).requires_grad_()
+    gradient = torch.randn(3, 5, 7).to(dtype)
+    result = ste_sign(x)
+    result.backward(gradient)
+    assert not result.sign_bits.is_floating_point()
+    assert result.dtype == x.grad.dtype == dtype
+    assert torch.equal(result, torch.where(x >= 0, 1.0, -1.0).to(dtype))
+    assert torch.equal(x.grad, torch.where(x.detach().abs() < 1, gradient, 0))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_on_a_gpu_a_network_trains_as_in_plain_torch(dtype, monkeypatch):
+    x = torch.randn(4, 16, 9, 9, device="cuda")
+
+    def gradients():
+        torch.manual_seed(0)
+        model = quantize.prepare(nn.Sequential(nn.BatchNorm2d(16), nn.Conv2d(16, 8, 3)), "xnor", x.cpu(), keep_float=())
+        with torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
+            model.cuda().train()(x).square().sum().backward()
+        return [p.grad for p in model.parameters()]
+
+    ours = gradients()
+    monkeypatch.setattr(kept_bits, "backend", lambda x: None)
+    torch.testing.assert_close(ours, gradients(), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("count", [0, -1, 2**62])

@@ -14,7 +14,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from . import cpu, library, reference
+from . import cpu, library, reference, straight_through
 from .geometry import ConvGeometry, Epilogue, Layout, Output, PoolGeometry
 
 __all__ = [
@@ -84,6 +84,20 @@ def _backend(weights: Tensor) -> ModuleType:
     if weights.dtype is torch.int32:
         return _triton()
     return cpu if weights.dim() == 1 else reference
+
+
+def training_backend(x: Tensor) -> ModuleType | None:
+    """Who computes signs and their gradients in training on tensors such as ``x``; None: plain torch does."""
+    forced = os.environ.get("XNORKIT_KERNEL")
+    if forced == "reference":
+        return None
+    if forced != "triton" and x.device.type != "cuda":
+        return straight_through
+    try:
+        from .cuda import straight_through as on_cuda
+    except ImportError:  # no Triton: training needs none
+        return None
+    return on_cuda
 
 
 def pack(x: Tensor, threshold: Tensor | None = None, flip: Tensor | None = None) -> Tensor:

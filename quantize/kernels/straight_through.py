@@ -21,17 +21,27 @@ class Layout(NamedTuple):
 
     size: torch.Size
     stride: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
 
     def empty(self) -> Tensor:
-        return torch.empty_strided(self.size, self.stride, dtype=torch.float32)
+        return torch.empty_strided(self.size, self.stride, dtype=self.dtype, device=self.device)
 
     def take(self, x: Tensor) -> Tensor:
         """``x`` in this layout, itself where it has it."""
-        return x if x.dtype == torch.float32 and x.stride() == self.stride else self.empty().copy_(x)
+        return x if x.dtype == self.dtype and x.stride() == self.stride else self.empty().copy_(x)
 
 
 def layout_of(x: Tensor) -> Layout:
-    return Layout(x.shape, x.stride())
+    return Layout(x.shape, x.stride(), x.dtype, x.device)
+
+
+def filter_strides(layout: Layout) -> tuple[int, int, int]:
+    """From a filter to the next, from an input to the next, from a tap to the next; of (out, in, *kernel)."""
+    _, inputs, *kernel = layout.size
+    taps = math.prod(kernel)
+    inputs_last = len(kernel) == 2 and layout.stride[1] == 1 and taps > 1
+    return inputs * taps, *((1, inputs) if inputs_last else (taps, 1))
 
 
 def takes(x: Tensor) -> bool:
@@ -82,14 +92,18 @@ def pass_inside(gradient: Tensor, inside: Tensor, layout: Layout) -> Tensor:
     return result
 
 
+def takes_filters(filters: Tensor) -> bool:
+    return takes(filters)
+
+
 def _filters(layout: Layout, center: bool) -> library.Filters:
     count, inputs, *kernel = layout.size
-    inputs_last = len(kernel) == 2 and layout.stride[1] == 1 and math.prod(kernel) > 1
-    return library.Filters(count, inputs, math.prod(kernel), inputs_last, center)
+    _, _, tap_stride = filter_strides(layout)
+    return library.Filters(count, inputs, math.prod(kernel), tap_stride != 1, center)
 
 
-def scaled_sign(filters: Tensor, center: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """``alpha sign(C)``, alpha a filter, where C >= 0, and where it is not clamped; the last two as bits.
+def scaled_sign(filters: Tensor, center: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """``alpha sign(C)``, and what to keep: alpha a filter, where C >= 0, and where it is not clamped, as bits.
 
     C are the filters (out, in, *kernel), with ``center`` less their mean over the inputs and clamped to [-1, 1].
     """
@@ -97,13 +111,12 @@ def scaled_sign(filters: Tensor, center: bool) -> tuple[Tensor, Tensor, Tensor, 
     positive, inside = (_words(filters.numel() // rows, rows) for _ in range(2))
     shape = _filters(layout_of(filters), center)
     _call("xk_scaled_sign", ctypes.byref(shape), filters, values, scale, positive, inside)
-    return values, scale, positive, inside
+    return values, (scale, positive, inside)
 
 
-def scaled_sign_gradient(
-    gradient: Tensor, scale: Tensor, positive: Tensor, inside: Tensor, layout: Layout, center: bool
-) -> Tensor:
-    """The gradient of the filters from that of the values of :func:`scaled_sign`, and from what else it gave."""
+def scaled_sign_gradient(gradient: Tensor, filters: Tensor, center: bool, *kept: Tensor) -> Tensor:
+    """The gradient of the filters from that of the values of :func:`scaled_sign`, and from what it kept."""
+    layout = layout_of(filters)
     result, shape = layout.empty(), _filters(layout, center)
-    _call("xk_scaled_sign_gradient", ctypes.byref(shape), layout.take(gradient), scale, positive, inside, result)
+    _call("xk_scaled_sign_gradient", ctypes.byref(shape), layout.take(gradient), *kept, result)
     return result

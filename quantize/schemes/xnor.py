@@ -42,7 +42,7 @@ def scaled_sign_product(filters: Tensor, center: bool) -> Tensor:
         values, scale = scaled_sign(center_filters(filters) if center else filters)
         return values * scale
 
-    return kept_bits.scaled_sign(filters, center, reference) if kept_bits.applies(filters) else reference(filters)
+    return kept_bits.scaled_sign(filters, center, reference)
 
 
 @register_scheme("xnor")
