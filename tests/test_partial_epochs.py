@@ -46,7 +46,7 @@ def test_it_goes_on_exactly(tmp_path, flags):
     train_with_cuts_within_epochs(tmp_path, **{**FLAGS, **flags})
     cuts = sorted(tmp_path.glob("cut*"))
     assert len(cuts) == 4
-    for cut in cuts:
+    for cut in (cuts[0], cuts[3]):  # one in each epoch
         assert torch.load(cut / "last.pt", weights_only=True)["partial"]["images"] in (500, 600, 1000, 1200)
         torch.manual_seed(7)  # another process has another random state
         resume(cut)

@@ -59,12 +59,12 @@ def worker(launcher, rank):
     raise AssertionError(f"there is no process of rank {rank}")
 
 
-def checkpoints_of(folder):
-    """Read the only run's last checkpoint over and over; one that cannot be read ends the test."""
+def checkpoints_of(folder, pause):
+    """Read the only run's last checkpoint every ``pause`` seconds; one that cannot be read ends the test."""
     while True:
         for path in folder.glob("runs/*/last.pt"):
             yield torch.load(path, weights_only=True)
-        time.sleep(0.02)
+        time.sleep(pause)
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes in /proc")
@@ -73,12 +73,12 @@ def test_a_killed_process_starts_again_from_the_last_checkpoint(two_machines, tm
         "--nproc_per_node", 2, "--master-port", free_port(), "--max-restarts", 1, *TRAINER, *FLAGS, cwd=tmp_path
     )
     with ended(launcher):
-        for checkpoint in checkpoints_of(tmp_path):
+        for checkpoint in checkpoints_of(tmp_path, 0.02):
             assert launcher.poll() is None, launcher.communicate()
             if checkpoint["partial"] is not None:
                 break
         os.kill(worker(launcher, rank=1), signal.SIGKILL)
-        for _ in checkpoints_of(tmp_path):
+        for _ in checkpoints_of(tmp_path, 0.2):
             if launcher.poll() is not None:
                 break
         said, _ = launcher.communicate()

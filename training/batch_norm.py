@@ -11,21 +11,22 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .distributed import process_count, rank
 
 
-def synchronize_batch_norm(model: nn.Module) -> None:
+def synchronize_batch_norm(model: nn.Module, compiled: bool = False) -> None:
     """Let every batch norm of ``model`` normalize training batches with the mean and variance over all processes.
 
     The modules keep their class, so that whoever looks for batch norm still finds it. Raises ValueError for a
-    subclass with a forward of its own, other than timm's, which has an activation behind it.
+    subclass with a forward of its own, other than timm's, which has an activation behind it. A ``compiled`` model
+    leaves its graph for them.
     """
+    forward = torch.compiler.disable(_forward) if compiled else _forward  # not for all: it loads the compiler
     for name, module in model.named_modules():
         if isinstance(module, _BatchNorm):
             if type(module).forward is not _BatchNorm.forward and not hasattr(module, "act"):
                 kind = type(module).__name__
                 raise ValueError(f"{name!r} ({kind}) cannot be shared by processes; train this network in one process")
-            module.forward = functools.partial(_forward, module)
+            module.forward = functools.partial(forward, module)
 
 
-@torch.compiler.disable
 def _forward(module: _BatchNorm, x: Tensor) -> Tensor:
     if not module.training:
         return type(module).forward(module, x)

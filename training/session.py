@@ -144,7 +144,7 @@ def setup(config: TrainConfig) -> Session:
     model = model.to(device, memory_format=torch.channels_last if config.channels_last else torch.preserve_format)
     random.seed(derive_seed(config.seed, rank()))
     if process_count() > 1:
-        synchronize_batch_norm(model)
+        synchronize_batch_norm(model, config.compile)
         torch.manual_seed(derive_seed(config.seed, rank()))  # each drops and draws something else
     epoch = 0 if checkpoint is None else checkpoint["epoch"]
     session = Session(config, device, data, model, plan, teacher, run_dir, epoch)
