@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from .regions import Box
 
 TORCHVISION = "torchvision:"
+AT_ONCE = 2  # regions that onnxruntime gets: what its layers hand on stays in the cache
 CLASSES = {
     "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
     "mnist": tuple("0123456789"),
@@ -109,7 +110,7 @@ def from_file(path: str, dataset: str | None = None, threads: int | None = None)
     """
     import torch
 
-    from tools.artefacts import open_artefact
+    from tools.artefacts import ONNX_FILE, open_artefact
     from training.data import get_preset
 
     if not path.endswith(".onnx") and not Path(path).expanduser().exists():
@@ -125,7 +126,13 @@ def from_file(path: str, dataset: str | None = None, threads: int | None = None)
     if missing:
         raise ValueError(f"{path!r} has no {missing} in its metadata; name its set with --dataset-classes")
     preparation = Preparation(network.input_size, *known["input_normalization"])
-    return Classifier(lambda batch: network.run(torch.from_numpy(batch)).numpy(), known["classes"], preparation)
+
+    def run(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        images = torch.from_numpy(batch)
+        parts = images.split(AT_ONCE) if network.kind == ONNX_FILE else [images]
+        return torch.cat([network.run(part) for part in parts]).numpy()
+
+    return Classifier(run, known["classes"], preparation)
 
 
 def from_torchvision(name: str, threads: int | None = None) -> Classifier:
