@@ -3,26 +3,25 @@
     python -m tools.moving_objects.classify_speed runs/NAME packed.pt net.onnx [--regions 8] [--threads 1]
 
 The regions are cut from a made picture of 352x288 pixels; cutting and resizing them is counted. What a network has
-learned makes no difference. The classifiers take turns. On a busy machine the CPU time, that of all threads together,
-says more than that of the clock.
+learned makes no difference. The classifiers take turns; calls that other processes interrupted do not count.
 """
 
 import argparse
-import statistics
+import functools
 import sys
-import time
 from collections.abc import Mapping, Sequence
 
 import cv2
 
 from quantize.table import format_table
 from tools.arguments import positive
+from tools.benchmarking.timing import Contestant, Timer, Times
 
 from .classify import Classifier, load_classifier
 from .regions import Box
 from .synthetic import WIDTH, render
 
-CALLS, WARM_UP = 200, 5
+ROUNDS = 50
 SIDE = 64  # pixels of a region
 
 
@@ -32,17 +31,14 @@ def squares(count: int) -> list[Box]:
     return [Box(left, 100, left + SIDE, 100 + SIDE) for left in lefts]
 
 
-def measure(classifiers: Mapping[str, Classifier], boxes: list[Box]) -> dict[str, list[float]]:
-    """Classifier -> medians in milliseconds: of the clock, and of CPU time."""
+def measure(classifiers: Mapping[str, Classifier], boxes: list[Box], threads: int) -> dict[str, Times]:
+    """Seconds of the calls of each classifier."""
     ((image, _),) = render(1)
-    times = {name: [] for name in classifiers}
-    for _ in range(WARM_UP + CALLS):
-        for name, classifier in classifiers.items():
-            start = time.perf_counter(), time.process_time()
-            classifier(image, boxes)
-            times[name].append((time.perf_counter() - start[0], time.process_time() - start[1]))
-    medians = {name: map(statistics.median, zip(*found[WARM_UP:], strict=True)) for name, found in times.items()}
-    return {name: [1000 * seconds for seconds in found] for name, found in medians.items()}
+    runs = [
+        Contestant(name, threads, functools.partial(classifier, image, boxes))
+        for name, classifier in classifiers.items()
+    ]
+    return dict(zip(classifiers, Timer(ROUNDS).measure(runs), strict=True))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,9 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"classify_speed: error: {error}", file=sys.stderr)
         return 2
-    found = measure(loaded, squares(flags.regions))
-    rows = [(name, *(f"{median:.2f}" for median in medians)) for name, medians in found.items()]
-    print(format_table(("classifier", "median ms", "CPU ms"), rows, ("median ms", "CPU ms")))
+    found = measure(loaded, squares(flags.regions), flags.threads)
+    rows = [(name, *(f"{1000 * s:.2f}" for s in (t.median, t.calls[0], t.quantile(0.95)))) for name, t in found.items()]
+    columns = ("median ms", "fastest ms", "p95 ms")
+    print(format_table(("classifier", *columns), rows, columns))
     return 0
 
 
