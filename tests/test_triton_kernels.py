@@ -215,6 +215,7 @@ POOLS = [  # kernel, stride, padding, dilation, output of 9 x 8
     PoolGeometry((3, 3), (2, 2), (1, 1, 1, 1), (1, 1), (5, 4)),
     PoolGeometry((2, 2), (2, 2), (0, 0, 0, 0), (1, 1), (5, 4)),  # the last row reaches past the image
     PoolGeometry((2, 3), (1, 3), (0, 1, 0, 0), (3, 2), (6, 2)),
+    PoolGeometry((1, 3), (1, 2), (0, 0, 0, 1), (1, 1), (9, 4)),  # so does the last column
 ]
 
 

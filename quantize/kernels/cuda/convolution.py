@@ -1,8 +1,8 @@
 """The binary convolution: an implicit matrix product of +-1 bytes that exist in registers alone.
 
-Pixels by filters by (taps x channels): a step takes the words of a tap's channels, of a tile of pixels and a tile of
-filters, expands both to int8 and hands them to the tensor cores (``tl.dot``, int8 x int8 -> int32, exact). In device
-memory weights and activations stay bits.
+Pixels by filters by (taps x channels): a step takes words of a tap's channels, or of several taps where they have few,
+of a tile of pixels and a tile of filters, expands both to int8 and hands them to the tensor cores (``tl.dot``, int8 x
+int8 -> int32, exact). In device memory weights and activations stay bits.
 
 *Expanding.* Four bits become four bytes in three instructions. ``(word >> b) & 0x01010101`` holds the bits b, b + 8,
 b + 16 and b + 24, one a byte. With t such a quad of *inverted* bits, ``t * 0xFE + 0x01010101`` is 0x01 (+1) where
@@ -59,13 +59,13 @@ def _expand(word, mask):
 
 
 @triton.jit
-def _load_words(row, bit, part, last, mask, WHOLE: tl.constexpr):
-    """Words uint32 ``part`` of the bits from ``bit`` on of the rows at ``row``; ``last`` is a row's last word."""
-    word = bit // 32 + part
-    low = tl.load(row + word, mask=mask, other=0).to(tl.uint32, bitcast=True)
+def _load_words(row, bit, word, last, mask, WHOLE: tl.constexpr):
+    """Words uint32 ``word`` of the bits from ``bit`` on of the rows at ``row``; ``last`` is a row's last word."""
+    index = bit // 32 + word
+    low = tl.load(row + index, mask=mask, other=0).to(tl.uint32, bitcast=True)
     if WHOLE:
         return low
-    high = tl.load(row + word + 1, mask=mask & (word < last), other=0).to(tl.uint32, bitcast=True)
+    high = tl.load(row + index + 1, mask=mask & (index < last), other=0).to(tl.uint32, bitcast=True)
     shift = (bit % 32).to(tl.uint32)
     return (low >> shift) | (high << 1 << (31 - shift))  # a shift by 32 is undefined
 
@@ -81,30 +81,32 @@ def _sums(
     """The tile of sums, int32 [BLOCK_P, BLOCK_O]."""
     DEPTH: tl.constexpr = CHANNELS // GROUPS
     ALIGNED: tl.constexpr = DEPTH % 32 == 0  # a group's channels, and a tap's weights, are whole words
-    STEPS: tl.constexpr = (DEPTH + BLOCK_K - 1) // BLOCK_K
-    y = pixel // OW % OH * SH - TOP
-    x = pixel % OW * SW - LEFT
-    first = (pixel // (OH * OW) * H + y) * W + x
+    WIDTH: tl.constexpr = (DEPTH + 31) // 32  # words of a tap
+    PARTS: tl.constexpr = KH * KW * WIDTH
+    WORDS: tl.constexpr = BLOCK_K // 32
+    y = (pixel // OW % OH * SH - TOP)[:, None]
+    x = (pixel % OW * SW - LEFT)[:, None]
+    first = words + ((pixel // (OH * OW) * H)[:, None] + y) * (W * ROW) + x * ROW
+    inside = (pixel < pixels)[:, None]
     filters = weights + (group * (OUT_CHANNELS // GROUPS) + output)[:, None] * FILTER
     sums = tl.zeros([BLOCK_P, BLOCK_O], tl.int32)
-    for step in range(KH * KW * STEPS):
-        tap = step // STEPS
+    for step in range((PARTS + WORDS - 1) // WORDS):
+        part = step * WORDS + tl.arange(0, WORDS)[None, :]
+        # A step is a piece of one tap, or words of several.
+        tap = step // (WIDTH // WORDS) if WIDTH % WORDS == 0 else part // WIDTH
+        word = part - tap * WIDTH
         down = tap // KW * DH
         right = tap % KW * DW
-        valid = (pixel < pixels) & (y + down >= 0) & (y + down < H) & (x + right >= 0) & (x + right < W)
-        part = step % STEPS * (BLOCK_K // 32) + tl.arange(0, BLOCK_K // 32)
-        there = part[None, :] * 32 < DEPTH
-        start = words + (first + down * W + right)[:, None] * ROW
-        read = valid[:, None] & there
-        signs = _load_words(start, group * DEPTH, part[None, :], ROW - 1, read, ALIGNED or GROUPS == 1)
-        read_taps = (output < OUT_CHANNELS // GROUPS)[:, None] & there
-        taps = _load_words(filters, tap * DEPTH, part[None, :], FILTER - 1, read_taps, ALIGNED)
+        read = inside & (y + down >= 0) & (y + down < H) & (x + right >= 0) & (x + right < W) & (part < PARTS)
+        start = first + (down * W + right) * ROW
+        signs = _load_words(start, group * DEPTH, word, ROW - 1, read, ALIGNED or GROUPS == 1)
+        read_taps = (output < OUT_CHANNELS // GROUPS)[:, None] & (part < PARTS)
+        taps = _load_words(filters, tap * DEPTH, word, FILTER - 1, read_taps, ALIGNED)
         if ALIGNED:
             mask = tl.where(read, -1, 0)
         else:
-            count = DEPTH - part * 32
-            ones = tl.where(count < 32, (1 << tl.maximum(count, 0)) - 1, -1)
-            mask = tl.where(read, ones[None, :], 0)
+            count = DEPTH - word * 32
+            mask = tl.where(read, tl.where(count < 32, (1 << tl.maximum(count, 0)) - 1, -1), 0)
         a = _expand(signs, mask.to(tl.uint32, bitcast=True))
         b = _expand(taps, tl.full([1, 1], 0xFFFFFFFF, tl.uint32))
         sums = tl.dot(a, tl.trans(b), sums)

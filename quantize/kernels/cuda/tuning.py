@@ -20,7 +20,7 @@ _TILES = (
     (32, 32, 128, 2, 4),
     (16, 32, 128, 2, 4),
 )
-_INTERPRETED = ((128, 32, 64, 4, 1),)  # the interpreter takes as long for a small tile as for a large one
+_INTERPRETED = ((128, 32, 128, 4, 1),)  # the interpreter takes as long for a small tile as for a large one
 REGISTERS = 128
 TRIED = 4  # each takes a second or two to compile
 
@@ -48,7 +48,7 @@ def estimate(
     """
     blocks = GROUPS * triton.cdiv(OUT_CHANNELS // GROUPS, BLOCK_O) * triton.cdiv(pixels, BLOCK_P)
     resident = min(max(_RESIDENT_WARPS // num_warps, 1), triton.cdiv(blocks, _MULTIPROCESSORS))
-    steps = KH * KW * triton.cdiv(CHANNELS // GROUPS, BLOCK_K)
+    steps = triton.cdiv(KH * KW * triton.cdiv(CHANNELS // GROUPS, 32), BLOCK_K // 32)
     products = BLOCK_P * BLOCK_O * BLOCK_K / _PRODUCTS_A_CYCLE
     expanding = (BLOCK_P + BLOCK_O) * BLOCK_K * 3 / 4 / _LANES
     issued = (expanding + 100 * num_warps) / _SCHEDULERS
