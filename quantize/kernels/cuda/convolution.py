@@ -1,4 +1,4 @@
-"""The binary convolution: an implicit matrix product of +-1 bytes that exist in registers alone.
+"""The binary convolution: an implicit matrix product of +-1 bytes that are never in device memory.
 
 Pixels by filters by (taps x channels): a step takes words of a tap's channels, or of several taps where they have few,
 of a tile of pixels and a tile of filters, expands both to int8 and hands them to the tensor cores (``tl.dot``, int8 x
@@ -9,7 +9,7 @@ b + 16 and b + 24, one a byte. With t such a quad of *inverted* bits, ``t * 0xFE
 the bit was 1 and 0xFF (-1) where it was 0; no byte carries into the next. So element 4 b + j of a word's 32 is its bit
 8 j + b: another order than the channels', and the same one for both operands, which a sum does not see.
 ``tl.join`` keeps the quads in the registers of the thread that has the word; shifts by a broadcast ``arange`` would
-spread them over a warp, four times the work. tests/test_triton_compile.py counts the instructions.
+spread them over a warp, four times the work. tests/test_triton_compile.py sees that no byte moves by itself.
 
 *Padding* contributes nothing, so its bytes are 0: with ``mask`` ones for real channels and zeros for padding,
 t = ~word & mask and the byte is ``t * 0xFE + (mask's quad)``, which is 0 where the mask is. A padded activation is
