@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,25 @@ def test_a_checkpoint_without_space_is_the_old_one(tmp_path, size):
     assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="limits the size of files")
+@pytest.mark.parametrize("room", [1000, 100_000])
+def test_a_checkpoint_that_gets_half_onto_the_disk_is_the_old_one(tmp_path, room):
+    import resource
+
+    path = tmp_path / "last.pt"
+    checkpoints.save_checkpoint(path, {"epoch": 1})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))  # torch's own error hides the disk's here
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            checkpoints.save_checkpoint(path, {"epoch": 2, "weights": torch.zeros(10**6)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.filename == str(path)
+    assert checkpoints.read_checkpoint(path)["epoch"] == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]
+
+
 def test_an_error_that_is_not_the_disks_is_not_taken_for_it(tmp_path):
     with pytest.raises(TypeError):
         checkpoints.save_checkpoint(tmp_path / "last.pt", {"key": (i for i in ())})
@@ -117,6 +137,19 @@ def test_curves_that_cannot_be_written(monkeypatch, capsys):
     assert "'run' cannot be written (No space left on device); make room; there is no checkpoint yet" in error_of(
         capsys
     )
+
+
+def test_ctrl_c_is_told_where_the_curves_cannot_be_written_either(monkeypatch, capsys):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(engine, "save", interrupt)
+    monkeypatch.setattr(logger.TensorBoardLog, "close", full)
+    assert call(*TINY, "--epochs", 1, "--log-path", "run") == 130
+    assert "interrupted after 1 of 1 epochs; no epoch was finished" in error_of(capsys)
 
 
 @pytest.mark.skipif(not Path("/proc/self/fdinfo").is_dir(), reason="a directory that not even root can write to")
