@@ -96,6 +96,29 @@ def test_a_network(tmp_path):
     assert nodes.count("BipolarQuant") == 2 * 7
 
 
+@needs_qonnx
+def test_what_the_flows_begin_with_keeps_the_answers_and_finds_the_bits(tmp_path):
+    from qonnx.core.modelwrapper import ModelWrapper
+    from qonnx.transformation.infer_datatypes import InferDataTypes
+    from qonnx.util.cleanup import cleanup_model
+
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3),
+        nn.BatchNorm2d(8),
+        quantize.BinaryConv2d(8, 4, 3),
+        nn.Flatten(),
+        quantize.BinaryLinear(16, 5),
+    ).eval()
+    x = torch.randn(1, 3, 6, 6)
+    export(net, tmp_path / "net.onnx", x)
+    cleaned = cleanup_model(ModelWrapper(str(tmp_path / "net.onnx")), override_inpsize=tuple(x.shape))
+    typed = cleaned.transform(InferDataTypes())
+    signs = [node.output[0] for node in typed.graph.node if node.op_type == "BipolarQuant"]
+    assert [typed.get_tensor_datatype(name).name for name in signs] == ["BIPOLAR"] * 4
+    (found,) = qonnx.QonnxSession(typed.model.SerializeToString()).run(None, {typed.graph.input[0].name: x.numpy()})
+    np.testing.assert_allclose(found, net(x).detach().numpy(), rtol=1e-5, atol=1e-5)
+
+
 @pytest.fixture
 def own_scheme(monkeypatch):
     """Registers a scheme until the test ends."""
