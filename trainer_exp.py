@@ -47,8 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
     flags = parse_flags(argv, __doc__)
     try:
-        with training.joined(flags.get("gpu")):
-            return run(flags)
+        with training.joined(flags.get("gpu")) as part:
+            code = run(flags)
+            if code == 0:
+                part()
+            return code
     except ValueError as error:
         return fail(error, 2)
     except training.RunStopped as error:

@@ -26,8 +26,9 @@ def _join_and_work(rank, count, folder, work, args):
     torch.distributed.init_process_group = lambda backend: init(
         backend, init_method=f"file://{folder}/rendezvous", rank=rank, world_size=count
     )
-    with training.joined(""):
+    with training.joined("") as part:
         work(*args)
+        part()
 
 
 def torchrun(*flags, cwd, output=subprocess.PIPE):

@@ -91,6 +91,18 @@ def test_no_checkpoint_lies_within_an_epoch_unless_asked(tmp_path, monkeypatch):
     train(tmp_path / "at the end anyway", epochs=1, batch_size=100, checkpoint_every=14)
 
 
+def test_one_process_goes_on_where_two_were(tmp_path):
+    train_with_cuts_within_epochs(tmp_path, **FLAGS)
+    path = tmp_path / "cut1" / "last.pt"
+    checkpoint = torch.load(path, weights_only=True)
+    (meter,), (state,) = checkpoint["partial"]["meters"], checkpoint["rng"]
+    checkpoint["partial"]["meters"] = [meter, {**meter, "images": 300}]  # as two have left it, after 800 images
+    checkpoint["partial"]["images"] = 800
+    torch.save({**checkpoint, "rng": [state, state]}, path)
+    resume(tmp_path / "cut1")
+    assert [entry["train"]["images"] for entry in epochs_of(tmp_path / "cut1")] == [500 + 300 + 600, 1400]
+
+
 def test_it_is_said_where_a_run_goes_on(tmp_path, capsys):
     train_with_cuts_within_epochs(tmp_path, **FLAGS)
     capsys.readouterr()

@@ -21,6 +21,7 @@ def test_the_log_tells_what_was_run_where_and_what_came_out(tmp_path):
     assert run["cost"]["parameters"] == sum(p.numel() for p in session.model.parameters())
     assert run["cost"]["binary_macs"] == 16 * 8 * 9 * 16 + 16 * 16 * 9 * 4
     assert run["data"]["train"] == 1442
+    assert (run["processes"], run["effective_batch"]) == (1, session.config.batch_size)
     environment = run["environment"]
     assert environment["versions"]["torch"] == str(torch.__version__)
     assert environment["threads"] == torch.get_num_threads()

@@ -61,7 +61,7 @@ def save_checkpoint(path: Path, contents: dict[str, Any]) -> None:
         cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError):
             raise
-        raise OSError(cause.errno, cause.strerror, str(path)) from error
+        raise OSError(cause.errno, cause.strerror or str(cause), str(path)) from error
     finally:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()

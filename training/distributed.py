@@ -36,8 +36,10 @@ def is_first() -> bool:
 
 
 @contextlib.contextmanager
-def joined(gpu: str | None) -> Iterator[None]:
-    """Join the other processes of the run, where torchrun started any, and part from them at the end.
+def joined(gpu: str | None) -> Iterator[Callable[[], None]]:
+    """Join the other processes of the run, where torchrun started any.
+
+    Gives what parts from them: to be called at the end, but not after an error, when they may wait for this one.
 
     Args:
         gpu: what ``--gpu`` says. Where it says nothing each process takes the CUDA device of its own number on its
@@ -46,7 +48,7 @@ def joined(gpu: str | None) -> Iterator[None]:
     Raises ValueError for a device that the processes cannot have, and RunStopped where another process is gone.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        yield
+        yield lambda: None
         return
     if gpu or (gpu is None and torch.backends.mps.is_available()):
         count = os.environ["WORLD_SIZE"]
@@ -59,12 +61,11 @@ def joined(gpu: str | None) -> Iterator[None]:
         backend = "cpu:gloo,cuda:nccl"
     _meet(backend)
     try:
-        yield
+        yield dist.destroy_process_group
     except RuntimeError as error:
         if not isinstance(error, dist.DistBackendError) and "gloo" not in str(error):
             raise
         raise RunStopped(f"process {rank()} has lost another one, which says why if it could") from error
-    dist.destroy_process_group()  # not after an error: the others may wait for what does not come
 
 
 def _meet(backend: str) -> None:

@@ -65,7 +65,8 @@ def train_to_the_end(session: Session) -> float:
 
 def train_epoch(session: Session) -> Metrics:
     """One pass over the training set, or the rest of one that a checkpoint lies in."""
-    model, loader, config = session.model.train(), session.data.train, session.config
+    session.model.train()
+    loader, config = session.data.train, session.config
     meter, first = start_epoch(session)
     epoch, batches = session.epoch + 1, first + len(loader)
     for number, (images, labels) in enumerate(
@@ -81,10 +82,7 @@ def train_epoch(session: Session) -> Metrics:
                 stop_nonfinite(session, f"the loss is {loss.item()}", when, images)
             backward(session, loss, first=(number - 1) % config.accumulate == 0)
         if last:
-            session.scaler.step(session.optimizer)
-            session.scaler.update()
-            if session.average is not None:
-                session.average.update_parameters(model)
+            update(session)
         meter.add(loss, outputs, labels)
         if config.checkpoint_every and number % (config.accumulate * config.checkpoint_every) == 0 and number < batches:
             save_partial(session, meter, loader.done + (number - first) // config.accumulate * loader.whole_batch)
@@ -109,6 +107,14 @@ def backward(session: Session, loss: Tensor, first: bool) -> None:
     if first:  # not earlier: where the loss is not finite, the old gradients tell why
         session.optimizer.zero_grad(set_to_none=True)
     session.scaler.scale(loss / session.config.accumulate).backward()
+
+
+def update(session: Session) -> None:
+    """Change the weights by the gradients, and their average with them."""
+    session.scaler.step(session.optimizer)
+    session.scaler.update()
+    if session.average is not None:
+        session.average.update_parameters(session.model)
 
 
 @torch.no_grad()

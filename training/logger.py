@@ -37,6 +37,8 @@ class RunLogger:
             scheme=session.config.effective_scheme,
             environment=describe(session.device),
             cost={name: getattr(cost, name) for name in totals},
+            processes=session.data.train.share.processes,
+            effective_batch=session.data.train.whole_batch,
             data={"train": session.data.train.count, "test": session.data.test.count, "classes": session.data.classes},
         )
         say(*complexity_lines(cost), f"==> {run_line(session)}", *batch_lines(session))

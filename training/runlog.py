@@ -1,6 +1,7 @@
 """The machine-readable log of a run: ``log.jsonl``, one JSON object a line.
 
-``{"kind": "run", ...}``     once a start: config, environment (command, machine, versions), cost
+``{"kind": "run", ...}``     once a start: config, environment (command, machine, versions), cost, processes,
+                            effective_batch (images between two updates of the weights, of all processes)
 ``{"kind": "epoch", ...}``   once an epoch: epoch, lr, train and test (loss, top1, images, seconds, load_seconds),
                             float_weights (in the first of two stages), unchanged (binary layers none of whose
                             weights has changed its sign so far), peak_memory (host and device, bytes, so far),
