@@ -30,7 +30,10 @@ def run(model: nn.Module, example_input: Any) -> Any:
     try:
         return model(*args, **kwargs)
     except Exception as error:  # the model's own checks raise what they like
-        raise ValueError(f"the model does not run on example_input, {describe(example_input)}: {error}") from error
+        reason = str(error) or type(error).__name__
+        if not any(isinstance(leaf, Tensor) for leaf in tree_leaves(example_input)):
+            reason += "; example_input must hold tensors, such as torch.randn(2, 3, 224, 224)"
+        raise ValueError(f"the model does not run on example_input, {describe(example_input)}: {reason}") from error
 
 
 def describe(example_input: Any) -> str:

@@ -284,12 +284,22 @@ def test_unbatched_example(layer, shape):
         (torch.randn(2, 7), r"of shape \(2, 7\)"),
         ((torch.randn(2, 3), torch.randn(2, 9)), r"of shape \(2, 3\), \(2, 9\)"),
         ({"x": torch.randn(2, 3), "wrong": 1}, r"of shape \(2, 3\), int"),
-        ("an image", "of shape str"),
+        ("an image", "of shape str: .*; example_input must hold tensors"),
+        ((2, 7), "of shape int, int: .*; example_input must hold tensors"),
     ],
 )
 def test_an_example_that_does_not_fit_is_described(example_input, described):
     with pytest.raises(ValueError, match="the model does not run on example_input, " + described):
         observation(Backwards(), example_input)
+
+
+def test_an_error_without_words_is_named():
+    class Silent(nn.Module):
+        def forward(self, x):
+            raise AssertionError
+
+    with pytest.raises(ValueError, match=r"of shape \(1, 3\): AssertionError$"):
+        run(Silent(), torch.randn(1, 3))
 
 
 @pytest.mark.parametrize("error", [AssertionError, KeyError, AttributeError, ZeroDivisionError])
