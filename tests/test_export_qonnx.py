@@ -25,6 +25,12 @@ def export(net: nn.Module, path, x: torch.Tensor) -> onnx.ModelProto:
     return onnx.load(path)
 
 
+def test_onnxruntime_says_whose_file_it_is(tmp_path):
+    export(nn.Sequential(quantize.BinaryLinear(4, 3)), tmp_path / "net.onnx", torch.randn(2, 4))
+    with pytest.raises(ValueError, match="net.onnx': it is a QONNX file, .*export format 'packed'"):
+        quantize.ort_session(tmp_path / "net.onnx")
+
+
 def test_a_person_can_read_the_graph(tmp_path):
     net = nn.Sequential(
         quantize.BinaryConv2d(3, 4, 3, threshold=True),

@@ -11,6 +11,7 @@ import onnxruntime
 
 from ..kernels import library
 from ..scheme import did_you_mean
+from .qonnx import DOMAIN as QONNX
 
 CPU = ("CPUExecutionProvider",)
 _ERRORS_ONLY = 3
@@ -78,6 +79,11 @@ def create_session(
         return onnxruntime.InferenceSession(model, options, providers=list(providers))
     except Exception as error:  # onnxruntime's exceptions have no common base
         name = "the exported graph" if isinstance(model, bytes) else repr(model)
+        if uses_domain(model, QONNX):
+            raise ValueError(
+                f"onnxruntime cannot run {name}: it is a QONNX file, for FPGA flows; export format 'packed', 'standard' "
+                "or 'int8' for onnxruntime"
+            ) from error
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(f"onnxruntime cannot run {name}; is it a whole ONNX file? {reason}") from error
 
