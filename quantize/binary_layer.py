@@ -1,6 +1,5 @@
 """What all binary layers share: a float layer's state, a scheme, and where its inputs are signs a threshold."""
 
-import contextlib
 import functools
 import warnings
 from collections.abc import Sequence
@@ -143,7 +142,9 @@ class BinaryLayer(nn.Module):
         filters = self.float_filters()
         weight = filters if self.float_weights else self.scheme.scaled_weight(filters, self)
         x = self.scheme.input(x, self)
-        with signs_as_bits(x) if self.scheme.signed_input else contextlib.nullcontext():
+        if not self.scheme.signed_input or torch.compiler.is_compiling():
+            return self.apply_weight(x, self.from_filters(weight), self.bias, *args)
+        with signs_as_bits(x):
             return self.apply_weight(x, self.from_filters(weight), self.bias, *args)
 
     def _subtract_threshold(self, x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
+from torch.utils.checkpoint import checkpoint
 
 import quantize
 from quantize import kept_bits, kernels
@@ -138,6 +139,23 @@ def test_a_gradient_of_the_gradient():
     for a, b in zip(ours, expected, strict=True):
         assert b.abs().sum() > 0
         torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-4)
+
+
+def test_activation_checkpointing_gives_the_same_gradients():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 3))
+    x = torch.randn(3, 8, 9, 9)
+    binary = quantize.prepare(model, "xnor", x, keep_float=()).train()
+
+    def gradients(forward):
+        binary.zero_grad()
+        forward(x.requires_grad_()).square().sum().backward()
+        return [p.grad.clone() for p in binary.parameters()]
+
+    plain = gradients(binary)
+    for reentrant in (False, True):
+        again = gradients(lambda x: checkpoint(binary, x, use_reentrant=reentrant))  # noqa: B023
+        torch.testing.assert_close(again, plain)
 
 
 def bytes_kept(model: nn.Module, x: torch.Tensor) -> int:
