@@ -260,7 +260,7 @@ def folder(tmp_path):
     write_entries(tmp_path / "started", [start])
     write_entries(tmp_path / "foreign", [[1, 2]])
     (tmp_path / "cut").mkdir()
-    (tmp_path / "cut" / "log.jsonl").write_text((run / "log.jsonl").read_text()[:-20])
+    (tmp_path / "cut" / "log.jsonl").write_text((run / "log.jsonl").read_text()[20:])
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
     (tmp_path / "started" / "best.pt").touch()
