@@ -81,8 +81,8 @@ def create_session(
         name = "the exported graph" if isinstance(model, bytes) else repr(model)
         if uses_domain(model, QONNX):
             raise ValueError(
-                f"onnxruntime cannot run {name}: it is a QONNX file, for FPGA flows; export format 'packed', 'standard' "
-                "or 'int8' for onnxruntime"
+                f"onnxruntime cannot run {name}: it is a QONNX file, for FPGA flows; export format 'packed', "
+                "'standard' or 'int8' for onnxruntime"
             ) from error
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(f"onnxruntime cannot run {name}; is it a whole ONNX file? {reason}") from error
