@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 import quantize
@@ -21,7 +21,7 @@ from training.console import progress
 from . import machine
 from .cases import SHAPES, ConvCase
 from .measure import measure
-from .networks import NetworkCase
+from .networks import NetworkCase, NetworkProblem
 from .result import Result
 from .sides import Built, Side
 from .timing import Timer
@@ -123,17 +123,6 @@ def build_bf16(problem: ConvProblem, threads: int) -> Built:
 
 
 @dataclasses.dataclass(frozen=True)
-class NetworkOnDeviceProblem:
-    """A batch on the device, the two networks, their answers."""
-
-    x: Tensor
-    float_model: nn.Module
-    binary_model: nn.Module
-    expected: Tensor
-    expected_binary: Tensor
-
-
-@dataclasses.dataclass(frozen=True)
 class NetworkOnDevice:
     """A network of models/ whose name ends in a scheme."""
 
@@ -147,17 +136,17 @@ class NetworkOnDevice:
     def macs(self, batch: int) -> int:
         return self.case.macs(batch)
 
-    def problem(self, batch: int) -> NetworkOnDeviceProblem:
+    def problem(self, batch: int) -> NetworkProblem:
         x = self._moved(self.case.batch(batch))
         networks = [self._moved(copy.deepcopy(network)) for network in self.case.networks]
         with torch.inference_mode():
-            return NetworkOnDeviceProblem(x, *networks, *(network(x) for network in networks))
+            return NetworkProblem(x, *networks, *(network(x) for network in networks))
 
     def _moved(self, value: Any) -> Any:
         return value.to(self.device, memory_format=torch.channels_last)
 
 
-def build_packed(problem: NetworkOnDeviceProblem, threads: int, half: bool) -> Built:
+def build_packed(problem: NetworkProblem, threads: int, half: bool) -> Built:
     """``half``: floats between the packed layers are bf16."""
     packed = quantize.convert(copy.deepcopy(problem.binary_model).cpu(), problem.x[:1].cpu())
     packed = packed.to(problem.x.device, memory_format=torch.channels_last)
@@ -170,11 +159,11 @@ def build_packed(problem: NetworkOnDeviceProblem, threads: int, half: bool) -> B
     return captured(call)
 
 
-def expected_binary(problem: NetworkOnDeviceProblem) -> Tensor:
+def expected_binary(problem: NetworkProblem) -> Tensor:
     return problem.expected_binary
 
 
-def build_bf16_network(problem: NetworkOnDeviceProblem, threads: int) -> Built:
+def build_bf16_network(problem: NetworkProblem, threads: int) -> Built:
     model, x = copy.deepcopy(problem.float_model).bfloat16(), problem.x.bfloat16()
     return captured(lambda: model(x))
 
