@@ -44,14 +44,15 @@ def filter_strides(layout: Layout) -> tuple[int, int, int]:
     return inputs * taps, *((1, inputs) if inputs_last else (taps, 1))
 
 
+def is_plain(x: Tensor) -> bool:
+    """Whether ``x`` is no subclass of a tensor, and has elements without gaps in memory."""
+    channels_last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    return type(x) in (Tensor, nn.Parameter) and x.numel() > 0 and (x.is_contiguous() or channels_last)
+
+
 def takes(x: Tensor) -> bool:
     """Whether ``x`` is a plain float32 tensor on the CPU, without gaps in memory, and the library is there."""
-    plain = type(x) in (Tensor, nn.Parameter) and x.dtype == torch.float32 and x.device.type == "cpu"
-    return plain and x.numel() > 0 and (x.is_contiguous() or _is_channels_last(x)) and library.load() is not None
-
-
-def _is_channels_last(x: Tensor) -> bool:
-    return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    return x.dtype == torch.float32 and x.device.type == "cpu" and is_plain(x) and library.load() is not None
 
 
 def _words(elements: int, rows: int = 1) -> Tensor:

@@ -4,11 +4,13 @@ Rastegari et al., *XNOR-Net: ImageNet Classification Using Binary Convolutional 
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor, nn
 
+from .. import kept_bits
 from ..scheme import QuantizedWeight, Scheme, register_scheme
-from .xnor import scaled_sign, scaled_sign_product
+from .xnor import scaled_sign
 
 
 @register_scheme("bwn")
@@ -20,6 +22,7 @@ class BWN(Scheme):
         return scaled_sign(filters)
 
     def scaled_weight(self, filters: Tensor, layer: nn.Module) -> Tensor:
+        reference = partial(super().scaled_weight, layer=layer)
         if type(self).weight is not BWN.weight:  # as in XNOR
-            return super().scaled_weight(filters, layer)
-        return scaled_sign_product(filters, center=False)
+            return reference(filters)
+        return kept_bits.scaled_sign(filters, False, reference)

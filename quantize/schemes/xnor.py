@@ -4,6 +4,7 @@ Rastegari et al., *XNOR-Net: ImageNet Classification Using Binary Convolutional 
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -35,16 +36,6 @@ def scaled_sign(filters: Tensor) -> QuantizedWeight:
     return QuantizedWeight(values, size.mean(dim=tuple(range(1, filters.dim())), keepdim=True))
 
 
-def scaled_sign_product(filters: Tensor, center: bool) -> Tensor:
-    """``values * scale`` of :func:`scaled_sign`, with ``center`` of the centred filters."""
-
-    def reference(filters: Tensor) -> Tensor:
-        values, scale = scaled_sign(center_filters(filters) if center else filters)
-        return values * scale
-
-    return kept_bits.scaled_sign(filters, center, reference)
-
-
 @register_scheme("xnor")
 @dataclass(frozen=True)
 class XNOR(Scheme):
@@ -70,9 +61,10 @@ class XNOR(Scheme):
         return scaled_sign(center_filters(filters) if self.center else filters)
 
     def scaled_weight(self, filters: Tensor, layer: nn.Module) -> Tensor:
+        reference = partial(super().scaled_weight, layer=layer)
         if type(self).weight is not XNOR.weight:  # a scheme that is derived from this one has weights of its own
-            return super().scaled_weight(filters, layer)
-        return scaled_sign_product(filters, self.center)
+            return reference(filters)
+        return kept_bits.scaled_sign(filters, self.center, reference)
 
     def input(self, x: Tensor, layer: nn.Module) -> Tensor:
         return ste_sign(x)

@@ -7,9 +7,9 @@ pass needs of them is computed again.
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..straight_through import Layout, filter_strides, layout_of
+from ..straight_through import Layout, filter_strides, is_plain, layout_of
 from .arguments import FLOATS, INTERPRETED, on
 
 __all__ = ["layout_of", "pass_inside", "positive_bits", "scaled_sign", "scaled_sign_gradient", "sign", "signs", "takes"]
@@ -20,9 +20,8 @@ _LARGEST_FILTER = 2**15  # elements that a program holds
 
 def takes(x: Tensor) -> bool:
     """Whether ``x`` is a plain tensor of floats on a CUDA device, without gaps in memory."""
-    plain = type(x) in (Tensor, nn.Parameter) and x.dtype in FLOATS and 0 < x.numel() < 2**31
-    dense = x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
-    return plain and dense and (x.device.type == "cuda" or INTERPRETED)
+    on_device = x.device.type == "cuda" or INTERPRETED
+    return on_device and x.dtype in FLOATS and x.numel() < 2**31 and is_plain(x)
 
 
 def takes_filters(filters: Tensor) -> bool:
