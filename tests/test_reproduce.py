@@ -1,7 +1,6 @@
 """tools/reproduce.py: every target can be run, a cut one goes on, a finished one is left alone."""
 
 import argparse
-import itertools
 import subprocess
 
 import pytest
@@ -55,8 +54,7 @@ def test_a_float_twin_is_float_on_the_same_data_for_as_long(target):
 
 
 def test_names_of_runs_differ():
-    lengths = (None, 1)
-    jobs = [*JPEG_JOBS, *(Job(job.target, job.jpeg, epochs) for job, epochs in itertools.product(JOBS, lengths))]
+    jobs = [*JPEG_JOBS, *JOBS, *(Job(job.target, job.jpeg, 1) for job in JOBS if job.target.epochs > 1)]
     assert len({job.name for job in jobs}) == len(jobs)
     assert Job(ALL["nin"], epochs=200).name == Job(ALL["nin"]).name == "nin"
 

@@ -3,8 +3,8 @@
     python tools/results.py                        from the logs kept in READMEs/runs/
     python tools/results.py --add runs/NAME ...    keep the logs of these runs there first
 
-Each figure of ours comes from a run's log.jsonl: nothing is typed in by hand. Each target of
-tools/reproduce.py has a row, also one that was not run; other runs follow.
+Each figure of ours comes from a run's log.jsonl: nothing is typed in by hand. After the targets of
+tools/reproduce.py come other runs, and the targets that were not run.
 """
 
 import argparse
@@ -33,7 +33,8 @@ so does its command, with `--data-dir` for the place of the data. Recipes are fi
 Accuracy is top-1 on the test set in percent: *published*, *ours* (the best epoch), *last* (the last epoch), *float*
 (our float network to compare with, after as many epochs; its own row says how it was trained). *epochs* "20 of 200"
 is a shorter budget than the row's. Time is training and testing of all epochs. MACs are those of one image. *packed
-bytes* are those of the parameters, 1 bit a binary weight.
+bytes* are those of the parameters, 1 bit a binary weight. `python tools/report.py READMEs/runs/*` makes a page of the
+same logs, with curves, peak memory and inference time.
 """
 JPEG_NOTE = f"""The targets of {JPEG_OF} on JPEG copies of its images. The artefacts cost accuracy: no published figure
 compares, only a float network trained on the same files.
@@ -43,7 +44,13 @@ COLUMNS = (
     "name", "published", "ours", "last", "float", "epochs", "time", "parameters", "float MACs", "binary MACs",
     "packed bytes", "date", "machine", "command",
 )  # fmt: skip
-NOT_RUN = "not run"
+TEXTS = ("name", "data", "date", "machine", "command")
+WAITING = "Not run"
+WAITING_COLUMNS = ("name", "data", "published", "epochs", "command")
+WAITING_NOTE = f"""Rows that nobody has trained yet, with the figures that they are to be compared with. Those of
+{JPEG_OF} run on JPEG copies too: `python tools/reproduce.py NAME --jpeg DIR`.
+"""
+NOT_RUN = WAITING.lower()
 
 # What a log knows of places on the machine of its run: flags, which all take a value, and fields.
 PLACE_FLAGS = ("--data-dir", "--log-path", "--resume")
@@ -128,40 +135,50 @@ def machine(environment: Mapping[str, Any]) -> str:
     return f"{cpu if environment['device'] == 'cpu' else environment['device']}; {versions}"
 
 
-def target_row(target: Target, jpeg: bool, runs: Mapping[str, Any]) -> dict[str, str]:
-    """The row of a target, run or not. Raises ValueError where the log under its name is of another run."""
-    job = kept_job(target, jpeg, runs)
-    row = {"name": job.name, "ours": NOT_RUN, "last": NOT_RUN, "epochs": str(target.epochs)}
-    if job.name in runs:
-        job.check(runs[job.name]["run"]["config"])
-        row |= figures(runs[job.name])
-        row["epochs"] += f" of {target.epochs}" if job.epochs else ""
-    if target.published and not jpeg:
+def target_row(job: Job, runs: Mapping[str, Any]) -> dict[str, str]:
+    """The row of a target that was run. Raises ValueError where the log under its name is of another run."""
+    target, run = job.target, runs[job.name]
+    job.check(run["run"]["config"])
+    row = {"name": job.name} | figures(run) | {"command": f"`{job.command}`"}
+    if job.epochs:
+        row["epochs"] += f" of {target.epochs}"
+    if target.published and not job.jpeg:
         row["published"] = target.published
     if target.float_twin:
-        twin = Job(ALL[target.float_twin], jpeg, job.epochs).name
+        twin = Job(ALL[target.float_twin], job.jpeg, job.epochs).name
         row["float"] = figures(runs[twin])["ours"] if twin in runs else NOT_RUN
-    return row | {"command": f"`{job.command}`"}
+    return row
 
 
-def table(rows: Iterable[Mapping[str, str]]) -> str:
+def waiting_row(job: Job) -> dict[str, str]:
+    """The row of a target that was not run."""
+    target = job.target
+    row = {"name": job.name, "data": target.section, "epochs": str(target.epochs), "command": f"`{job.command}`"}
+    return row | {"published": target.published or ""}
+
+
+def table(rows: Iterable[Mapping[str, str]], columns: Sequence[str] = COLUMNS) -> str:
     """GitHub's kind of table; figures are aligned to the right."""
-    align = ["---" if name in ("name", "date", "machine", "command") else "--:" for name in COLUMNS]
-    lines = [COLUMNS, align, *([row.get(name, "") for name in COLUMNS] for row in rows)]
+    align = ["---" if name in TEXTS else "--:" for name in columns]
+    lines = [columns, align, *([row.get(name, "") for name in columns] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
 def page(runs: Mapping[str, dict[str, Any]]) -> str:
     """The whole page from runs by name. Raises ValueError for a log that is not of the target whose name it has."""
-    parts, shown = [HEADER], set()
+    parts, shown, waiting = [HEADER], set(), []
     for title in (*SECTIONS, JPEG):
         jpeg = title == JPEG
         section = JPEG_OF if jpeg else title
-        rows = [target_row(target, jpeg, runs) for target in ALL.values() if target.section == section]
+        jobs = [kept_job(target, jpeg, runs) for target in ALL.values() if target.section == section]
+        rows = [target_row(job, runs) for job in jobs if job.name in runs]
         shown |= {row["name"] for row in rows}
-        parts += [f"## {title}\n", *([JPEG_NOTE] if jpeg else []), table(rows)]
+        parts += [f"## {title}\n", *([JPEG_NOTE] if jpeg else []), table(rows)] if rows else []
+        waiting += [] if jpeg else [waiting_row(job) for job in jobs if job.name not in runs]
     others = [{"name": name} | figures(run) for name, run in sorted(runs.items()) if name not in shown]
-    return "\n".join([*parts, *(["## Other runs\n", table(others)] if others else [])])
+    parts += ["## Other runs\n", table(others)] if others else []
+    parts += [f"## {WAITING}\n", WAITING_NOTE, table(waiting, WAITING_COLUMNS)] if waiting else []
+    return "\n".join(parts)
 
 
 def write_page(folder: Path = READMES) -> Path:
