@@ -1,7 +1,6 @@
 """tools/benchmark.py: turns, figures, refusals, and what is written; no assertion on a real time."""
 
 import gc
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 import torch
 from matplotlib import image
 
+from tools import benchmark
 from tools.benchmarking import forced, limit, measure, memory, report, tables, timing
 from tools.benchmarking.cases import SHAPES, SWEEPS, ConvCase, papers_speedup
 from tools.benchmarking.machine import load_warning
@@ -19,16 +19,7 @@ from tools.benchmarking.result import Result, read_result
 from tools.benchmarking.sides import Built, Side, Unavailable, WrongNumbers
 from tools.benchmarking.timing import Contestant, Timer, turns
 
-ROOT = Path(__file__).resolve().parent.parent
 TINY = ConvCase(5, 3, 3, 4)
-
-
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("benchmark_tool", ROOT / "tools" / "benchmark.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 class FakeMachine:
@@ -378,19 +369,19 @@ def test_a_busy_machine_is_reported():
         (["--report", "none.json"], "none.json"),
     ],
 )
-def test_what_cannot_be_used_is_refused(tool, arguments, message, capsys):
-    assert tool.main(arguments) == 2
+def test_what_cannot_be_used_is_refused(arguments, message, capsys):
+    assert benchmark.main(arguments) == 2
     assert message in capsys.readouterr().err
 
 
-def test_wrong_numbers_fail_the_benchmark(tool, monkeypatch, capsys):
+def test_wrong_numbers_fail_the_benchmark(monkeypatch, capsys):
     monkeypatch.setitem(CONV_SIDES, "ort_int8", side_giving("ort_int8", one_wrong))
     flags = ["--shape", "192-192-3x3-8x8", "--side", "ort_int8", "--batch", "1", "--threads", "1", "--rounds", "1"]
-    assert tool.main(flags) == 1
+    assert benchmark.main(flags) == 1
     assert "ort_int8 computes wrong numbers" in capsys.readouterr().err
 
 
-def test_a_real_run(tool, tmp_path, capsys):
+def test_a_real_run(tmp_path, capsys):
     flags = [
         "--shape",
         "192-192-3x3-8x8",
@@ -404,7 +395,7 @@ def test_a_real_run(tool, tmp_path, capsys):
         "--rounds",
         "2",
     ]
-    assert tool.main([*flags, "--json", str(tmp_path / "r.json"), "--plot", str(tmp_path / "r.png")]) == 0
+    assert benchmark.main([*flags, "--json", str(tmp_path / "r.json"), "--plot", str(tmp_path / "r.png")]) == 0
     out = capsys.readouterr().out
     assert "batch 1, 1 thread\ncase" in out
     assert "192-192-3x3-8x8" in out

@@ -1,25 +1,14 @@
 """tools/benchmark.py --profile: shares of nodes, from made-up events and of a real run."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
 from quantize import kernels
+from tools import benchmark
 from tools.benchmarking.networks import NetworkCase
 from tools.benchmarking.profile import BETWEEN, PROFILED, NodeTime, node_times, profile
 from tools.benchmarking.registry import NETWORK_SIDES
 
-ROOT = Path(__file__).resolve().parent.parent
 native = pytest.mark.skipif("avx2" not in kernels.available_kernels(), reason="the native library was not built")
-
-
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("benchmark_tool", ROOT / "tools" / "benchmark.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def run_of(run: int, **nodes: int) -> list[dict]:
@@ -52,15 +41,15 @@ def test_every_onnxruntime_side_has_a_profile():
 
 
 @native
-def test_the_command_line_prints_it(tool, capsys):
+def test_the_command_line_prints_it(capsys):
     flags = "--network lenet5_xnornet --batch 2 --threads 1 --rounds 1 --side xnorkit_onnx torch_float --profile"
-    assert tool.main(flags.split()) == 0
+    assert benchmark.main(flags.split()) == 0
     printed = capsys.readouterr().out
     assert "profile of lenet5_xnornet, xnorkit in onnxruntime, batch 2, 1 thread\nnode " in printed
     assert printed.count("profile of") == 1  # torch has none
     assert "BinaryConv" in printed.split("profile of")[1]
 
 
-def test_it_needs_a_network(tool, capsys):
-    assert tool.main(["--profile"]) == 2
+def test_it_needs_a_network(capsys):
+    assert benchmark.main(["--profile"]) == 2
     assert "--profile is of whole networks; name one with --network" in capsys.readouterr().err

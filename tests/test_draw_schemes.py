@@ -1,48 +1,35 @@
 """tools/draw_schemes: the curves are the schemes' formulas; the picture has a row for each."""
 
-import importlib.util
-from pathlib import Path
-
 import matplotlib.image
-import pytest
 import torch
 
 import quantize
-
-SCRIPT = Path(__file__).parent.parent / "tools" / "draw_schemes.py"
-
-
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("draw_schemes", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from tools import draw_schemes
 
 
-def test_curves_are_the_formulas(tool):
-    x = tool.SPREAD
+def test_curves_are_the_formulas():
+    x = draw_schemes.SPREAD
     sign = torch.where(x >= 0, 1.0, -1.0)
-    value, gradient = tool.input_curve("bireal")
+    value, gradient = draw_schemes.input_curve("bireal")
     assert torch.equal(value, sign)
     torch.testing.assert_close(gradient, (2 - 2 * x.abs()).clamp_min(0))
-    _, gradient = tool.input_curve("irnet", 0.0)  # t = 0.1, k = 10
+    _, gradient = draw_schemes.input_curve("irnet", 0.0)  # t = 0.1, k = 10
     torch.testing.assert_close(gradient, 1 - torch.tanh(0.1 * x) ** 2)
-    value, gradient = tool.weight_curve("ternary")
+    value, gradient = draw_schemes.weight_curve("ternary")
     kept = x.abs() > 0.7 * x.abs().mean()
     torch.testing.assert_close(value, sign * kept * x.abs()[kept].mean())
     torch.testing.assert_close(gradient, torch.ones_like(x))
     # The product rule, of one weight by itself: sign(W_i)^2 / n + alpha where |W_i| <= 1.
-    value, gradient = tool.weight_curve("bwn")
+    value, gradient = draw_schemes.weight_curve("bwn")
     alpha = x.abs().mean()
     torch.testing.assert_close(value, alpha * sign)
     torch.testing.assert_close(gradient, 1 / len(x) + alpha * (x.abs() <= 1))
 
 
-def test_a_picture_with_a_row_for_each_scheme(tool, tmp_path, capsys):
-    assert tool.main(["--out", str(tmp_path / "new" / "schemes.png")]) == 0
+def test_a_picture_with_a_row_for_each_scheme(tmp_path, capsys):
+    assert draw_schemes.main(["--out", str(tmp_path / "new" / "schemes.png")]) == 0
     picture = matplotlib.image.imread(tmp_path / "new" / "schemes.png")
     assert picture.shape[0] > 100 * len(quantize.list_schemes())
     assert picture.std() > 0.1
-    assert tool.main(["--out", str(tmp_path / "schemes.gif")]) == 2
+    assert draw_schemes.main(["--out", str(tmp_path / "schemes.gif")]) == 2
     assert "is not a .png file" in capsys.readouterr().err
