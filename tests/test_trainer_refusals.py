@@ -180,7 +180,7 @@ def test_a_truncated_checkpoint(flag, run_dir, tmp_path, refused):
 
 
 def test_a_run_without_epochs_left(run_dir, refused):
-    refused(["--resume", run_dir], "has all 1 epochs; nothing is left to train")
+    refused(["--resume", run_dir], "has all 1 epochs, and nothing is left to train")
 
 
 def test_a_directory_that_holds_a_run_is_not_overwritten(run_dir, refused):

@@ -115,13 +115,15 @@ def test_a_resumed_run_keeps_its_configuration_and_refuses_another(tmp_path):
     resume = {"resume": str(tmp_path / "step")}
     config = config_from_flags({**resume, "epochs": 3, "seed": 4})
     assert (config.arch, config.seed, config.epochs, config.milestones) == ("tiny_xnornet", 4, 3, (1,))
-    with pytest.raises(ValueError, match="has all 1 epochs; nothing is left to train"):
+    with pytest.raises(ValueError, match="nothing is left to train; ask for more of them with --epochs"):
         config_from_flags(resume)
     with pytest.raises(ValueError, match=r"--lr 0.5 contradicts '.*last.pt', which was trained with 0.001; leave"):
         config_from_flags({**resume, "epochs": 3, "lr": 0.5})
     with pytest.raises(ValueError, match="--arch nin contradicts"):
         config_from_flags({**resume, "arch": "nin"})
     train(tmp_path / "cosine", epochs=1, lr_schedule="cosine")
+    with pytest.raises(ValueError, match="nothing is left .* its cosine learning rate is laid out .* --pretrained"):
+        config_from_flags({"resume": str(tmp_path / "cosine")})
     with pytest.raises(ValueError, match="--epochs 3 contradicts"):  # the cosine is laid out over its epochs
         config_from_flags({"resume": str(tmp_path / "cosine"), "epochs": 3})
 

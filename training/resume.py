@@ -48,11 +48,25 @@ def config_from_flags(flags: dict[str, Any]) -> TrainConfig:
     path, checkpoint = on_first(lambda: (str(find_checkpoint(flags["resume"])), read_checkpoint(flags["resume"])))
     saved = checkpoint["config"]
     free = OWN_FLAGS + FREE_FLAGS
-    if saved["lr_schedule"] != "step":  # the others are laid out over their epochs
+    if not _takes_more_epochs(saved):
         free = tuple(name for name in free if name != "epochs")
     given = whole_epochs(flags, flags.get("epochs", saved["epochs"]))
     refuse_contradictions(path, saved, {name: value for name, value in given.items() if name not in free})
     config = TrainConfig.create(**{**saved, **flags})
     if checkpoint["epoch"] >= config.epochs and not restarted:  # by torchrun, which may be after the last epoch
-        raise ValueError(f"{path!r} has all {config.epochs} epochs; nothing is left to train")
+        raise ValueError(f"{path!r} has all {config.epochs} epochs, and nothing is left to train; {_more(saved)}")
     return config
+
+
+def _takes_more_epochs(saved: dict[str, Any]) -> bool:
+    """Whether the learning rate of a run with this configuration is not laid out over its epochs."""
+    return saved["lr_schedule"] == "step"
+
+
+def _more(saved: dict[str, Any]) -> str:
+    if _takes_more_epochs(saved):
+        return "ask for more of them with --epochs"
+    return (
+        f"its {saved['lr_schedule']} learning rate is laid out over them: "
+        "start a new run from these weights with --pretrained"
+    )
