@@ -157,7 +157,7 @@ def test_a_search_without_a_result(run_dir, capsys):
         (["--search", "-1"], "--search is -1.0; it must be from 0"),
         (["--search", "nan"], "--search is nan; it must be from 0"),
         (["--search", "--mode", "float"], "leave out --mode float"),
-        (["--settings", "none.txt"], "none.txt"),
+        (["--settings", "none.txt"], "'none.txt' (No such file or directory); give a text file of lines NAME T I"),
     ],
 )
 def test_what_cannot_be_used_is_one_line_and_exit_code_2(run_dir, arguments, message, capsys):

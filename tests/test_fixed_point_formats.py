@@ -113,3 +113,10 @@ def test_settings_that_cannot_be_read(tmp_path, text, message):
     file.write_text(text)
     with pytest.raises(ValueError, match=message):
         read_settings(file)
+
+
+def test_a_settings_file_that_is_none_is_named_with_what_it_must_be(tmp_path):
+    (tmp_path / "weights.pt").write_bytes(b"\x80\x02\xff")
+    for name, reason in (("none.txt", "No such file"), (".", "Is a directory"), ("weights.pt", "it is no text")):
+        with pytest.raises(ValueError, match=f"cannot read the formats in .*{reason}.*; give a text file of lines"):
+            read_settings(tmp_path / name)

@@ -108,10 +108,17 @@ def integer_bits(values: Tensor) -> int:
 def read_settings(path: Path) -> dict[str, Format]:
     """Formats by name from a file of lines ``NAME T I``; ``#`` starts a comment.
 
-    Raises ValueError for another line, or a name given twice, and OSError where the file cannot be read.
+    Raises ValueError for a file that cannot be read, another line, or a name given twice.
     """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise ValueError(
+            f"cannot read the formats in {str(path)!r} ({reason}); give a text file of lines NAME T I, as in 'fc 12 4'"
+        ) from error
     formats: dict[str, Format] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(text.splitlines(), 1):
         words = line.partition("#")[0].split()
         where = f"line {number} of {str(path)!r}"
         if not words:
