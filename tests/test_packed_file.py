@@ -1,5 +1,7 @@
 """Packed files: what tools/convert.py writes, who loads it, and what is said of files that cannot be used."""
 
+import shutil
+
 import pytest
 import torch
 from shipped_files import prepared, write_checkpoint
@@ -8,7 +10,7 @@ from tiny_runs import call, train
 import models
 import training
 from quantize.packed import PackedLayer
-from tools import convert, sensitivity
+from tools import convert, export_onnx, sensitivity
 from training.checkpoint import read_trained, save_checkpoint
 
 SIZE = (1, 8, 8)
@@ -103,8 +105,20 @@ def test_the_trainer_does_not_train_it(flag, packed_file, tmp_path, capsys):
     assert call(*flags, flag, packed_file, "--log-path", tmp_path / "new") == 2
     error = capsys.readouterr().err
     assert "is packed: it holds bits" in error
-    assert "give the checkpoint" in error
+    assert "give the checkpoint that it was made from" in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("format", ["standard", "qonnx"])
+def test_onnx_formats_made_of_weights_name_the_file_to_give(format, run, packed_file, tmp_path, capsys):
+    best, beside_best = (shutil.copy(file, tmp_path) for file in (run.run_dir / "best.pt", packed_file))
+    example = f", such as {str(best)!r}"
+    for file, fix in ((beside_best, example), (packed_file, "")):
+        assert export_onnx.main([str(file), str(tmp_path / "net.onnx"), "--format", format]) == 2
+        assert capsys.readouterr().err.endswith(f"no longer holds; give the checkpoint that it was made from{fix}\n")
+    assert call("--evaluate", beside_best, "--export", tmp_path / "net.onnx", "--export-format", format) == 2
+    assert capsys.readouterr().err.endswith(f"made from{example}\n")
+    assert not (tmp_path / "net.onnx").exists()
 
 
 def test_tools_that_change_layers_refuse_it(packed_file, capsys):

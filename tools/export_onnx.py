@@ -20,7 +20,7 @@ import torch
 import quantize
 from quantize.export.exporter import FORMATS
 from training import load_model
-from training.evaluation import onnx_metadata
+from training.evaluation import check_exportable, onnx_metadata
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = _parser().parse_args(argv)
     try:
         model, info = load_model(flags.checkpoint)
+        check_exportable(info, flags.format)
         path = flags.file or info.path.with_name("model.onnx")
         images = torch.randn(2, *info.input_size, generator=torch.Generator().manual_seed(0))
         options = {"format": flags.format, "dynamic_size": flags.dynamic_size, "check": not flags.no_check}

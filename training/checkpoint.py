@@ -119,10 +119,15 @@ def read_checkpoint(path: str | Path, default: str = LAST) -> dict[str, Any]:
     contents = read_trained(path, default)
     if PACKED in contents:
         raise ValueError(
-            f"{str(path)!r} is packed: it holds bits, which cannot be trained or changed; "
-            "give the checkpoint that it was made from"
+            f"{str(path)!r} is packed: it holds bits, which cannot be trained or changed; {give_source(Path(path))}"
         )
     return contents
+
+
+def give_source(packed: Path) -> str:
+    """The end of an error about a packed file: what to give instead of it."""
+    best = packed.with_name(BEST)
+    return "give the checkpoint that it was made from" + (f", such as {str(best)!r}" if best.is_file() else "")
 
 
 def read_trained(path: str | Path, default: str = BEST) -> dict[str, Any]:

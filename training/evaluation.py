@@ -8,7 +8,7 @@ from torch import nn
 
 import quantize
 
-from .checkpoint import BEST, find_checkpoint, read_checkpoint, read_trained
+from .checkpoint import BEST, find_checkpoint, give_source, read_checkpoint, read_trained
 from .config import TrainConfig
 from .console import complexity_lines, say, skipped_lines
 from .data import Data, Share, load_data
@@ -27,6 +27,9 @@ ONNX = "model.onnx"  # where --export names no file
 
 # What makes the model: a checkpoint says it, a flag may only repeat it.
 MODEL_FLAGS = ("arch", "scheme", "keep_float", "overrides", "img_size")
+
+# ONNX formats that are made of a prepared model, which a packed file no longer holds.
+FORMATS_OF_WEIGHTS = ("standard", "qonnx")
 
 
 class Trained(NamedTuple):
@@ -90,10 +93,12 @@ def evaluate_checkpoint(flags: dict[str, Any]) -> Metrics:
 def export(model: nn.Module, data: Data, info: ModelInfo, path: str | Path, format: str) -> int:
     """Write an ONNX file that says what the model is, compared with PyTorch on test images; its bytes.
 
-    Raises RunStopped where the file disagrees with PyTorch; there is none then.
+    Raises ValueError where a packed file has no such format, and RunStopped where the ONNX file disagrees with
+    PyTorch; there is none then.
     """
     from quantize.export import ExportMismatch, export_onnx
 
+    check_exportable(info, format)
     images, _ = next(iter(data.test))
     try:
         report = export_onnx(model.cpu(), path, images.cpu(), format=format, metadata=onnx_metadata(info))
@@ -101,6 +106,15 @@ def export(model: nn.Module, data: Data, info: ModelInfo, path: str | Path, form
         raise RunStopped(str(error)) from error
     say(f"==> ONNX: {report}")
     return report.size
+
+
+def check_exportable(info: ModelInfo, format: str) -> None:
+    """Raises ValueError, with the file to give instead, where the model of a packed file has no such ONNX format."""
+    if info.packed and format in FORMATS_OF_WEIGHTS:
+        raise ValueError(
+            f"{str(info.path)!r} is packed, and an ONNX file of format {format!r} is made of weights that it no longer "
+            f"holds; {give_source(info.path)}"
+        )
 
 
 def onnx_metadata(info: ModelInfo) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import quantize
 from models.registry import TIMM_PREFIX
 from quantize.layers import FLOAT_CLASSES
 
-from .checkpoint import BEST, PACKED, find_checkpoint, read_file, read_trained
+from .checkpoint import BEST, PACKED, find_checkpoint, give_source, read_file, read_trained
 from .config import TrainConfig
 from .data import Normalization
 from .defaults import resolve
@@ -82,9 +82,7 @@ def read_weights(path: str) -> dict[str, Tensor]:
     file = find_checkpoint(path, BEST)
     contents = read_file(file)
     if isinstance(contents, dict) and PACKED in contents:
-        raise ValueError(
-            f"{str(file)!r} is packed: it holds bits instead of weights; give the checkpoint it is made from"
-        )
+        raise ValueError(f"{str(file)!r} is packed: it holds bits instead of weights; {give_source(file)}")
     if isinstance(contents, dict):
         contents = contents.get("model", contents.get("state_dict", contents))
     if not isinstance(contents, dict) or not all(isinstance(value, Tensor) for value in contents.values()):
