@@ -1,0 +1,128 @@
+"""tools/benchmark.py: results as tables, as JSON and as a page."""
+
+from pathlib import Path
+
+import pytest
+from matplotlib import image
+
+from tools.benchmarking import forced, report, tables
+from tools.benchmarking.cases import SWEEPS
+from tools.benchmarking.measure import Row
+from tools.benchmarking.result import Result, read_result
+
+
+def row(case="a", side="xnorkit", batch=1, threads=1, time=10.0, ratio=1.0, **fields) -> Row:
+    return Row(case, batch, threads, side, 1000, "avx512", time, time, time, 5, 0, 7.0, ratio, **fields)
+
+
+ROWS = [
+    row("a"), row("a", "ort_float", time=1234.5, ratio=4.0), row("b", time=20.0),
+    row("b", "ort_float", time=180.0, ratio=9.0),
+]  # fmt: skip
+
+
+def test_tables_have_times_ratios_and_geometric_means():
+    header, lines = tables.pivot(ROWS, {"xnorkit": "ours", "ort_float": "float"})
+    assert header == ["case", "ours us", "GMAC/s", "float us", "ratio"]
+    assert lines == [
+        ["a", "10.0", "7", "1,234", "4.00"],
+        ["b", "20.0", "7", "180.0", "9.00"],
+        ["geometric mean", "", "", "", "6.00"],
+    ]
+    assert tables.markdown(["x", "y"], [["a", "1"]]) == "| x | y |\n| --- | --: |\n| a | 1 |\n"
+
+
+def test_a_side_that_did_not_run_leaves_a_gap_and_its_reason():
+    gap = Row("a", 1, 1, "openvino_binary", 1000, skipped="openvino is not installed")
+    _, lines = tables.pivot([row("a"), gap], {"xnorkit": "ours", "openvino_binary": "OpenVINO"})
+    assert lines == [["a", "10.0", "7", "-", "-"]]
+    assert tables.skipped([row(), gap, gap]) == ["openvino_binary: openvino is not installed"]
+
+
+def test_scaling_compares_the_most_threads_with_one():
+    rows = [row(batch=32, threads=t, time=time) for t, time in ((1, 90.0), (2, 50.0))] + [row(threads=2, time=1.0)]
+    assert tables.scaling(rows, 32) == (["case", "xnorkit"], [["a", "1.80"]])
+    assert tables.scaling(ROWS, 1)[1] == []
+
+
+def test_memory_in_kilobytes():
+    sizes = {"stored": 5000, "model": 3000, "forward": 2_000_000}
+    header, lines = tables.memory([{"case": "net", "batch": 2, "float": sizes, "packed": {**sizes, "stored": 1000}}])
+    assert header == ["case", "batch", "stored, float kB", "stored, packed kB", "peak, float kB", "peak, packed kB"]
+    assert lines == [["net", "2", "5", "1", "2,003", "2,003"]]
+
+
+ENVIRONMENT = {
+    "command": "python tools/benchmark.py", "date": "2026-01-02T03:04:05+00:00", "cpu": "Abacus", "cores": 3,
+    "flags": ["beads"], "load": 0.25, "versions": {"torch": "9.9"},
+}  # fmt: skip
+
+
+def results() -> dict[str, Result]:
+    found = {"shapes": Result("shapes", ENVIRONMENT, 2, {"": ROWS})}
+    for kind, cases in SWEEPS.items():
+        rows = [row(name, side) for name in cases for side in ("xnorkit", "ort_float")]
+        found[kind] = Result(kind, ENVIRONMENT, 2, {"": rows})
+    memory_of_one = {"stored": 1000, "model": 1000, "forward": 5000}
+    measured = [{"case": "a", "batch": 1, "float": memory_of_one, "packed": memory_of_one}]
+    found["networks"] = Result("networks", ENVIRONMENT, 2, {"": ROWS}, memory=measured)
+    rows = [row("a"), row("a", "limit", time=8.0, ratio=0.8)]
+    found["kernels"] = Result("kernels", ENVIRONMENT, 2, {"avx512": rows}, {"amx": "not available here"})
+    return found
+
+
+def test_results_survive_json(tmp_path):
+    for result in results().values():
+        result.write(tmp_path / "new" / "r.json")
+        assert read_result(tmp_path / "new" / "r.json") == result
+
+
+@pytest.mark.parametrize("text", ["{}", "[1]", "no", '{"kind": "poem", "environment": {}, "rounds": 1, "groups": {}}'])
+def test_other_files_are_refused(tmp_path, text):
+    (tmp_path / "other.json").write_text(text)
+    with pytest.raises(ValueError, match=r"other.json' is (not a result|of kind 'poem'; valid: shapes)"):
+        read_result(tmp_path / "other.json")
+
+
+def test_the_page_names_machine_versions_date_and_command(tmp_path):
+    paths = []
+    for kind, result in results().items():
+        result.write(tmp_path / f"{kind}.json")
+        paths.append(tmp_path / f"{kind}.json")
+    text = report.write_report(paths, tmp_path).read_text()
+    where = "Abacus, 3 cores (beads); torch 9.9; 2026-01-02, load 0.25 before the start: `python tools/benchmark.py`"
+    assert text.count(where) == 5
+    assert "| a | 10.0 | 7 | 1,234 | 4.00 |" in text
+    assert "| a | 1 | 1 | 1 | 6 | 6 |" in text
+    assert "### Avx512, batch 1, 1 thread" in text
+    assert "* amx: not available here" in text
+    assert text.count("64 c N_W / (c N_W + 64)") == 2
+    for name in results():
+        assert f"images/performance_{name}.png" in text
+        assert image.imread(tmp_path / "images" / f"performance_{name}.png").shape[2] == 4
+    with pytest.raises(ValueError, match="no results to report"):
+        report.write_report([], tmp_path)
+
+
+def test_forced_kernels_have_processes_of_their_own(monkeypatch):
+    calls = {}
+
+    def fake_run(command, env, check, stdout):
+        calls[env["XNORKIT_KERNEL"]] = (command, env)
+        inner = Result("shapes", ENVIRONMENT, 4, {"": [row(detail_of(env))]})
+        inner.write(Path(command[command.index("--json") + 1]))
+
+    def detail_of(env):
+        return f"run with {env['XNORKIT_KERNEL']}"
+
+    monkeypatch.setattr(forced.subprocess, "run", fake_run)
+    monkeypatch.setattr(forced.kernels, "available_kernels", lambda: ["reference", "scalar", "avx2", "avx512"])
+    result = Result("kernels", ENVIRONMENT, 4)
+    forced.measure_forced(result, ["a"])
+    assert list(calls) == list(result.groups) == ["scalar", "avx2", "avx512"]
+    assert result.missing == {"amx": "not available here", "neon": "not available here"}
+    command, env = calls["avx2"]
+    assert env.items() >= {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}.items()
+    assert command[command.index("--side") :][:3] == ["--side", "xnorkit", "torch_float"]
+    assert "limit" in calls["avx512"][0]
+    assert "ATEN_CPU_CAPABILITY" not in calls["avx512"][1]
