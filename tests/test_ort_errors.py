@@ -193,10 +193,10 @@ def pool_model(turn=None, **attributes) -> onnx.ModelProto:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kernel_shape": [0, 2]}, "a size of kernel_shape is 0"),
-        ({"strides": [1, -2]}, "a stride is -2"),
-        ({"dilations": [HUGE, 1]}, f"a dilation is {HUGE}"),
-        ({"pads": [0, 0, 0, -1]}, "a size of pads is -1"),
+        ({"kernel_shape": [0, 2]}, "kernel_h is 0"),
+        ({"strides": [1, -2]}, "stride_w is -2"),
+        ({"dilations": [HUGE, 1]}, f"dilation_h is {HUGE}"),
+        ({"pads": [0, 0, 0, -1]}, "pad_right is -1"),
         ({"pads": [0, 0]}, "'pads' has 2 values; it must have 4"),
         ({"pads": [2, 0, 0, 0]}, "a padding is 2; it must be less than the 2 that a window spans"),
         ({"pads": [0, 0, 0, 2**31], "dilations": [1, 4]}, "less than the 5 that a window spans"),

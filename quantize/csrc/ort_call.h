@@ -1,9 +1,11 @@
 // One run of a kernel in onnxruntime: its tensors, and onnxruntime's threads.
 #pragma once
 
+#include <cinttypes>
 #include <cstdint>
 #include <vector>
 
+#include "error.h"
 #include "ort_api.h"
 #include "ort_node.h"
 #include "xnorkit.h"
@@ -34,6 +36,16 @@ class Call {
   OrtKernelContext* context_;
   OrtStatus* failure_ = nullptr;
 };
+
+// `layer`, an xk_conv_shape or an xk_pool_shape, for the images `x`, or an error where these have other channels.
+template <class Sizes>
+Sizes shape_for(Sizes layer, const Tensor& x) {
+  if (x.dims[1] != layer.channels)
+    fail(XK_INVALID_ARGUMENT, "x has shape %s; this layer takes %" PRId64 " channels", text_of(x.dims).c_str(),
+         layer.channels);
+  layer.batch = x.dims[0], layer.height = x.dims[2], layer.width = x.dims[3];
+  return layer;
+}
 
 // Bits between two of our nodes. The graph declares them as +-1 floats (N, C, H, W), so that a standard runtime can
 // run the nodes' function bodies; for the kernels such a tensor is a container, whose front holds the words [N][H][W]

@@ -10,26 +10,21 @@ namespace xk::ort {
 namespace {
 
 xk_conv_shape shape_of(const Node& node) {
-  const std::vector<int64_t> kernel = node.integers("kernel_shape", 2), strides = node.integers("strides", 2),
-                             pads = node.integers("pads", 4), dilations = node.integers("dilations", 2),
-                             filter = node.integers("filter_shape", 4), bits = node.integers("filter_bits", 1);
+  xk_conv_shape shape{};
+  read_window(node, &shape);
+  const std::vector<int64_t> filter = node.integers("filter_shape", 4), bits = node.integers("filter_bits", 1);
   const int64_t groups = node.integer("group");
   for (int64_t size : filter) check_size("a size of filter_shape", size, 1);
   check_size("group", groups, 1);
-  if (filter[1] != kernel[0] || filter[2] != kernel[1])
-    fail(XK_INVALID_ARGUMENT, "kernel_shape is %s; filter_shape %s says otherwise", text_of(kernel).c_str(),
-         text_of(filter).c_str());
+  if (filter[1] != shape.kernel_h || filter[2] != shape.kernel_w)
+    fail(XK_INVALID_ARGUMENT, "kernel_shape is %s; filter_shape %s says otherwise",
+         text_of({shape.kernel_h, shape.kernel_w}).c_str(), text_of(filter).c_str());
   const int64_t product = checked_product("filter_shape", {filter[1], filter[2], filter[3]});
   if (bits[0] != product)
     fail(XK_INVALID_ARGUMENT, "filter_bits is %" PRId64 "; filter_shape %s says %" PRId64, bits[0],
          text_of(filter).c_str(), product);
-  xk_conv_shape shape{};
   shape.channels = checked_product("group * channels a group", {groups, filter[3]});
   shape.out_channels = filter[0];
-  shape.kernel_h = kernel[0], shape.kernel_w = kernel[1];
-  shape.stride_h = strides[0], shape.stride_w = strides[1];
-  shape.dilation_h = dilations[0], shape.dilation_w = dilations[1];
-  shape.pad_top = pads[0], shape.pad_left = pads[1], shape.pad_bottom = pads[2], shape.pad_right = pads[3];
   shape.groups = groups;
   weight_shape(shape);  // checks the rest
   return shape;
@@ -89,15 +84,6 @@ void ConvKernel::read_weights(const Node& node) {
                              weights_.data(), weights_bytes_));
 }
 
-xk_conv_shape ConvKernel::shape_for(const Tensor& x) const {
-  if (x.dims[1] != shape_.channels)
-    fail(XK_INVALID_ARGUMENT, "x has shape %s; this layer takes %" PRId64 " channels", text_of(x.dims).c_str(),
-         shape_.channels);
-  xk_conv_shape shape = shape_;
-  shape.batch = x.dims[0], shape.height = x.dims[2], shape.width = x.dims[3];
-  return shape;
-}
-
 xk_epilogue ConvKernel::epilogue_for(const Call& call, const std::vector<int64_t>& output) const {
   xk_epilogue epilogue{scale_.data(), bias_.data(), nullptr, variant_.end == ConvEnd::kRelu};
   if (!variant_.scaled) return epilogue;
@@ -113,7 +99,7 @@ xk_epilogue ConvKernel::epilogue_for(const Call& call, const std::vector<int64_t
 void ConvKernel::compute(OrtKernelContext* context) const {
   Call call(api_, context);
   const Tensor x = call.input(ConvInputs::kX, "x");
-  xk_conv_shape shape = shape_for(x);
+  xk_conv_shape shape = shape_for(shape_, x);
   const bool empty = shape.batch == 0;
   shape.batch += empty;  // the size of the output is checked for one image then
   int64_t height = 0, width = 0;

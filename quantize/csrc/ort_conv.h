@@ -45,9 +45,9 @@ class ConvKernel {
   const Api& api() const { return api_; }
 
  private:
-  // A comparison a channel; `threshold` is turned: turn * value >= threshold.
+  // A comparison a channel, as xk_binarize has it. In the file it is turn * value >= threshold.
   struct Comparison {
-    std::vector<float> threshold;  // as xk_binarize has it: not turned
+    std::vector<float> threshold;
     std::vector<uint8_t> flip;
     Comparison() = default;
     Comparison(const Node& node, size_t index, const char* threshold, const char* turn, int64_t count);
@@ -58,7 +58,6 @@ class ConvKernel {
   };
 
   void read_weights(const Node& node);
-  xk_conv_shape shape_for(const Tensor& x) const;
   xk_epilogue epilogue_for(const Call& call, const std::vector<int64_t>& output) const;
 
   const ConvVariant& variant_;

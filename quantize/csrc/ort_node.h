@@ -63,4 +63,15 @@ class Node {
   const OrtKernelInfo* info_;
 };
 
+// Reads how a window moves into an xk_conv_shape or an xk_pool_shape.
+template <class Sizes>
+void read_window(const Node& node, Sizes* s) {
+  const std::vector<int64_t> kernel = node.integers("kernel_shape", 2), strides = node.integers("strides", 2),
+                             pads = node.integers("pads", 4), dilations = node.integers("dilations", 2);
+  s->kernel_h = kernel[0], s->kernel_w = kernel[1];
+  s->stride_h = strides[0], s->stride_w = strides[1];
+  s->dilation_h = dilations[0], s->dilation_w = dilations[1];
+  s->pad_top = pads[0], s->pad_left = pads[1], s->pad_bottom = pads[2], s->pad_right = pads[3];
+}
+
 }  // namespace xk::ort

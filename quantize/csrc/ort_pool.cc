@@ -22,39 +22,27 @@ void check_padding(int64_t before, int64_t after, int64_t kernel, int64_t dilati
   const int64_t span = checked_product("dilation * (kernel - 1)", {dilation, kernel - 1}) + 1;
   for (int64_t pad : {before, after})
     if (pad >= span)
-      fail(XK_INVALID_ARGUMENT, "a padding is %" PRId64 "; it must be less than the %" PRId64 " that a window spans", pad,
-           span);
+      fail(XK_INVALID_ARGUMENT, "a padding is %" PRId64 "; it must be less than the %" PRId64 " that a window spans",
+           pad, span);
 }
 
 }  // namespace
 
 PoolKernel::PoolKernel(const Api& api, const OrtKernelInfo* info) : api_(api) {
   const Node node(api_, info);
-  const std::vector<int64_t> kernel = node.integers("kernel_shape", 2), strides = node.integers("strides", 2),
-                             pads = node.integers("pads", 4), dilations = node.integers("dilations", 2);
-  for (int64_t size : kernel) check_size("a size of kernel_shape", size, 1);
-  for (int64_t size : strides) check_size("a stride", size, 1);
-  for (int64_t size : dilations) check_size("a dilation", size, 1);
-  for (int64_t size : pads) check_size("a size of pads", size, 0);
-  ceil_mode_ = node.integer("ceil_mode") != 0;
   shape_ = {};
+  read_window(node, &shape_);
+  check_window(shape_);
+  ceil_mode_ = node.integer("ceil_mode") != 0;
   shape_.channels = node.length(1, "turn");
   check_holds_bits("turn", shape_.channels);
   flip_ = node.flips(1, "turn", shape_.channels);
-  shape_.kernel_h = kernel[0], shape_.kernel_w = kernel[1];
-  shape_.stride_h = strides[0], shape_.stride_w = strides[1];
-  shape_.dilation_h = dilations[0], shape_.dilation_w = dilations[1];
-  shape_.pad_top = pads[0], shape_.pad_left = pads[1], shape_.pad_bottom = pads[2], shape_.pad_right = pads[3];
-  check_padding(pads[0], pads[2], kernel[0], dilations[0]);
-  check_padding(pads[1], pads[3], kernel[1], dilations[1]);
+  check_padding(shape_.pad_top, shape_.pad_bottom, shape_.kernel_h, shape_.dilation_h);
+  check_padding(shape_.pad_left, shape_.pad_right, shape_.kernel_w, shape_.dilation_w);
 }
 
-xk_pool_shape PoolKernel::shape_for(const Tensor& x) const {
-  if (x.dims[1] != shape_.channels)
-    fail(XK_INVALID_ARGUMENT, "x has shape %s; this layer takes %" PRId64 " channels", text_of(x.dims).c_str(),
-         shape_.channels);
-  xk_pool_shape s = shape_;
-  s.batch = x.dims[0], s.height = x.dims[2], s.width = x.dims[3];
+xk_pool_shape PoolKernel::sized_for(const Tensor& x) const {
+  xk_pool_shape s = shape_for(shape_, x);
   s.out_height =
       extent("height", s.height, s.kernel_h, s.stride_h, s.dilation_h, s.pad_top, s.pad_bottom, ceil_mode_);
   s.out_width = extent("width", s.width, s.kernel_w, s.stride_w, s.dilation_w, s.pad_left, s.pad_right, ceil_mode_);
@@ -64,7 +52,7 @@ xk_pool_shape PoolKernel::shape_for(const Tensor& x) const {
 void PoolKernel::compute(OrtKernelContext* context) const {
   Call call(api_, context);
   const Tensor x = call.input(0, "x");
-  const xk_pool_shape shape = shape_for(x);
+  const xk_pool_shape shape = sized_for(x);
   // Before anything that takes as long as the output is large: a damaged file may ask for terabytes, and gets none.
   checked_product("the size of the output", {shape.batch, shape.channels, shape.out_height, shape.out_width, 4});
   const Tensor y = call.output({shape.batch, shape.channels, shape.out_height, shape.out_width});

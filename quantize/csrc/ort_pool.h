@@ -19,7 +19,7 @@ class PoolKernel {
   const Api& api() const { return api_; }
 
  private:
-  xk_pool_shape shape_for(const Tensor& x) const;
+  xk_pool_shape sized_for(const Tensor& x) const;
 
   const Api api_;
   xk_pool_shape shape_;  // without what depends on x

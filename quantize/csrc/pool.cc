@@ -49,16 +49,7 @@ Pool full_pool(const xk_pool_shape& options) {
   check_size("channels", p.channels, 1);
   check_size("height", p.height, 1);
   check_size("width", p.width, 1);
-  check_size("kernel_h", p.kernel_h, 1);
-  check_size("kernel_w", p.kernel_w, 1);
-  check_size("stride_h", p.stride_h, 1);
-  check_size("stride_w", p.stride_w, 1);
-  check_size("dilation_h", p.dilation_h, 1);
-  check_size("dilation_w", p.dilation_w, 1);
-  check_size("pad_top", p.pad_top, 0);
-  check_size("pad_left", p.pad_left, 0);
-  check_size("pad_bottom", p.pad_bottom, 0);
-  check_size("pad_right", p.pad_right, 0);
+  check_window(p);
   check_size("out_height", p.out_height, 1);
   check_size("out_width", p.out_width, 1);
   p.words = ceil_div(p.channels, kWordBits);

@@ -14,16 +14,7 @@ constexpr int64_t kMaxSize = int64_t{1} << 40;  // sums and products of two stay
 void check_options(const xk_conv_shape& s) {
   check_size("channels", s.channels, 1);
   check_size("out_channels", s.out_channels, 1);
-  check_size("kernel_h", s.kernel_h, 1);
-  check_size("kernel_w", s.kernel_w, 1);
-  check_size("stride_h", s.stride_h, 1);
-  check_size("stride_w", s.stride_w, 1);
-  check_size("dilation_h", s.dilation_h, 1);
-  check_size("dilation_w", s.dilation_w, 1);
-  check_size("pad_top", s.pad_top, 0);
-  check_size("pad_left", s.pad_left, 0);
-  check_size("pad_bottom", s.pad_bottom, 0);
-  check_size("pad_right", s.pad_right, 0);
+  check_window(s);
   check_size("groups", s.groups, 1);
   if (s.channels % s.groups || s.out_channels % s.groups)
     fail(XK_INVALID_ARGUMENT,

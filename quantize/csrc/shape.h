@@ -18,6 +18,21 @@ constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // An error that names the size unless low <= value <= 2^40.
 void check_size(const char* name, int64_t value, int64_t low);
 
+// check_size() of how a window moves, in an xk_conv_shape or an xk_pool_shape.
+template <class Sizes>
+void check_window(const Sizes& s) {
+  check_size("kernel_h", s.kernel_h, 1);
+  check_size("kernel_w", s.kernel_w, 1);
+  check_size("stride_h", s.stride_h, 1);
+  check_size("stride_w", s.stride_w, 1);
+  check_size("dilation_h", s.dilation_h, 1);
+  check_size("dilation_w", s.dilation_w, 1);
+  check_size("pad_top", s.pad_top, 0);
+  check_size("pad_left", s.pad_left, 0);
+  check_size("pad_bottom", s.pad_bottom, 0);
+  check_size("pad_right", s.pad_right, 0);
+}
+
 // a * b * ... or an error that names the product; nothing is read or written before sizes pass here.
 int64_t checked_product(const char* what, std::initializer_list<int64_t> factors);
 
