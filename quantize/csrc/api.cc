@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cinttypes>
-#include <cstring>
 #include <initializer_list>
 #include <new>
 #include <string>

@@ -19,9 +19,9 @@ namespace xk::ort {
 namespace {
 
 constexpr const char* kDomain = "xnorkit";
-// Raised when a name, an input, an attribute or the meaning of one is added or changed. A file says in the attribute
-// xnorkit_version of every node which one the file as a whole needs: bits flow between nodes, so that either all of a
-// file's nodes are run here, or none.
+// Raised when a name, an input, an attribute or the meaning of one is added or changed. A file that needs a later one
+// than the first says so in the attribute xnorkit_version of every node: bits flow between nodes, so that either all of
+// a file's nodes are run here, or none.
 constexpr int64_t kVersion = 1;
 
 constexpr ConvVariant kConvs[] = {
