@@ -244,8 +244,8 @@ static bool amx_preferred(const Shape& s) {
   return pixels && s.group_outputs >= kLanes && 5 * plan.run_length >= 4 * 64 * plan.run_steps;
 }
 
-extern const Kernel kAmx = {"amx",           amx_usable, amx_preferred, WeightOrder::kTiles,
-                     amx::conv_tiles, &kAvx512Parts};
+extern const Kernel kAmx = {"amx",           amx_usable,   amx_preferred, WeightOrder::kTiles,
+                            amx::conv_tiles, &kAvx512Parts};
 
 }  // namespace xk
 #endif

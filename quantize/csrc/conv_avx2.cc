@@ -16,7 +16,7 @@ namespace avx2 {
 #define XK_DEPOSIT _pdep_u64
 #include "portable.inc"
 
-constexpr int kVectors = 2;  // of four channels
+constexpr int kVectors = 2;          // of four channels
 constexpr int kByteWords = 255 / 8;  // a byte gains at most 8 a word
 
 // Bits that differ, counted in bytes; [pixel][vector].
@@ -174,11 +174,9 @@ static bool preferred(const Shape&) { return true; }
 
 extern const Parts kAvx2Parts = {
     avx2::dot_tile, nullptr, nullptr, avx2::store_planes_8x8, avx2::store_rows_portable, avx2::store_signs_portable,
-    avx2::find_limits,
-    avx2::spread_signs, avx2::pack_planes, avx2::pack_rows, avx2::merge_fields,
+    avx2::find_limits, avx2::spread_signs, avx2::pack_planes, avx2::pack_rows, avx2::merge_fields,
 };
-extern const Kernel kAvx2 = {"avx2",       avx2::usable, avx2::preferred, WeightOrder::kWords,
-                        conv_bits, &kAvx2Parts};
+extern const Kernel kAvx2 = {"avx2", avx2::usable, avx2::preferred, WeightOrder::kWords, conv_bits, &kAvx2Parts};
 
 }  // namespace xk
 #endif

@@ -61,8 +61,7 @@ static void dot_tile(const Tile<Word>& t) {
 
 constexpr int64_t kTapHalves = 8;  // that dot_tap_16xN keeps in registers
 
-// In 32-bit lanes: a vector is kLanes output channels. `ones` counts sum bits, `twos` carries; without chains every
-// half is counted by itself.
+// In 32-bit lanes: a vector is kLanes output channels.
 template <int kPixels>
 XK_TARGET static inline void store_dots(const Tile<Half>& t, const __m512i (&differ)[kPixels]) {
   const __m512i terms = _mm512_set1_epi32(*t.terms);
@@ -71,6 +70,7 @@ XK_TARGET static inline void store_dots(const Tile<Half>& t, const __m512i (&dif
     _mm512_storeu_si512(t.dots + p * t.dots_stride, _mm512_sub_epi32(terms, _mm512_add_epi32(differ[p], differ[p])));
 }
 
+// Every half is counted by itself.
 template <int kPixels>
 XK_TARGET static void dot_halves_16xN(const Tile<Half>& t) {
   __m512i ones[kPixels];
@@ -88,6 +88,7 @@ XK_TARGET static void dot_halves_16xN(const Tile<Half>& t) {
   store_dots<kPixels>(t, ones);
 }
 
+// `ones` counts sum bits, `twos` carries: see form_chains().
 template <int kPixels>
 XK_TARGET static void dot_chains_16xN(const Tile<Half>& t) {
   __m512i ones[kPixels], twos[kPixels], sum[kPixels];
@@ -172,12 +173,12 @@ static bool preferred(const Shape&) { return true; }
 }  // namespace avx512
 
 extern const Parts kAvx512Parts = {
-    avx512::dot_tile,    avx512::dot_halves,           avx512::convolve_planes, avx512::store_planes,
-    avx512::store_rows,  avx512::store_signs,          avx512::portable::find_limits, avx512::portable::spread_signs,
-    avx512::pack_planes, avx512::pack_rows,            avx512::portable::merge_fields,
+    avx512::dot_tile, avx512::dot_halves, avx512::convolve_planes, avx512::store_planes,
+    avx512::store_rows, avx512::store_signs, avx512::portable::find_limits, avx512::portable::spread_signs,
+    avx512::pack_planes, avx512::pack_rows, avx512::portable::merge_fields,
 };
-extern const Kernel kAvx512 = {"avx512",       avx512::usable, avx512::preferred, WeightOrder::kChains,
-                        conv_bits, &kAvx512Parts};
+extern const Kernel kAvx512 = {"avx512",  avx512::usable, avx512::preferred, WeightOrder::kChains,
+                               conv_bits, &kAvx512Parts};
 
 }  // namespace xk
 #endif

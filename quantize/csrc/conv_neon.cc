@@ -106,11 +106,11 @@ static bool preferred(const Shape&) { return true; }
 }  // namespace neon
 
 extern const Parts kNeonParts = {
-    neon::dot_tile_16xN,       nullptr, nullptr, neon::store_planes_4x4, neon::store_rows_portable,
-    neon::store_signs_portable, neon::find_limits, neon::spread_signs, neon::pack_planes, neon::pack_rows, neon::merge_fields,
+    neon::dot_tile_16xN, nullptr, nullptr, neon::store_planes_4x4, neon::store_rows_portable,
+    neon::store_signs_portable, neon::find_limits, neon::spread_signs, neon::pack_planes, neon::pack_rows,
+    neon::merge_fields,
 };
-extern const Kernel kNeon = {"neon",       neon::usable, neon::preferred, WeightOrder::kWords,
-                        conv_bits, &kNeonParts};
+extern const Kernel kNeon = {"neon", neon::usable, neon::preferred, WeightOrder::kWords, conv_bits, &kNeonParts};
 
 }  // namespace xk
 #endif

@@ -12,7 +12,7 @@ namespace xk {
 
 namespace {
 
-constexpr int64_t kTaskBlocks = 4;     // of channels
+constexpr int64_t kTaskBlocks = 4;  // of channels
 
 class PlaneConv {
  public:

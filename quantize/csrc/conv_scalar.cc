@@ -48,7 +48,7 @@ extern const Parts kScalarParts = {
     scalar::store_signs_portable, scalar::find_limits, scalar::spread_signs, scalar::pack_planes, scalar::pack_rows,
     scalar::merge_fields,
 };
-extern const Kernel kScalar = {"scalar",       scalar::usable, scalar::preferred, WeightOrder::kWords,
-                        conv_bits, &kScalarParts};
+extern const Kernel kScalar = {"scalar",  scalar::usable, scalar::preferred, WeightOrder::kWords,
+                               conv_bits, &kScalarParts};
 
 }  // namespace xk

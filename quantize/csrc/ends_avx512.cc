@@ -38,8 +38,7 @@ XK_TARGET static inline void transpose_16x4(const int32_t* dots, int q, __m512i 
 }
 
 // Reads the sums of whole groups of 16 pixels: `dots` is a buffer of a chunk.
-XK_TARGET void store_planes(const Finish& finish, int64_t pixels, int32_t* dots, int32_t* planes,
-                                         int64_t pitch) {
+XK_TARGET void store_planes(const Finish& finish, int64_t pixels, int32_t* dots, int32_t* planes, int64_t pitch) {
   const Finish f = finish;  // a copy, which the stores cannot change
   for (int64_t p = 0; p < pixels; p += 16, dots += 16 * kLanes) {
     const __mmask16 mask = static_cast<__mmask16>(0xffffu >> (16 - std::min<int64_t>(16, pixels - p)));

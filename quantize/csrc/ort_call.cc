@@ -65,7 +65,8 @@ uint32_t mark_for(const Tensor& container) {
 
 void check_alignment(const Tensor& container) {
   if (reinterpret_cast<uintptr_t>(container.data) % alignof(uint64_t))
-    fail(XK_INVALID_ARGUMENT, "a tensor of bits is not aligned to 8 bytes: it must come from, and go to, xnorkit nodes");
+    fail(XK_INVALID_ARGUMENT,
+         "a tensor of bits is not aligned to 8 bytes: it must come from, and go to, xnorkit nodes");
 }
 
 }  // namespace

@@ -91,7 +91,8 @@ XK_TARGET static void pack_rows_16xN(const PackPlanes& pack) {
     for (int64_t w = 0; w < pack.words; ++w) {
       uint64_t word = 0;
       for (int64_t c = w * kWordBits; c < std::min(pack.channels, (w + 1) * kWordBits); c += kLanes) {
-        const __mmask16 there = static_cast<__mmask16>(0xffffu >> (kLanes - std::min<int64_t>(kLanes, pack.channels - c)));
+        const int64_t count = std::min<int64_t>(kLanes, pack.channels - c);
+        const __mmask16 there = static_cast<__mmask16>(0xffffu >> (kLanes - count));
         __m512 value = _mm512_maskz_loadu_ps(there, x + c);
         if (kFlips)
           value = _mm512_castsi512_ps(
