@@ -75,6 +75,26 @@ def test_many_runs_have_as_many_colours_and_one_epoch_can_be_seen():
     assert {line.get_marker() for line in axes.lines} == {"o"}
 
 
+@pytest.mark.parametrize(
+    ("letters", "count", "columns"), [(5, 2, 3), (14, 12, 3), (40, 3, 2), (40, 6, 1), (150, 20, 1)]
+)
+def test_the_legend_is_whole_and_leaves_the_axes_their_height(letters, count, columns):
+    name = "nin_gc_xnornet-cifar10-20261121-152646" * 4  # once: the directory that a run gets by itself
+    runs = {f"{i:02}{name}"[:letters]: Curves({1: 1.0, 2: 2.0}, {1: 3.0, 2: 4.0}) for i in range(count)}
+    figure = plot_curves.draw(runs)
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    left, bottom, right, top = legend.get_window_extent().extents
+    axes = figure.axes[0].get_window_extent()
+    assert left >= 0
+    assert bottom >= 0
+    assert right <= figure.bbox.width
+    assert top < axes.y0
+    assert axes.height > 2.5 * figure.dpi
+    assert legend._ncols == columns
+    assert ["".join(text.get_text().split()) for text in legend.get_texts()] == [*runs, "train", "test"]
+
+
 def test_a_picture_is_written(tmp_path, capsys):
     runs = [write_events(tmp_path / part / "run", [50.0, 60.0]) for part in ("a", "b")]
     assert call(*runs, "--out", tmp_path / "both.png") == 0

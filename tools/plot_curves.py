@@ -9,6 +9,7 @@ Exit codes: 0 done, 2 something that cannot be used.
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,8 @@ from tools.run_dirs import nothing_in, run_dirs
 EVENTS = "events.out.tfevents.*"
 TAGS = ("top1/train", "top1/test")
 PICTURES = (".png", ".svg", ".pdf")
+WIDTH, HEIGHT = 5.2, 3.7  # inches, without the legend: as wide as a phone, where letters stay large enough
+NAME = 60  # letters of a run's name on a line
 
 
 class Curves(NamedTuple):
@@ -53,22 +56,37 @@ def draw(runs: Mapping[str, Curves], title: str | None = None):
     from matplotlib.lines import Line2D
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(6.4, 5), layout="constrained")
+    figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
     axes = figure.subplots()
     colours = colormaps["tab10" if len(runs) <= 10 else "tab20"].colors
     for i, (name, curves) in enumerate(runs.items()):
         colour = colours[i % len(colours)]
         marker = "o" if len(curves.test) == 1 else None  # a line of one point would not be seen
         axes.plot(curves.train.keys(), curves.train.values(), "--", marker=marker, color=colour, linewidth=1)
-        axes.plot(curves.test.keys(), curves.test.values(), "-", marker=marker, color=colour, label=name)
+        label = textwrap.fill(name, NAME)
+        axes.plot(curves.test.keys(), curves.test.values(), "-", marker=marker, color=colour, label=label)
     axes.set(xlabel="epoch", ylabel="top-1 (%)", title=title or "")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     styles = [Line2D([], [], color="grey", linestyle=s, label=label) for s, label in (("--", "train"), ("-", "test"))]
-    handles = [*axes.get_legend_handles_labels()[0], *styles]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize="small")
+    _add_legend(figure, [*axes.get_legend_handles_labels()[0], *styles])
     return figure
+
+
+def _add_legend(figure, handles: Sequence) -> None:
+    """A legend below the axes in as many columns as fit, for which the figure becomes higher."""
+    figure.set_figheight(10 * HEIGHT)  # of any legend, which is measured where it lies
+    for columns in (3, 2, 1):
+        legend = figure.legend(
+            handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize="small"
+        )
+        figure.draw_without_rendering()
+        box = legend.get_window_extent()
+        if columns == 1 or box.width <= figure.bbox.width:
+            break
+        legend.remove()
+    figure.set_figheight(HEIGHT + box.height / figure.dpi)
 
 
 def run(flags: argparse.Namespace) -> None:

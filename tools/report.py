@@ -40,7 +40,7 @@ def pictures(family: Sequence[Run]) -> list[tuple[str, bytes]]:
     for i in range(parts):
         shown = [*floats, *binary[i * each : (i + 1) * each]]
         file = io.BytesIO()
-        draw({run.name: run.curves for run in shown}, shown[0].title).savefig(file, format="png", dpi=150)
+        draw({run.name: run.curves for run in shown}, shown[0].title).savefig(file, format="png", dpi=180)
         found.append((f"Train and test top-1 by epoch of {', '.join(run.name for run in shown)}", file.getvalue()))
     return found
 
