@@ -16,8 +16,7 @@ from torch.nn import functional as F
 
 from . import kernels, ops, packing
 from .kernels import ConvGeometry
-
-STATE_VERSION = 1  # of what state_dict holds
+from .packed_state import STATE_VERSION, state_problems
 
 
 @dataclasses.dataclass
@@ -204,29 +203,18 @@ class PackedLayer(nn.Module):
         destination[prefix + "weight_bits"] = self.dense_weights()
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors):
-        problems = self._problems(state_dict, prefix)
+        header, bits = state_dict.get(prefix + "_extra_state"), state_dict.get(prefix + "weight_bits")
+        problems = state_problems(header, bits, self.get_extra_state(), self.geometry.filters)
         if problems:
             errors += [f"{prefix.removesuffix('.') or 'the layer'}: {problem}" for problem in problems]
             return
         found: list[str] = []
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, found, errors)
         unexpected += [key for key in found if key != prefix + "weight_bits"]
-        bits = state_dict.get(prefix + "weight_bits")
         if bits is None:
             missing.append(prefix + "weight_bits")
         else:
             self.weights, self.prepared = bits.detach().to(self.weights.device, copy=True), False
-
-    def _problems(self, state_dict: dict[str, Any], prefix: str) -> list[str]:
-        """Why this state is not one of this layer; nothing has been loaded then."""
-        header, bits = state_dict.get(prefix + "_extra_state"), state_dict.get(prefix + "weight_bits")
-        problems = _header_problems(header, self.get_extra_state()) if header is not None else []
-        if bits is not None:
-            try:
-                packing.check_weights(bits, self.geometry.filters)
-            except ValueError as error:
-                problems.append(str(error))
-        return problems
 
     def extra_repr(self) -> str:
         g, fold = self.geometry, self.folding
@@ -253,20 +241,6 @@ def _regular(image: Tensor) -> Tensor:
     """``image`` in one of the two memory orders that the kernels read; words in their only one."""
     regular = image.is_contiguous() or image.is_contiguous(memory_format=torch.channels_last)
     return image if regular else image.contiguous()
-
-
-def _header_problems(found: Any, expected: dict[str, Any]) -> list[str]:
-    if not isinstance(found, dict):
-        return [f"its header is a {type(found).__name__}, not a dict: damaged data"]
-    if found.get("version") != expected["version"]:
-        version, needed = found.get("version"), expected["version"]
-        return [f"its packed state has version {version!r}; this xnorkit reads version {needed}"]
-    return [
-        f"{key} is {found.get(key)!r} in the state and {value!r} in the model: it is of another model, or the model "
-        "was converted in another way"
-        for key, value in expected.items()
-        if found.get(key) != value
-    ]
 
 
 class PackedConv2d(PackedLayer):
