@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from quantize.scheme import did_you_mean
 from quantize.table import format_table
+from tools.arguments import positive
 from tools.benchmarking import cuda, machine
 from tools.benchmarking.cases import SHAPES, SWEEPS
 from tools.benchmarking.forced import measure_forced
@@ -63,13 +64,6 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     p.add_argument("--plot", type=Path, metavar="FILE", help="draw them there")
     return p
-
-
-def positive(text: str) -> int:
-    """Raises ValueError, which argparse reports."""
-    if int(text) < 1:
-        raise ValueError
-    return int(text)
 
 
 def chosen(names: Sequence[str], known: dict, what: str) -> list:
