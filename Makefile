@@ -15,7 +15,7 @@ QUICKSTART := runs/quickstart
 
 quickstart: $(VENV)/installed
 	rm -rf $(QUICKSTART)
-	$(BIN)/python trainer_exp.py --arch nin_gc_xnornet --dataset digits --log-path $(QUICKSTART) --export $(QUICKSTART)/model.onnx
+	$(BIN)/python trainer_exp.py --arch nin_gc_xnornet --dataset digits --log-path $(QUICKSTART) --export
 	@echo
 	@echo "See the curves:       $(BIN)/tensorboard --logdir runs"
 	@echo "Binarize your own:    READMEs/quantize_README.md"
