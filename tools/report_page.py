@@ -33,12 +33,13 @@ table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-n
 th, td { padding: .4rem .7rem; text-align: right; vertical-align: top; white-space: nowrap }
 thead th { border-bottom: 2px solid var(--line) }
 tbody { border-top: 1px solid var(--line) }
-th:first-child { position: sticky; left: 0; background: var(--back); text-align: left; white-space: normal }
+th:first-child { position: sticky; left: 0; min-width: 8.5rem; background: var(--back); text-align: left;
+  white-space: normal }
 tr.float > * { background: var(--stripe) }
 small { display: block; color: var(--soft); font-weight: normal }
 .curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 28rem), 1fr)); gap: 1rem;
   margin: 1rem 0 }
-img { width: 100%; max-width: 44rem; background: #fff; border-radius: .4rem }
+img { width: 100%; max-width: 38rem; background: #fff; border-radius: .4rem }
 .notes, dd { color: var(--soft) }
 dd { margin: 0 0 .5rem }
 code { font-size: .85rem }
