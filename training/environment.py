@@ -5,6 +5,7 @@ import os
 import platform
 import shlex
 import sys
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def describe(device: torch.device) -> dict[str, Any]:
             "python": platform.python_version(),
             "xnorkit": quantize.__version__,
             "torch": str(torch.__version__),  # with its build, such as +cpu
-            **_installed(),
+            **installed(PACKAGES),
         },
     }
 
@@ -45,11 +46,12 @@ def cpu_name() -> str:
     return names[0] if names else platform.machine()
 
 
-def _installed() -> dict[str, str]:
-    installed = {}
-    for name in PACKAGES:
+def installed(packages: Iterable[str]) -> dict[str, str]:
+    """The versions of those of ``packages`` that there are."""
+    versions = {}
+    for name in packages:
         try:
-            installed[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return installed
+    return versions

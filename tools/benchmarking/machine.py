@@ -5,7 +5,6 @@ import functools
 import os
 import platform
 import shlex
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 
 import quantize
 from quantize import kernels
-from training.environment import cpu_name
+from training.environment import cpu_name, installed
 
 PACKAGES = ("onnxruntime", "openvino", "numpy")
 # Of a processor's flags, what the sides choose their code by.
@@ -44,11 +43,6 @@ def load_warning(load: float) -> str | None:
 def describe(argv: list[str]) -> dict[str, Any]:
     """Plain values for JSON."""
     versions = {"python": platform.python_version(), "xnorkit": quantize.__version__, "torch": str(torch.__version__)}
-    for name in PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return {
         "command": shlex.join(["python", "tools/benchmark.py", *argv]),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -59,7 +53,7 @@ def describe(argv: list[str]) -> dict[str, Any]:
         "system": platform.platform(terse=True),
         "load": round(os.getloadavg()[0], 2),
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
-        "versions": versions,
+        "versions": versions | installed(PACKAGES),
     }
 
 
