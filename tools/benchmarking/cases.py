@@ -47,13 +47,14 @@ class ConvCase:
     def problem(self, batch: int) -> Problem:
         """The same numbers each time. The answer is torch's own convolution, in double precision."""
         generator = torch.Generator().manual_seed(0)
-        x = _signs((batch, self.channels, self.size, self.size), generator)
-        weight = _signs((self.out_channels, self.channels, self.kernel, self.kernel), generator)
+        x = signs((batch, self.channels, self.size, self.size), generator)
+        weight = signs((self.out_channels, self.channels, self.kernel, self.kernel), generator)
         expected = F.conv2d(x.double(), weight.double(), padding=self.padding).float()
         return Problem(self, x, weight, expected)
 
 
-def _signs(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+def signs(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """+1 and -1 at random."""
     return torch.randint(0, 2, shape, generator=generator).float() * 2 - 1
 
 

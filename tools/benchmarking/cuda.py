@@ -19,9 +19,9 @@ from quantize import kernels, packing
 from training.console import progress
 
 from . import machine
-from .cases import SHAPES, ConvCase
+from .cases import SHAPES, ConvCase, Problem, signs
 from .measure import measure
-from .networks import NetworkCase, NetworkProblem
+from .networks import NetworkCase, NetworkProblem, expected_binary
 from .result import Result
 from .sides import Built, Side
 from .timing import Timer
@@ -66,13 +66,8 @@ def captured(call: Callable[[], Tensor]) -> Built:
 
 
 @dataclasses.dataclass(frozen=True)
-class ConvProblem:
-    """+-1 floats on the device, channels-last, and their convolution."""
-
-    case: ConvCase
-    x: Tensor
-    weight: Tensor
-    expected: Tensor
+class ConvProblem(Problem):
+    """On the device, channels-last."""
 
     @functools.cached_property
     def prepared(self) -> Tensor:
@@ -97,7 +92,7 @@ class ConvOnDevice:
         """The answer is torch's float convolution on the device: sums of so few +-1 are exact."""
         c, generator = self.case, torch.Generator().manual_seed(0)
         shapes = (batch, c.channels, c.size, c.size), (c.out_channels, c.channels, c.kernel, c.kernel)
-        values = [torch.randint(0, 2, shape, generator=generator).float() * 2 - 1 for shape in shapes]
+        values = (signs(shape, generator) for shape in shapes)
         x, weight = (v.to(self.device, memory_format=torch.channels_last) for v in values)
         return ConvProblem(c, x, weight, F.conv2d(x, weight, padding=c.padding))
 
@@ -157,10 +152,6 @@ def build_packed(problem: NetworkProblem, threads: int, half: bool) -> Built:
             return packed(problem.x)
 
     return captured(call)
-
-
-def expected_binary(problem: NetworkProblem) -> Tensor:
-    return problem.expected_binary
 
 
 def build_bf16_network(problem: NetworkProblem, threads: int) -> Built:
