@@ -17,7 +17,7 @@ from training import TrainConfig, load_model
 from training.checkpoint import BEST, find_checkpoint
 from training.console import progress
 from training.data import Data, Normalization, load_data
-from training.session import check_same_classes
+from training.resume import check_same_classes
 
 BATCH = 100  # images
 CHECKPOINT, PACKED_FILE, ONNX_FILE = "checkpoint", "packed file", "ONNX file"
