@@ -26,6 +26,17 @@ def test_curves_are_the_formulas():
     torch.testing.assert_close(gradient, 1 / len(x) + alpha * (x.abs() <= 1))
 
 
+def test_one_legend_names_every_line_and_covers_none():
+    figure = draw_schemes.draw()
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    named = {text.get_text(): line.get_color() for text, line in zip(legend.texts, legend.get_lines(), strict=True)}
+    lines = [line for axis in figure.axes for line in axis.lines]
+    assert {line.get_label(): line.get_color() for line in lines} == named
+    assert len(set(named.values())) == len(named) == 5
+    assert not any(legend.get_window_extent().overlaps(axis.get_window_extent()) for axis in figure.axes)
+
+
 def test_a_picture_with_a_row_for_each_scheme(tmp_path, capsys):
     assert draw_schemes.main(["--out", str(tmp_path / "new" / "schemes.png")]) == 0
     picture = matplotlib.image.imread(tmp_path / "new" / "schemes.png")

@@ -22,7 +22,9 @@ import quantize
 
 OUT = Path(__file__).resolve().parent.parent / "READMEs" / "images" / "schemes.png"
 SPREAD = torch.linspace(-2, 2, 101)
-PROGRESS = (0.0, 0.5, 1.0)
+# Label -> progress of training, colour.
+GRADIENT = {"gradient": (1.0, "C0")}
+ANNEALED = {f"gradient at {progress:.0%} of training": (progress, f"C{i}") for i, progress in enumerate((0, 0.5, 1), 1)}
 
 
 def layer_of(scheme: str, progress: float) -> quantize.BinaryLinear:
@@ -52,31 +54,26 @@ def weight_curve(scheme: str, progress: float = 1.0) -> tuple[Tensor, Tensor]:
     return weight.detach(), torch.stack(rows).diagonal()
 
 
-def draw(out: Path) -> None:
-    """All schemes into one picture."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+def draw():
+    """A matplotlib figure of all schemes."""
+    from matplotlib.figure import Figure
 
     schemes = quantize.list_schemes()
-    figure, axes = pyplot.subplots(len(schemes), 2, figsize=(9, 1.75 * len(schemes)), sharex=True, squeeze=False)
+    figure = Figure(figsize=(9, 1.75 * len(schemes)), layout="constrained")
+    axes = figure.subplots(len(schemes), 2, sharex=True, squeeze=False)
     for row, name in zip(axes, schemes, strict=True):
-        steps = PROGRESS if quantize.get_scheme(name).annealed else (1.0,)
+        gradients = ANNEALED if quantize.get_scheme(name).annealed else GRADIENT
         for axis, curve in zip(row, (input_curve, weight_curve), strict=True):
             axis.plot(SPREAD, curve(name)[0], color="black", label="value")
-            for step in steps:
-                label = "gradient" if len(steps) == 1 else f"gradient at {step:.0%} of training"
-                axis.plot(SPREAD, curve(name, step)[1], linestyle="--", label=label)
+            for label, (progress, colour) in gradients.items():
+                axis.plot(SPREAD, curve(name, progress)[1], linestyle="--", color=colour, label=label)
             axis.grid(alpha=0.3)
         row[0].set_ylabel(name, fontsize=12)
-        row[0].legend(fontsize=7, loc="upper left")
     axes[0][0].set_title("input")
     axes[0][1].set_title("weight")
-    figure.tight_layout()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=80)
-    pyplot.close(figure)
+    lines = {line.get_label(): line for axis in figure.axes for line in axis.lines}  # one legend, beside all curves
+    figure.legend(lines.values(), lines, loc="outside upper center", ncols=len(lines), frameon=False, fontsize="small")
+    return figure
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -88,7 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"draw_schemes: {str(flags.out)!r} is not a .png file; name one", file=sys.stderr)
         return 2
     try:
-        draw(flags.out)
+        flags.out.parent.mkdir(parents=True, exist_ok=True)
+        draw().savefig(flags.out, dpi=80)
     except OSError as error:
         print(f"draw_schemes: {error}", file=sys.stderr)
         return 2
