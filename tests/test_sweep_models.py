@@ -92,3 +92,12 @@ def test_the_table_counts_what_went_through_and_shows_what_did_not():
     assert "| a | 64 | 1,234,567 | 5 of 7 | 75.0% | 1,000 | 1/8.0 | ok |" in page
     assert "| b |  |  |  |  |  |  | prepare: no \\| layer |" in page
     assert page.index("## timm") < page.index("| c |") < page.index("not run |")
+
+
+def test_the_help_names_the_default_within_the_repository(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["sweep_models.py", "--help"])
+    with pytest.raises(SystemExit):
+        sweep_models.parse_arguments()
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "default: runs/sweep_models.jsonl" in shown
+    assert str(sweep_models.ROOT) not in shown

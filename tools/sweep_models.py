@@ -25,6 +25,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 REPORT = ROOT / "READMEs" / "models.md"
+RESULTS = ROOT / "runs" / "sweep_models.jsonl"
 PACKAGES = ("torch", "torchvision", "timm", "onnxruntime")
 
 SCHEME = "xnor"
@@ -235,9 +236,7 @@ def _figures(result: dict[str, Any]) -> list[str]:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", metavar="PATTERN", help="only these, such as 'timm/*' or 'torchvision/resnet18'")
-    parser.add_argument(
-        "--results", type=Path, default=ROOT / "runs" / "sweep_models.jsonl", help="default: %(default)s"
-    )
+    parser.add_argument("--results", type=Path, default=RESULTS, help=f"default: {RESULTS.relative_to(ROOT)}")
     parser.add_argument("--seconds", type=int, default=300, help="of processor time a model (default: %(default)s)")
     parser.add_argument("--memory", type=float, default=14, help="GiB a model (default: %(default)g)")
     parser.add_argument("--report", action="store_true", help="run nothing, write the table from the results")
