@@ -43,6 +43,7 @@ from training.evaluation import open_checkpoint
 
 DEFAULT_SCHEME = "xnor"
 PICTURES = (".png", ".svg", ".pdf")
+ON_WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # a number that lies on the line of the limit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,7 +192,8 @@ def plot(found: Sensitivity, limit: float, title: str, path: Path) -> None:
     ):
         bars = {i: c.cost for i, c in enumerate(found.changes) if (c.changed_to == "float") == restored}
         if bars:
-            axes.bar_label(axes.barh(list(bars), list(bars.values()), color=colour, label=kind), fmt="%.1f", padding=3)
+            drawn = axes.barh(list(bars), list(bars.values()), color=colour, label=kind)
+            axes.bar_label(drawn, fmt="%.1f", padding=3, bbox=ON_WHITE)
     axes.axvline(limit, color="grey", linestyle="--", linewidth=1, label=f"--limit {limit:g}")
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(found.changes)), [c.layer for c in found.changes])
