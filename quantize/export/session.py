@@ -27,10 +27,7 @@ def custom_ops_library() -> str:
         FileNotFoundError: the library was not built.
     """
     if library.load() is None:
-        raise FileNotFoundError(
-            f"the native library {library.path().name} was not built (no C++ compiler when xnorkit was installed?): "
-            "install g++ or clang++ and reinstall xnorkit"
-        )
+        raise FileNotFoundError(library.not_built())
     return str(library.path())
 
 
@@ -106,9 +103,5 @@ def uses_domain(model: str | bytes, domain: str) -> bool:
 
 @functools.cache
 def _warn_once() -> None:
-    warnings.warn(
-        f"the native library {library.path().name} was not built (no C++ compiler when xnorkit was installed?): "
-        "onnxruntime runs binary layers in standard operators. Install g++ or clang++ and reinstall xnorkit",
-        RuntimeWarning,
-        stacklevel=5,
-    )
+    message = library.not_built("onnxruntime runs binary layers in standard operators")
+    warnings.warn(message, RuntimeWarning, stacklevel=5)

@@ -41,12 +41,8 @@ def available_kernels() -> list[str]:
 
 @functools.cache
 def _warn_once() -> None:
-    warnings.warn(
-        f"the native library {library.path().name} was not built (no C++ compiler when xnorkit was installed?): "
-        "binary layers run the slow reference kernels. Install g++ or clang++ and reinstall xnorkit",
-        RuntimeWarning,
-        stacklevel=3,
-    )
+    message = library.not_built("binary layers run the slow reference kernels")
+    warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
 def _triton() -> ModuleType:

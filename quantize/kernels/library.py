@@ -82,6 +82,13 @@ def path() -> Path:
     return Path(__file__).parents[1] / f"libxnorkit{_SUFFIX}"
 
 
+def not_built(without: str = "") -> str:
+    """What to say where there is none; ``without`` it, what happens instead."""
+    fix = "install g++ or clang++ and reinstall xnorkit"
+    reason = f"the native library {path().name} was not built (no C++ compiler when xnorkit was installed?)"
+    return f"{reason}: {without}; {fix}" if without else f"{reason}: {fix}"
+
+
 POINTER, SIZE = ctypes.c_void_p, ctypes.c_size_t
 _SIGNATURES = {
     "xk_pack": [POINTER, ctypes.c_int32, *[ctypes.c_int64] * 4, POINTER, POINTER, POINTER],
