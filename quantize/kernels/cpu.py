@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .. import packing
 from . import library
-from .geometry import ConvGeometry, Epilogue, Layout, Output, PoolGeometry
+from .geometry import ConvGeometry, Epilogue, Layout, Output, PoolGeometry, check_choice
 
 _LAYOUTS = {"nchw": 0, "nhwc": 1}
 _OUTPUTS = {"float32": 0, "int32": 1, "bits": 2}
@@ -150,12 +150,6 @@ def dense_weights(weights: Tensor, geometry: ConvGeometry) -> Tensor:
     return dense
 
 
-def _check_choice(name: str, value: str, valid: dict[str, int]) -> int:
-    if value not in valid:
-        raise ValueError(f"{name} is {value!r}; valid: {', '.join(valid)}")
-    return valid[value]
-
-
 def _empty_output(out_channels: int, sizes: tuple[int, int, int], output: Output, layout: Layout) -> Tensor:
     batch, height, width = sizes
     if output == "float32" and layout == "nchw":
@@ -192,14 +186,15 @@ def _convolve(
     layout: Layout,
 ) -> Tensor:
     """Calls ``function`` with the shape, ``source`` (its input), and what all convolutions have in common."""
-    kind, order = _check_choice("output", output, _OUTPUTS), _check_choice("layout", layout, _LAYOUTS)
+    check_choice("output", output, _OUTPUTS)
+    check_choice("layout", layout, _LAYOUTS)
     channels = geometry.out_channels
     shape, out = _checked_shape(geometry, *sizes)
     finish, binarize, shuffle = _PLAIN if epilogue is None else _finish(epilogue, geometry, sizes[0], out)
     count = weights.numel()
     prepared = _address("weights", weights, torch.uint8, (count,))
     result = _empty_output(channels, out, output, layout)
-    target = library.Output(result.data_ptr(), kind, order, binarize, shuffle)
+    target = library.Output(result.data_ptr(), _OUTPUTS[output], _LAYOUTS[layout], binarize, shuffle)
     common = (prepared, count, ctypes.byref(finish), ctypes.byref(target), library.parallel())
     library.call(function, ctypes.byref(shape), *source, *common)
     return result

@@ -1,5 +1,6 @@
 """What a binary convolution is told besides its tensors: the same for every backend."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -7,6 +8,12 @@ from torch import Tensor
 
 Output = Literal["float32", "int32", "bits"]
 Layout = Literal["nchw", "nhwc"]
+
+
+def check_choice(name: str, value: str, valid: Collection[str]) -> None:
+    """ValueError where ``value``, which the argument ``name`` has, is not one of ``valid``."""
+    if value not in valid:
+        raise ValueError(f"{name} is {value!r}; valid: {', '.join(valid)}")
 
 
 @dataclass(frozen=True)

@@ -49,12 +49,6 @@ def bare(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def check_choice(name: str, value: str, valid: tuple[str, ...]) -> None:
-    """ValueError where ``value`` is not one of ``valid``."""
-    if value not in valid:
-        raise ValueError(f"{name} is {value!r}; valid: {', '.join(valid)}")
-
-
 def check_indices(name: str, count: int) -> None:
     """ValueError where 32-bit indices do not reach all words of a tensor."""
     if count >= 2**31:

@@ -24,8 +24,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ... import packing
-from ..geometry import ConvGeometry, Epilogue, Layout, Output
-from .arguments import check_choice, check_indices, checked, checked_flip, device_of, on
+from ..geometry import ConvGeometry, Epilogue, Layout, Output, check_choice
+from .arguments import check_indices, checked, checked_flip, device_of, on
 from .bits import compare, pack, row_words, signs_to_words
 from .tuning import CONFIGS, TRIED, estimate
 from .weights import WORD_BITS, filter_words
