@@ -187,6 +187,15 @@ def test_the_last_line_can_be_trained_with(run_dir, tmp_path, capsys):
     assert len(picture) > 5000
 
 
+def test_a_limit_that_one_image_exceeds_is_said(run_dir, capsys):
+    for count, expected in (
+        (50, ["Warning: one of 50 test images is 2 points, above --limit; test on more of them"]),
+        (100, []),
+    ):
+        assert sensitivity.main([str(run_dir), "--count", str(count), "--calibrate", "1", "--gpu", ""]) == 0
+        assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("Warning")] == expected
+
+
 def test_a_float_checkpoint_suggests_layers_that_training_keeps_float(tmp_path, capsys):
     train(tmp_path / "float", epochs=1, scheme="none")
     assert sensitivity.main([str(tmp_path / "float"), "--scheme", "bwn", "--limit", "-100", "--gpu", ""]) == 0

@@ -247,6 +247,8 @@ def run(flags: argparse.Namespace) -> None:
         flags.json.write_text(json.dumps(report, indent=1) + "\n")
     if flags.plot is not None:
         plot(found, flags.limit, title, flags.plot)
+    if 0 < flags.limit < 100 / count:
+        print(f"Warning: one of {count} test images is {100 / count:.2g} points, above --limit; test on more of them")
     print(shlex.join(["--keep-float", *keep_float]))
 
 
