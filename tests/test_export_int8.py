@@ -6,7 +6,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from converted_models import Blocks, converted, spread_norms
+from converted_models import Blocks, converted
+from exported_models import K, assert_file_computes_the_same, assert_same_file, behind_a_convolution, prepared_layers
 from onnx_runs import RUNTIMES, onnxruntime_outputs
 from torch import nn
 
@@ -14,7 +15,6 @@ import models
 import quantize
 from quantize.export.integers import _least_sums
 
-K = "xnor:input_scale=True"
 INTEGER = ("QLinearConv", "ConvInteger", "MatMulInteger", "DequantizeLinear", "MaxPool", "Conv")
 
 
@@ -24,14 +24,8 @@ def operators(path) -> dict[str, int]:
 
 
 def check(prepared: nn.Module, x: torch.Tensor, path, runtimes=RUNTIMES) -> dict[str, int]:
-    """Export, run in another batch size, compare with the converted model; what the file computes with."""
-    report = quantize.export_onnx(prepared, path, x, format="int8")
-    assert report.parity.difference <= 1e-6
-    batch = torch.randn(3, *x.shape[1:])
-    expected = quantize.convert(prepared, x)(batch).numpy()
-    for name, run in runtimes.items():
-        found = run(path, batch)[0]
-        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max(), err_msg=name)
+    """What the file computes with, which computes the same."""
+    assert_file_computes_the_same(prepared, x, path, "int8", 1e-6, runtimes)
     return operators(path)
 
 
@@ -68,10 +62,7 @@ NETWORKS = {
 @pytest.mark.parametrize("name", NETWORKS)
 def test_convolutions(name, tmp_path):
     build, expected = NETWORKS[name]
-    net = build()
-    net = net if isinstance(net, nn.Module) else nn.Sequential(nn.Conv2d(64, 32, 1, bias=False), *net)
-    x = torch.randn(4, 64, 11, 9)
-    prepared, _ = converted(net, x, keep_float=())
+    prepared, _, x = behind_a_convolution(build, 1)
     assert check(prepared, x, tmp_path / "net.onnx") == expected
 
 
@@ -105,9 +96,7 @@ LAYERS = {
 @pytest.mark.parametrize("name", LAYERS)
 def test_layers(name, tmp_path):
     build, scheme, shape, expected = LAYERS[name]
-    prepared = quantize.prepare(build(), scheme, keep_float=())
-    x = torch.randn(shape)
-    spread_norms(prepared, x)
+    prepared, x = prepared_layers(build, scheme, shape)
     assert check(prepared, x, tmp_path / "net.onnx") == expected
 
 
@@ -176,11 +165,7 @@ def test_a_network(tmp_path):
 
 
 def test_a_converted_model_is_exported_as_it_is(tmp_path):
-    x = torch.randn(4, 64, 5, 5)
-    prepared, packed = converted(Blocks(nn.MaxPool2d(2)), x, keep_float=())
-    for name, net in (("prepared", prepared), ("packed", packed)):
-        quantize.export_onnx(net, tmp_path / f"{name}.onnx", x, format="int8")
-    assert (tmp_path / "prepared.onnx").read_bytes() == (tmp_path / "packed.onnx").read_bytes()
+    assert_same_file(*behind_a_convolution(lambda: Blocks(nn.MaxPool2d(2)), 1), tmp_path, "int8")
 
 
 def test_a_float_model(tmp_path):

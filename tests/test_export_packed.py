@@ -1,12 +1,11 @@
 """Format "packed": functions over 1-bit weights that any runtime inlines."""
 
-import numpy as np
 import onnx
 import pytest
 import torch
-from converted_models import Blocks, converted, spread_norms
+from converted_models import Blocks, converted
+from exported_models import K, assert_file_computes_the_same, assert_same_file, behind_a_convolution, prepared_layers
 from onnx import numpy_helper
-from onnx_runs import RUNTIMES
 from torch import nn
 
 import models
@@ -18,14 +17,8 @@ def functions(path) -> set[str]:
 
 
 def check(net: nn.Module, x: torch.Tensor, path) -> set[str]:
-    """Export, run in both runtimes in another batch size, compare with the converted model; the functions used."""
-    report = quantize.export_onnx(net, path, x, format="packed")
-    assert report.parity.difference <= 1e-5
-    batch = torch.randn(3, *x.shape[1:])
-    expected = quantize.convert(net, x)(batch).numpy()
-    for name, run in RUNTIMES.items():
-        found = run(path, batch)[0]
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max(), err_msg=name)
+    """The functions used in the file, which computes the same."""
+    assert_file_computes_the_same(net, x, path, "packed", 1e-5)
     return functions(path)
 
 
@@ -50,15 +43,10 @@ NETWORKS = {
 @pytest.mark.parametrize("name", NETWORKS)
 def test_convolutions(name, tmp_path):
     build, expected = NETWORKS[name]
-    torch.manual_seed(0)
-    net = build()
-    net = net if isinstance(net, nn.Module) else nn.Sequential(nn.Conv2d(64, 32, 3, bias=False), *net)
-    x = torch.randn(4, 64, 11, 9)
-    prepared, _ = converted(net, x, keep_float=())
+    prepared, _, x = behind_a_convolution(build, 3)
     assert check(prepared, x, tmp_path / "net.onnx") == set(expected.split())
 
 
-K = "xnor:input_scale=True"
 LAYERS = {
     "linear": (lambda: nn.Linear(100, 12), "xnor", (4, 100), "BinaryConv"),
     "tokens": (lambda: nn.Linear(100, 12), "xnor", (4, 5, 100), "BinaryConv"),
@@ -93,10 +81,7 @@ LAYERS = {
 @pytest.mark.parametrize("name", LAYERS)
 def test_layers(name, tmp_path):
     build, scheme, shape, expected = LAYERS[name]
-    torch.manual_seed(0)
-    prepared = quantize.prepare(build(), scheme, keep_float=())
-    x = torch.randn(shape)
-    spread_norms(prepared, x)
+    prepared, x = prepared_layers(build, scheme, shape)
     assert check(prepared, x, tmp_path / "net.onnx") == set(expected.split())
 
 
@@ -115,11 +100,8 @@ def test_a_network_is_as_small_as_its_bits(tmp_path):
 
 
 def test_a_converted_model_is_exported_as_it_is(tmp_path):
-    x = torch.randn(4, 64, 11, 9)
-    prepared, packed = converted(Blocks(nn.ReLU()), x, keep_float=())
-    for name, net in (("prepared", prepared), ("packed", packed)):
-        quantize.export_onnx(net, tmp_path / f"{name}.onnx", x, format="packed")
-    assert (tmp_path / "prepared.onnx").read_bytes() == (tmp_path / "packed.onnx").read_bytes()
+    prepared, packed, x = behind_a_convolution(lambda: Blocks(nn.ReLU()), 3)
+    assert_same_file(prepared, packed, x, tmp_path, "packed")
     with pytest.raises(ValueError, match="format 'standard' needs the model that was converted"):
         quantize.export_onnx(packed, tmp_path / "net.onnx", x, format="standard")
 
