@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from picture_files import write_pictures
 from shipped_files import DIGITS, prepared, trained_lightly, write_checkpoint, write_linear
 from sklearn.datasets import load_digits
 from torch import nn
@@ -177,6 +178,25 @@ def check_every_form(files: dict[str, Path], count: int, *where: str | None) -> 
     for form, artefact in zip(files, opened, strict=True):
         found = compare(expected, answers(artefact, data)[0], labels, data.classes)
         assert not found.disagreements, f"{form}: {found}"
+
+
+def test_unreadable_pictures_are_left_out_and_listed(tmp_path, capsys):
+    """A classifier that says "cat" of 3 cats and 2 of 3 dogs."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(108, 2)).eval()
+    with torch.no_grad():
+        net[1].weight.zero_()
+        net[1].bias.copy_(torch.tensor([1.0, 0.0]))
+    normalization = {"input_normalization": {"mean": [0.5] * 3, "std": [0.5] * 3}}
+    metadata = {"dataset": "imagefolder", "input_size": [3, 6, 6], "classes": ["cat", "dog"], **normalization}
+    quantize.export_onnx(net, tmp_path / "net.onnx", torch.randn(2, 3, 6, 6), metadata=metadata, check=False)
+    damaged = write_pictures(tmp_path / "pictures") / "test" / "dog" / "1.png"
+    damaged.write_bytes(b"no picture")
+    arguments = (tmp_path / "net.onnx", "--data-dir", tmp_path / "pictures")
+    fails(capsys, f"{str(damaged)!r} is not a readable picture", *arguments)
+    code, out, _ = call(capsys, *arguments, "--skip-corrupt")
+    assert code == 0
+    assert out.startswith("accuracy  60.00% of 5 test images of imagefolder\n")
+    assert out.endswith(f"Warning: 1 unreadable picture is skipped: {damaged}\n")
 
 
 @pytest.mark.skipif(executor_missing() != "", reason=executor_missing())

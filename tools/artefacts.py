@@ -97,11 +97,14 @@ def _session(path: Path, threads: int | None) -> onnxruntime.InferenceSession | 
     return QonnxSession(str(path))
 
 
-def open_images(artefacts: list[Artefact], dataset: str | None, data_dir: str | None) -> tuple[Data, list[Artefact]]:
+def open_images(
+    artefacts: list[Artefact], dataset: str | None, data_dir: str | None, skip_corrupt: bool = False
+) -> tuple[Data, list[Artefact]]:
     """The test set for all ``artefacts``, and these with the classes and normalization that they left open.
 
     Args:
         dataset, data_dir: None is what the first artefact that knows was trained on.
+        skip_corrupt: leave pictures out that cannot be read, and list them in the data.
 
     Raises ValueError or OSError, in one sentence, where an artefact does not fit the set or the others.
     """
@@ -114,7 +117,7 @@ def open_images(artefacts: list[Artefact], dataset: str | None, data_dir: str | 
     if dataset is None:
         raise ValueError(f"{str(first.path)!r} does not say what it was trained on; name its set with --dataset")
     data_dir = data_dir or next((a.data_dir for a in artefacts if a.data_dir), "data")
-    config = TrainConfig.create(dataset=dataset, data_dir=data_dir, augment="none")
+    config = TrainConfig.create(dataset=dataset, data_dir=data_dir, augment="none", skip_corrupt=skip_corrupt)
     data = load_data(config, first.input_size, torch.device("cpu"), test_only=True)
     for artefact in artefacts:
         check_same_classes(artefact.classes or data.classes, data.classes, str(artefact.path))

@@ -27,6 +27,7 @@ from tools.arguments import positive
 from tools.artefacts import Artefact, answers, open_artefact, open_images
 from tools.benchmarking.timing import Times
 from tools.comparison import COLUMNS, ROWS, compare, contact_sheet
+from training.console import say, skipped_lines
 from training.data import Data
 
 SHEET = "disagreements.png"
@@ -90,11 +91,15 @@ def run(flags: argparse.Namespace) -> int:
     if flags.save is not None and flags.save.exists() and not flags.save.is_dir():
         raise NotADirectoryError(f"--save {str(flags.save)!r} is a file; name a directory")
     paths = flags.compare or [flags.model]
-    data, artefacts = open_images([open_artefact(p, flags.threads) for p in paths], flags.dataset, flags.data_dir)
+    opened = [open_artefact(path, flags.threads) for path in paths]
+    data, artefacts = open_images(opened, flags.dataset, flags.data_dir, flags.skip_corrupt)
+    code = 0
     if flags.compare is not None:
-        return compare_artefacts(artefacts, data, flags.save)
-    print(evaluate(artefacts[0], data, flags.threads))
-    return 0
+        code = compare_artefacts(artefacts, data, flags.save)
+    else:
+        print(evaluate(artefacts[0], data, flags.threads))
+    say(*skipped_lines(data.skipped))
+    return code
 
 
 def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -104,6 +109,7 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     files.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two of them")
     parser.add_argument("--dataset", help="default: the one that it was trained on")
     parser.add_argument("--data-dir", metavar="DIR", help="default: that of the training, or data")
+    parser.add_argument("--skip-corrupt", action="store_true", help="leave pictures out that cannot be read")
     parser.add_argument("--threads", type=positive, default=1, metavar="N", help="default: %(default)s")
     parser.add_argument("--save", type=Path, metavar="DIR", help=f"with --compare: {SHEET} of the first ones")
     return parser.parse_args(argv)
