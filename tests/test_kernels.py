@@ -6,17 +6,13 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from torch.nn import functional as F
+from kernel_problems import expected_sums, signs, square
 
 from quantize import kernels, packing
 from quantize.kernels import ConvGeometry, Epilogue, cpu
 
 KERNELS = kernels.available_kernels()
 native = pytest.mark.skipif(not cpu.is_available(), reason="the native library was not built")
-
-
-def signs(x: torch.Tensor) -> torch.Tensor:
-    return torch.where(x >= 0, 1.0, -1.0)
 
 
 def problem(geometry: ConvGeometry, size=(1, 6, 7), seed=0):
@@ -27,13 +23,6 @@ def problem(geometry: ConvGeometry, size=(1, 6, 7), seed=0):
     return x, torch.randn(geometry.filters, generator=generator)
 
 
-def expected_sums(x, filters, g: ConvGeometry) -> torch.Tensor:
-    """In double precision and channel by channel of the padding: torch's own convolution."""
-    top, left, bottom, right = g.padding
-    padded = F.pad(signs(x).double(), (left, right, top, bottom))
-    return F.conv2d(padded, signs(filters).double(), None, g.stride, 0, g.dilation, g.groups)
-
-
 def run(kernel, x, filters, geometry, epilogue=None, **kwargs):
     weights = kernels.prepare_weights(packing.pack_weights(filters), geometry, kernel)
     assert kernels.kernel_name(weights) == kernel
@@ -41,10 +30,6 @@ def run(kernel, x, filters, geometry, epilogue=None, **kwargs):
     if kernel != "reference":
         assert cpu.last_kernel() == kernel
     return y
-
-
-def square(channels, out_channels, kernel, stride=1, padding=0, dilation=1, groups=1) -> ConvGeometry:
-    return ConvGeometry(channels, out_channels, (kernel,) * 2, (stride,) * 2, (padding,) * 4, (dilation,) * 2, groups)
 
 
 GRID = [square(c, 20, k, padding=k // 2) for c in (1, 3, 31, 63, 64, 65, 192, 256, 1000) for k in (1, 3, 5)]

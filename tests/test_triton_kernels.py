@@ -10,8 +10,8 @@ import os
 
 import pytest
 import torch
+from kernel_problems import expected_sums, square
 from torch import nn
-from torch.nn import functional as F
 
 import quantize
 from quantize import kernels, packing
@@ -32,27 +32,13 @@ def on_triton(monkeypatch):
     return monkeypatch
 
 
-def signs(x: torch.Tensor) -> torch.Tensor:
-    return torch.where(x >= 0, 1.0, -1.0)
-
-
 def column(values: torch.Tensor) -> torch.Tensor:
     return values.view(1, -1, 1, 1)
-
-
-def square(channels, out_channels, kernel, stride=1, padding=0, dilation=1, groups=1) -> ConvGeometry:
-    return ConvGeometry(channels, out_channels, (kernel,) * 2, (stride,) * 2, (padding,) * 4, (dilation,) * 2, groups)
 
 
 def problem(geometry: ConvGeometry, size=(2, 6, 7)):
     batch, height, width = size
     return torch.randint(-3, 4, (batch, geometry.channels, height, width)).float(), torch.randn(geometry.filters)
-
-
-def expected_sums(x, filters, g: ConvGeometry) -> torch.Tensor:
-    top, left, bottom, right = g.padding
-    padded = F.pad(signs(x).double(), (left, right, top, bottom))
-    return F.conv2d(padded, signs(filters).double(), None, g.stride, 0, g.dilation, g.groups)
 
 
 def moved(epilogue: Epilogue) -> Epilogue:
