@@ -6,7 +6,7 @@ import pytest
 import torch
 from cut_runs import assert_resumes_exactly, assert_same
 from picture_files import write_pictures
-from tiny_runs import epochs_of, tiny_flags, train
+from tiny_runs import epochs_of, setup, train
 
 import training
 from training.distillation import load_teacher, split_name
@@ -16,10 +16,6 @@ from training.distillation import load_teacher, split_name
 def teacher_dir(tmp_path_factory):
     """A finished run of the float network."""
     return train(tmp_path_factory.mktemp("teacher") / "run", arch="tiny", epochs=6, lr=0.01).run_dir
-
-
-def setup(run_dir, **flags):
-    return training.setup(training.config_from_flags(tiny_flags(run_dir, **flags)))
 
 
 def test_a_teacher_is_a_checkpoint_a_run_or_plain_weights(tmp_path, teacher_dir):

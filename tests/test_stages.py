@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 from cut_runs import assert_resumes_exactly, train_with_cuts
-from tiny_runs import epochs_of, tiny_flags, train
+from tiny_runs import epochs_of, setup, train
 from torch.nn import functional as F
 
 import quantize
@@ -15,10 +15,6 @@ from training import engine
 from training.flips import FlipRates
 
 TWO_STAGES = {"stage1_epochs": 2, "epochs": 4, "lr": 0.01, "lr_schedule": "linear", "weight_decay": 0.1}
-
-
-def setup(run_dir, **flags):
-    return training.setup(training.config_from_flags(tiny_flags(run_dir, **flags)))
 
 
 @pytest.fixture

@@ -37,9 +37,14 @@ def tiny_flags(run_dir, **flags):
     return {"arch": "tiny_xnornet", "dataset": "digits", "gpu": "", "log_path": str(run_dir), "epochs": 2, **flags}
 
 
+def setup(run_dir, **flags):
+    """A session that has not begun."""
+    return training.setup(training.config_from_flags(tiny_flags(run_dir, **flags)))
+
+
 def train(run_dir, **flags):
     """A finished run's session."""
-    session = training.setup(training.config_from_flags(tiny_flags(run_dir, **flags)))
+    session = setup(run_dir, **flags)
     training.fit(session)
     return session
 
