@@ -5,6 +5,7 @@ import weakref
 
 import pytest
 import torch
+from small_models import Backwards
 from torch import nn
 
 import quantize
@@ -17,17 +18,6 @@ def observation(model: nn.Module, example_input):
     names = {m: n for n, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))}
     seen = observe(model, names, example_input, channel_dim)
     return seen, [names[m] for m in seen.ran], {names[m] for m in seen.first}, {names[m] for m in seen.last}
-
-
-class Backwards(nn.Module):
-    """Registers its layers in the opposite order of their execution."""
-
-    def __init__(self):
-        super().__init__()
-        self.head, self.middle, self.stem = nn.Linear(4, 2), nn.Linear(4, 4), nn.Linear(3, 4)
-
-    def forward(self, x):
-        return self.head(self.middle(self.stem(x)))
 
 
 class TwoInputs(nn.Module):

@@ -2,19 +2,11 @@
 
 import pytest
 import torch
+from small_models import Functional
 from torch import nn
 from torch.nn import functional as F
 
 import quantize
-
-
-class Functional(nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x):
-        return self.function(x)
 
 
 class RawProduct(nn.Module):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from small_models import Backwards
 from torch import nn
 from torch.nn.utils import parametrizations
 
@@ -50,14 +51,6 @@ def test_inner_layers_become_binary(scheme, example):
 
 
 def test_first_and_last_in_execution_order_need_an_example():
-    class Backwards(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.head, self.middle, self.stem = nn.Linear(4, 2), nn.Linear(4, 4), nn.Linear(3, 4)
-
-        def forward(self, x):
-            return self.head(self.middle(self.stem(x)))
-
     assert quantize.plan(Backwards(), "xnor", torch.randn(2, 3)).binary == ["middle"]
     assert quantize.plan(Backwards(), "xnor", torch.randn(2, 3))["stem"].reason == "first layer"
     assert quantize.plan(Backwards(), "xnor")["head"].reason == "first layer"
