@@ -1,37 +1,22 @@
 """Networks that people have: a binary layer behind every kind of activation, and stock models as a whole."""
 
-import math
-from statistics import NormalDist
-
 import numpy as np
 import onnxruntime
 import pytest
 import timm
 import torch
 import torchvision
+from small_models import Functional
 from torch import nn
 from torch.nn import functional as F
 
 import quantize
-from quantize.threshold import CONSTANT_SIGN_SHARE, channel_sums, threshold_start
+from quantize.threshold import channel_sums, threshold_start
 
 LEARNED, ZERO = "learned from the input's mean", "0"
 
 
-def sign(x: torch.Tensor) -> torch.Tensor:
-    return torch.where(x >= 0, 1.0, -1.0)
-
-
 # Signs that say nothing
-
-
-class Functional(nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x):
-        return self.function(x)
 
 
 def saturating(x: torch.Tensor) -> torch.Tensor:
@@ -103,16 +88,6 @@ def test_few_values_do_not_make_a_sign_constant():
     assert (signed > 0).all(0).any()
     assert threshold_start(channel_sums(signed, -1)).count_nonzero() == 0
     assert threshold_start(channel_sums(signed.relu(), -1)).count_nonzero() > 900
-
-
-def test_the_constant_share_halves_what_a_gaussian_sign_explains():
-    def explained(share: float) -> float:  # correlation of x and sign(x), squared
-        return NormalDist().pdf(NormalDist().inv_cdf(share)) ** 2 / (share * (1 - share))
-
-    assert explained(CONSTANT_SIGN_SHARE) == pytest.approx(explained(0.5) / 2, rel=5e-3)
-    x = torch.randn(100_000) + NormalDist().inv_cdf(1 - CONSTANT_SIGN_SHARE)
-    correlation = torch.corrcoef(torch.stack([x, sign(x)]))[0, 1]
-    assert correlation.square().item() == pytest.approx(1 / math.pi, rel=0.05)
 
 
 # Whole models, a sample of what tools/sweep_models.py runs

@@ -72,6 +72,9 @@ def test_a_sign_counts_as_constant_where_it_explains_half_of_what_a_fair_one_doe
 
     assert explained(0.5) == pytest.approx(2 / math.pi)
     assert explained(CONSTANT_SIGN_SHARE) == pytest.approx(explained(0.5) / 2, rel=0.005)
+    x = torch.randn(100_000) + NormalDist().inv_cdf(1 - CONSTANT_SIGN_SHARE)
+    correlation = torch.corrcoef(torch.stack([x, torch.where(x >= 0, 1.0, -1.0)]))[0, 1]
+    assert correlation.square().item() == pytest.approx(1 / math.pi, rel=0.05)
 
 
 def test_the_example_and_the_first_batch_give_the_same_start():
