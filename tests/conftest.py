@@ -1,4 +1,4 @@
-"""What all tests share: one thread, since they run in parallel, and a fixed random stream."""
+"""What tests share: one thread, since they run in parallel, a fixed random stream, and a place for what people call."""
 
 import pytest
 import torch
@@ -9,3 +9,10 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def empty_directory(tmp_path, monkeypatch):
+    """The current one, on a terminal of 80 columns."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")

@@ -28,12 +28,7 @@ from training.runlog import read_log
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ("--arch", "tiny_xnornet", "--dataset", "digits")
-
-
-@pytest.fixture(autouse=True)
-def _in_an_empty_directory(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "80")
+pytestmark = pytest.mark.usefixtures("empty_directory")
 
 
 @pytest.fixture

@@ -20,12 +20,8 @@ from training.runlog import read_log
 TINY = ("--arch", "tiny_xnornet", "--dataset", "digits", "--batch-size", "300", "--milestones", "9")
 FULL = Path("/dev/full")  # every write to it finds no space
 
+pytestmark = pytest.mark.usefixtures("empty_directory")
 needs_full = pytest.mark.skipif(not FULL.exists(), reason="the system has no /dev/full")
-
-
-@pytest.fixture(autouse=True)
-def _in_an_empty_directory(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
 
 
 def error_of(capsys):

@@ -15,17 +15,12 @@ from training.optim import LR_SCHEDULES, OPTIMIZERS
 
 TINY = ("--arch", "tiny_xnornet", "--dataset", "digits")
 FOLDER = ("--arch", "tiny", "--dataset", "imagefolder", "--data-dir")
+pytestmark = pytest.mark.usefixtures("empty_directory")
 
 
 @models.register_model("one_layer", input_size=(1, 8, 8))
 def one_layer(num_classes=10, in_chans=1, layout="float"):
     return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))
-
-
-@pytest.fixture(autouse=True)
-def _in_an_empty_directory(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "80")
 
 
 @pytest.fixture(scope="module")
