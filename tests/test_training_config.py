@@ -121,6 +121,8 @@ def test_a_resumed_run_keeps_its_configuration_and_refuses_another(tmp_path):
         config_from_flags({**resume, "epochs": 3, "lr": 0.5})
     with pytest.raises(ValueError, match="--arch nin contradicts"):
         config_from_flags({**resume, "arch": "nin"})
+    with pytest.raises(ValueError, match="--override {'2': 'bwn'} contradicts"):
+        config_from_flags({**resume, "epochs": 3, "overrides": {"2": "bwn"}})
     train(tmp_path / "cosine", epochs=1, lr_schedule="cosine")
     with pytest.raises(ValueError, match="nothing is left .* its cosine learning rate is laid out .* --pretrained"):
         config_from_flags({"resume": str(tmp_path / "cosine")})

@@ -121,8 +121,8 @@ class TrainConfig:
 
 
 def flag_name(field: str) -> str:
-    """The flag of a field."""
-    return f"--{field.replace('_', '-')}"
+    """The flag that fills a field."""
+    return "--override" if field == "overrides" else f"--{field.replace('_', '-')}"
 
 
 def _check_export(config: TrainConfig) -> None:

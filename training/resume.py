@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from .checkpoint import find_checkpoint, read_checkpoint
-from .config import TrainConfig, whole_epochs
+from .config import TrainConfig, flag_name, whole_epochs
 from .distributed import on_first
 from .restart import continued, is_restart
 
@@ -31,7 +31,7 @@ def refuse_contradictions(path: str, saved: dict[str, Any], flags: dict[str, Any
         trained = saved.get(name, unset[name])
         if trained != value:
             raise ValueError(
-                f"--{name.replace('_', '-')} {value} contradicts {path!r}, which was trained with {trained}; "
+                f"{flag_name(name)} {value} contradicts {path!r}, which was trained with {trained}; "
                 "leave it out, or start a new run from these weights with --pretrained"
             )
 
