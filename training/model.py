@@ -137,7 +137,9 @@ class ModelInfo:
         classes: names in the order of the outputs.
         input_size: (channels, height, width).
         normalization: of the pixels.
-        acc1: test accuracy in percent, at ``epoch``.
+        epoch: epochs done.
+        acc1: test accuracy in percent after them.
+        config: the run's configuration.
         packed: the model holds bits, from a packed file.
     """
 
