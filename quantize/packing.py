@@ -6,7 +6,6 @@ significant one; unused bits are zero in activations and weights alike, so that 
 - *Activations* are words, int64 ``(N, H, W, ceil(C / 64))``: channels innermost, a pixel's channels dense.
 - *Weights* are stored dense, uint8 ``(out, ceil(kh * kw * c / 8))``, the bits of a filter in the order
   ``[kh][kw][channel]``: about 1/32 of float32 also where a group has 16 channels.
-- Word-aligned weights, int64 ``(out, kh, kw, ceil(c / 64))``, line up with the activations of one group.
 """
 
 import math
@@ -109,8 +108,3 @@ def check_weights(dense: Tensor, shape: tuple[int, ...]) -> None:
     used = math.prod(shape[1:]) % 8
     if used and bool((dense[:, -1] >> used).any()):
         raise ValueError(f"packed weights of filters {tuple(shape)} have bits set past a filter's end: damaged data")
-
-
-def weight_words(dense: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Dense weights as words that line up with one group's activations, int64 (out, kh, kw, words)."""
-    return _bits_to_words(unpack_weights(dense, shape).movedim(1, -1) > 0)

@@ -54,13 +54,6 @@ def test_weights_are_dense_filters(shape, seed):
     packing.check_weights(dense, shape)
 
 
-def test_weight_words_line_up_with_activations():
-    filters = torch.randn(3, 70, 2, 2)
-    words = packing.weight_words(packing.pack_weights(filters), filters.shape)
-    assert words.shape == (3, 2, 2, 2)
-    assert words[2, 1, 0].tolist() == words_by_hand(filters[2, :, 1, 0].tolist())
-
-
 def test_sixteen_channels_a_group_are_a_32nd_of_float():
     filters = torch.randn(512, 16, 3, 3)
     assert packing.pack_weights(filters).numel() * 32 == filters.numel() * 4
