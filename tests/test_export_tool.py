@@ -1,32 +1,19 @@
 """tools/export_onnx.py: its exit codes, and what it writes."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import onnx
 import pytest
 from torch import nn
 
 import quantize
+from tools import export_onnx
 from training import ModelInfo
 from training.data import Normalization
 
-SCRIPT = Path(__file__).resolve().parent.parent / "tools" / "export_onnx.py"
-
 
 @pytest.fixture
-def tool(monkeypatch):
-    spec = importlib.util.spec_from_file_location("export_onnx_tool", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setattr(sys, "path", sys.path[:])
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def trained(tool, monkeypatch, tmp_path):
+def trained(monkeypatch, tmp_path):
     """A checkpoint, as far as the tool can see."""
     model = nn.Sequential(nn.Conv2d(3, 4, 3), quantize.BinaryConv2d(4, 2, 6), nn.Flatten()).eval()
     info = ModelInfo(
@@ -34,12 +21,12 @@ def trained(tool, monkeypatch, tmp_path):
         normalization=Normalization((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)), epoch=3, acc1=81.5,
         config={"dataset": "pets"},
     )  # fmt: skip
-    monkeypatch.setattr(tool, "load_model", lambda path: (model, info))
+    monkeypatch.setattr(export_onnx, "load_model", lambda path: (model, info))
     return model
 
 
-def test_the_file_lies_beside_the_checkpoint_and_says_what_it_is(tool, trained, tmp_path, capsys):
-    assert tool.main([str(tmp_path)]) == 0
+def test_the_file_lies_beside_the_checkpoint_and_says_what_it_is(trained, tmp_path, capsys):
+    assert export_onnx.main([str(tmp_path)]) == 0
     assert "largest difference from PyTorch" in capsys.readouterr().out
     found = {entry.key: entry.value for entry in onnx.load(tmp_path / "model.onnx").metadata_props}
     assert (found["arch"], found["scheme"], found["dataset"]) == ("mine", "xnor", "pets")
@@ -47,13 +34,13 @@ def test_the_file_lies_beside_the_checkpoint_and_says_what_it_is(tool, trained, 
     assert json.loads(found["input_normalization"]) == {"mean": [0.5] * 3, "std": [0.25] * 3}
 
 
-def test_no_check(tool, trained, tmp_path, capsys):
-    assert tool.main([str(tmp_path), str(tmp_path / "net.onnx"), "--no-check"]) == 0
+def test_no_check(trained, tmp_path, capsys):
+    assert export_onnx.main([str(tmp_path), str(tmp_path / "net.onnx"), "--no-check"]) == 0
     assert "not compared" in capsys.readouterr().out
 
 
-def test_any_height_and_width(tool, trained, tmp_path):
-    assert tool.main([str(tmp_path), "--dynamic-size"]) == 0
+def test_any_height_and_width(trained, tmp_path):
+    assert export_onnx.main([str(tmp_path), "--dynamic-size"]) == 0
     (images,) = onnx.load(tmp_path / "model.onnx").graph.input
     assert [dim.dim_param for dim in images.type.tensor_type.shape.dim] == ["batch", "", "height", "width"]
 
@@ -65,22 +52,22 @@ def test_any_height_and_width(tool, trained, tmp_path):
         (["net.pt", "--format", "packd"], "unknown ONNX format 'packd'"),
     ],
 )
-def test_what_cannot_be_used_is_one_line_and_exit_code_2(tool, trained, arguments, message, capsys):
-    assert tool.main(arguments) == 2
+def test_what_cannot_be_used_is_one_line_and_exit_code_2(trained, arguments, message, capsys):
+    assert export_onnx.main(arguments) == 2
     shown = capsys.readouterr().err
     assert message in shown
     assert shown.count("\n") == 1
 
 
-def test_a_missing_checkpoint(tool, tmp_path, capsys):
-    assert tool.main([str(tmp_path / "none.pt")]) == 2
+def test_a_missing_checkpoint(tmp_path, capsys):
+    assert export_onnx.main([str(tmp_path / "none.pt")]) == 2
     assert "none.pt" in capsys.readouterr().err
 
 
-def test_a_mismatch_is_exit_code_1(tool, trained, monkeypatch, tmp_path, capsys):
+def test_a_mismatch_is_exit_code_1(trained, monkeypatch, tmp_path, capsys):
     def disagree(*_, **__):
         raise quantize.ExportMismatch("they disagree")
 
-    monkeypatch.setattr(tool.quantize, "export_onnx", disagree, raising=False)
-    assert tool.main([str(tmp_path)]) == 1
+    monkeypatch.setattr(export_onnx.quantize, "export_onnx", disagree, raising=False)
+    assert export_onnx.main([str(tmp_path)]) == 1
     assert capsys.readouterr().err == "export_onnx: they disagree\n"

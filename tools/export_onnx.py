@@ -18,9 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 import quantize
-from quantize.export.exporter import FORMATS
+from quantize.export.formats import FORMATS
 from training import load_model
-from training.evaluation import check_exportable, onnx_metadata
+from training.evaluation import ONNX, check_exportable, onnx_metadata
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         model, info = load_model(flags.checkpoint)
         check_exportable(info, flags.format)
-        path = flags.file or info.path.with_name("model.onnx")
+        path = flags.file or info.path.with_name(ONNX)
         images = torch.randn(2, *info.input_size, generator=torch.Generator().manual_seed(0))
         options = {"format": flags.format, "dynamic_size": flags.dynamic_size, "check": not flags.no_check}
         report = quantize.export_onnx(model, path, images, metadata=onnx_metadata(info), **options)
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="a .pt file, or the directory of a run")
-    parser.add_argument("file", type=Path, nargs="?", help="default: model.onnx beside the checkpoint")
+    parser.add_argument("file", type=Path, nargs="?", help=f"default: {ONNX} beside the checkpoint")
     parser.add_argument("--format", default="packed", help=f"{', '.join(FORMATS)}; default: %(default)s")
     parser.add_argument("--dynamic-size", action="store_true", help="images of any height and width, not one size")
     parser.add_argument("--no-check", action="store_true", help="do not compare the file with PyTorch")
