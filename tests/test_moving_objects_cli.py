@@ -1,7 +1,6 @@
 """The command line: what a run writes, and what it says to input that cannot be used."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -294,13 +293,3 @@ def test_flags_that_cannot_be_parsed(arguments, message, capsys):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
-
-
-def test_without_opencv_one_line_says_what_to_install(tmp_path):
-    (tmp_path / "cv2.py").write_text("raise ModuleNotFoundError('no such module', name='cv2')")
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    command = [sys.executable, "tools/moving_objects", "--video", "street.mp4"]
-    found = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert found.returncode == 2
-    assert "needs OpenCV, which is not installed; install it with: pip install -e '.[video]'" in found.stderr
-    assert found.stderr.count("\n") == 1

@@ -17,7 +17,8 @@ VIDEO, DETECTIONS, SUMMARY = "video.avi", "detections.jsonl", "summary.json"
 CODEC = "MJPG"
 WINDOW = "moving objects"
 COLOUR = (0, 0, 255)
-FONT = cv2.FONT_HERSHEY_SIMPLEX
+WHITE = (255, 255, 255)
+FONT, SIZE = cv2.FONT_HERSHEY_SIMPLEX, 0.45
 QUIT_KEYS = (ord("q"), 27)
 
 
@@ -41,9 +42,17 @@ def draw(image: NDArray[np.uint8], detections: Sequence[Detection]) -> NDArray[n
         x1, y1, x2, y2 = detection.box
         cv2.rectangle(drawn, (x1, y1), (x2 - 1, y2 - 1), COLOUR, 2)
         if detection.label is not None:
-            text = f"{detection.label.name} {detection.label.score:.0%}"
-            cv2.putText(drawn, text, (x1, y1 - 4 if y1 > 16 else y2 + 14), FONT, 0.45, COLOUR, 1, cv2.LINE_AA)
+            _write(drawn, f"{detection.label.name} {detection.label.score:.0%}", x1, y1 - 4 if y1 > 16 else y2 + 14)
     return drawn
+
+
+def _write(image: NDArray[np.uint8], text: str, left: int, bottom: int) -> None:
+    """White text on the boxes' colour, moved into the picture where it would leave it."""
+    (width, height), below = cv2.getTextSize(text, FONT, SIZE, 1)
+    left = max(0, min(left, image.shape[1] - width))
+    bottom = min(bottom, image.shape[0] - below)
+    cv2.rectangle(image, (left, bottom - height - 2), (left + width, bottom + below - 1), COLOUR, cv2.FILLED)
+    cv2.putText(image, text, (left, bottom), FONT, SIZE, WHITE, 1, cv2.LINE_AA)
 
 
 class Recorder:

@@ -1,0 +1,38 @@
+"""What is drawn into the pictures, and what is said where there is no OpenCV to draw with."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("cv2")
+
+from tools.moving_objects.classify import Label
+from tools.moving_objects.output import Detection, draw
+from tools.moving_objects.regions import Box
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("box", [(150, 40, 190, 80), (0, 40, 30, 80), (150, 0, 200, 100)], ids=["right", "left", "all"])
+def test_the_class_is_written_whole_within_the_picture(box):
+    """As many white pixels as in a picture that has room."""
+
+    def white(width, height, box):
+        drawn = draw(np.zeros((height, width, 3), np.uint8), [Detection(Box(*box), Label("automobile", 0.93))])
+        return int((drawn.min(axis=2) > 128).sum())
+
+    assert white(200, 100, box) == white(800, 600, (300, 300, 340, 340)) > 100
+
+
+def test_without_opencv_one_line_says_what_to_install(tmp_path):
+    (tmp_path / "cv2.py").write_text("raise ModuleNotFoundError('no such module', name='cv2')")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "tools/moving_objects", "--video", "street.mp4"]
+    found = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert found.returncode == 2
+    assert "needs OpenCV, which is not installed; install it with: pip install -e '.[video]'" in found.stderr
+    assert found.stderr.count("\n") == 1
