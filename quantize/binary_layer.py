@@ -69,6 +69,14 @@ class BinaryLayer(nn.Module):
             self.progress_set = False
         scheme.attach(self, output_size)
 
+    @property
+    def unsettled(self) -> bool:
+        """Whether the threshold holds no information yet: it waits for the first training batch and is 0.
+
+        One that waits may have values: ``torch.optim.swa_utils.AveragedModel`` copies parameters only.
+        """
+        return self.threshold_pending and (self.threshold.is_meta or not bool(self.threshold.any()))
+
     def start_threshold(self, values: Tensor, pending: bool = False) -> None:
         """Own a learned threshold that starts at ``values``, shape (input_channels,)."""
         self.threshold = nn.Parameter(values.to(self.weight.device, self.weight.dtype, copy=True))
@@ -158,6 +166,8 @@ class BinaryLayer(nn.Module):
         sums = channel_sums(x, self.channel_dim)
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(sums)
+        elif not x.numel():
+            return  # no sample (an expert without tokens): a later batch decides
         self.threshold.copy_(threshold_start(sums))
         self.threshold_pending = False
 
@@ -175,8 +185,8 @@ class BinaryLayer(nn.Module):
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self.threshold_pending:
-            del destination[prefix + "threshold"]  # it holds no information yet
+        if self.unsettled:
+            del destination[prefix + "threshold"]
 
     def extra_repr(self) -> str:
         threshold = "" if self.threshold is None else ", threshold=" + ("pending" if self.threshold_pending else "True")

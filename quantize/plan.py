@@ -182,14 +182,24 @@ def _row(name: str, layer: nn.Module, choice: Choice, seen: Observation | None, 
     row.warning = tiny(layer, seen, min_fan_in) or ""
     row.output_size = seen.output_size[layer] if seen else None
     scheme.check_output_size(row.output_size)
-    if scheme.signed_input and seen is None:
+    sums = seen.input_sums[layer] if seen else None
+    if scheme.signed_input and (sums is None or not sums.any()):  # nothing has come in: an expert without tokens
         row.threshold = PENDING
     elif scheme.signed_input:
-        sums = seen.input_sums[layer]
         row.threshold = LEARNED_FROM_ZERO if scheme.learned_threshold else ZERO
         if needs_threshold(sums):
-            row.threshold, row.start = LEARNED_FROM_MEAN, threshold_start(sums)
+            row.threshold, row.start = LEARNED_FROM_MEAN, _finite_start(name, sums)
     return row
+
+
+def _finite_start(name: str, sums: Tensor) -> Tensor:
+    start = threshold_start(sums)
+    if not bool(start.isfinite().all()):
+        raise ValueError(
+            f"layer {name!r} gets NaN or infinite values on example_input, and no threshold can start from their mean; "
+            "give an example_input on which the model computes with numbers"
+        )
+    return start
 
 
 def _functional_row(module_name: str, module: nn.Module, name: str, weight: Tensor) -> LayerPlan:

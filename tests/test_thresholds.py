@@ -8,6 +8,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
 
 import quantize
 from quantize.threshold import CONSTANT_SIGN_SHARE, channel_sums, needs_threshold, threshold_start
@@ -93,6 +94,48 @@ def test_negative_zero_is_not_negative():
     layer = pending_layer()
     layer(x)
     assert layer.threshold.min() > 0.4
+
+
+def test_a_batch_without_samples_leaves_a_threshold_pending():
+    """Of an expert, say, that gets no token of the first batch."""
+    layer = pending_layer("linear")
+    layer(torch.rand(0, 3))
+    assert layer.threshold_pending
+    x = torch.rand(8, 3)
+    layer(x)
+    torch.testing.assert_close(layer.threshold.detach(), x.mean(0))
+
+
+def test_an_average_of_weights_has_the_thresholds():
+    """AveragedModel copies the parameters; that the first batch has set them it does not know."""
+    layer = pending_layer("linear")
+    average = AveragedModel(layer)
+    assert "module.threshold" not in average.state_dict()
+    layer(torch.rand(8, 3))
+    average.update_parameters(layer)
+    assert torch.equal(average.state_dict()["module.threshold"], layer.threshold)
+    assert quantize.summary(average, torch.rand(8, 3)).parameters == 4 * 3 + 4 + 3
+
+
+def test_an_example_that_a_layer_sees_nothing_of_leaves_its_threshold_pending():
+    class Experts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.experts = nn.ModuleList(nn.Linear(3, 4) for _ in range(2))
+
+        def forward(self, x):
+            return torch.cat([expert(x[x[:, 0] * (-1) ** i > 0]) for i, expert in enumerate(self.experts)])
+
+    plan = quantize.plan(Experts(), "xnor", torch.rand(8, 3) + 1, keep_float=())
+    assert [row.threshold for row in plan] == ["learned from the input's mean", "set by the first training batch"]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_an_example_that_gives_no_number_to_start_from_is_refused(value):
+    x = torch.rand(8, 3)
+    x[0, 1] = value
+    with pytest.raises(ValueError, match="layer '0' gets NaN or infinite values on example_input.*give an example_inp"):
+        quantize.prepare(nn.Sequential(nn.Linear(3, 4)), "xnor", x, keep_float=())
 
 
 def test_evaluation_leaves_a_threshold_pending():

@@ -76,7 +76,7 @@ def _freeze_layer(layer: BinaryLayer, stored: dict[str, Tensor | None]) -> None:
     bias = None if layer.bias is None else layer.bias.detach()
     if bias is not None and stored["weight_scale"] is not None:
         bias = layer.per_channel(bias)
-    pending = layer.threshold is None or layer.threshold_pending
+    pending = layer.threshold is None or layer.unsettled
     threshold = None if pending else layer.per_channel(layer.threshold.detach())
     del layer.bias, layer.threshold
     for name, value in {**stored, "bias": bias, "threshold": threshold}.items():
