@@ -22,6 +22,12 @@ def test_every_field_has_a_flag_and_every_flag_a_field():
     assert flags == {field.name for field in dataclasses.fields(TrainConfig)}
 
 
+def test_the_help_names_defaults_that_no_network_changes():
+    texts, config = {action.dest: action.help for action in make_parser()._actions}, TrainConfig.create()
+    for name in ("arch", "dataset", "momentum", "seed", "data_dir", "accumulate", "export_format"):
+        assert texts[name].endswith(f"default: {getattr(config, name)}")
+
+
 def test_the_flags_of_older_trainers_are_known():
     flags = parse_flags(["--valuate", "a.pt", "--schedule", "10", "20", "--wd", "0.1", "-b", "7", "-j", "0"])
     assert flags == {

@@ -11,7 +11,7 @@ import quantize
 from quantize.scheme import did_you_mean
 
 from .data import get_augmentation
-from .defaults import DATASET_CHANGES, default_flags, default_recipe, effective_scheme, input_size
+from .defaults import ARCH, DATASET, DATASET_CHANGES, default_flags, default_recipe, effective_scheme, input_size
 from .execution import PRECISIONS
 from .flags import make_parser
 from .objective import LOSSES
@@ -80,7 +80,7 @@ class TrainConfig:
         The others are those of the recipe that is given; else those of the network's own recipe, changed for the
         dataset. Shares of the epochs become numbers of epochs. Raises ValueError for a value that cannot be used.
         """
-        flags = {"arch": "nin_gc_xnornet", "dataset": "cifar10", "recipe": None} | given
+        flags = {"arch": ARCH, "dataset": DATASET, "recipe": None} | given
         arch, dataset, recipe = (flags[key] for key in ("arch", "dataset", "recipe"))
         suited = default_flags(arch, dataset, given.get("img_size"), given.get("scheme"))
         recipe_flags = parse_flags(read_recipe(recipe or default_recipe(arch)))

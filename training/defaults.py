@@ -11,6 +11,8 @@ import quantize
 
 from .data import get_dataset
 
+ARCH, DATASET = "nin_gc_xnornet", "cifar10"
+
 RECIPES = {
     "cnn": "hinge-exponential-cnn",
     "cnn_svhn": "hinge-exponential-cnn",

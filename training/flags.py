@@ -7,7 +7,7 @@ import models
 import quantize
 
 from .data import AUGMENTATIONS, DATASETS, PRESETS
-from .defaults import FLOAT_SCHEMES
+from .defaults import ARCH, DATASET, FLOAT_SCHEMES
 from .execution import PRECISIONS
 from .objective import LOSSES
 from .optim import LR_SCHEDULES, OPTIMIZERS
@@ -50,7 +50,8 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
 
 
 def _add_network_flags(group) -> None:
-    group.add_argument("--arch", help=f"{', '.join(models.list_models())}, <arch>_<scheme>, timm/<name>")
+    names = f"{', '.join(models.list_models())}, <arch>_<scheme>, timm/<name>"
+    group.add_argument("--arch", help=f"{names}; default: {ARCH}")
     group.add_argument(
         "--scheme", help=f"{', '.join(quantize.list_schemes())}, with options as in xnor:center=false; none"
     )
@@ -64,7 +65,7 @@ def _add_network_flags(group) -> None:
 
 
 def _add_data_flags(group) -> None:
-    group.add_argument("--dataset", help=", ".join(DATASETS))
+    group.add_argument("--dataset", help=f"{', '.join(DATASETS)}; default: {DATASET}")
     group.add_argument("--data-dir", metavar="DIR", help="default: data")
     group.add_argument("--img-size", type=int, metavar="PIXELS", help="default: the network's own")
     group.add_argument("--normalize", metavar="PRESET", help=", ".join(PRESETS))
@@ -92,7 +93,7 @@ def _add_training_flags(group) -> None:
     group.add_argument("-b", "--batch-size", type=int, help="of each process; all together: x processes x --accumulate")
     group.add_argument("--optimizer", help=", ".join(OPTIMIZERS))
     group.add_argument("--lr", type=float)
-    group.add_argument("--momentum", type=float, help="of sgd and rmsprop")
+    group.add_argument("--momentum", type=float, help="of sgd and rmsprop; default: 0.9")
     group.add_argument("--weight-decay", "--wd", type=float, help="of weights; scales, thresholds and norms have none")
     group.add_argument("--clip-weights", type=float, metavar="LIMIT", help="of latent weights; 0: none")
     group.add_argument("--lr-schedule", help=", ".join(LR_SCHEDULES))
@@ -106,7 +107,7 @@ def _add_training_flags(group) -> None:
     )
     group.add_argument("--gamma", type=float, help="factor of lr at a milestone; of exponential: over all epochs")
     group.add_argument("--warmup-epochs", type=int, metavar="N", help="the learning rate rises before the schedule")
-    group.add_argument("--seed", type=int)
+    group.add_argument("--seed", type=int, help="default: 0")
     group.add_argument("--deterministic", action="store_true", help="bit-exact on a GPU too, at some cost")
 
 
