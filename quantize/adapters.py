@@ -6,8 +6,9 @@ its own forward would be lost; an adapter says it in a form that a binary layer 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -80,6 +81,18 @@ def find_adapter(layer: nn.Module, base: type[nn.Module]) -> LayerAdapter | None
 
 def _function(layer: nn.Module, method: str) -> Callable | None:
     return getattr(getattr(layer, method, None), "__func__", None)
+
+
+@lru_cache(maxsize=256)
+def added_zeros(pad: Callable[[Tensor], Tensor], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """(top, left, bottom, right): what ``pad`` adds to an image of this size. ValueError where it is not zeros."""
+    padded = pad(torch.ones(1, 1, *size))[0, 0]
+    rows, columns = padded.nonzero(as_tuple=True)
+    top, left = int(rows.min()), int(columns.min())
+    bottom, right = padded.shape[0] - top - size[0], padded.shape[1] - left - size[1]
+    if not torch.equal(padded, F.pad(torch.ones(size), (left, right, top, bottom))):
+        raise ValueError("a packed layer pads with zeros only, and the layer's own padding is another")
+    return top, left, bottom, right
 
 
 def _pad_same(layer: nn.Module, x: Tensor) -> Tensor:

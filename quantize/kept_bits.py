@@ -18,7 +18,7 @@ from .kernels.straight_through import Layout, layout_of
 
 def backend(x: Tensor) -> ModuleType | None:
     """Who computes on ``x``; None where nobody can, or nothing is kept."""
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not torch.is_grad_enabled():
         return None
     kernel = kernels.training_backend(x)
     return kernel if kernel is not None and kernel.takes(x) else None

@@ -81,6 +81,8 @@ def _compute(
     x, weights, g, scale, bias, input_scale, threshold, flip, output_threshold, output_flip, relu, shuffle, bits
 ):
     refuse_gradient(x)
+    if not x.numel() and (not len(x) or g.kernel == (1, 1)):  # no sample, or no row
+        return _conv2d_fake(x, weights, flatten_geometry(g), relu=relu, bits=bits)
     finish = Epilogue(scale, bias, input_scale, relu, threshold=output_threshold, flip=output_flip, shuffle=shuffle)
     output = "bits" if bits else "float32"
     if x.dtype is torch.int64:
@@ -115,13 +117,15 @@ def convolve(x: Tensor, weights: Tensor, geometry: ConvGeometry, *finish) -> Ten
     ``finish`` are the operator's further arguments. It is called where something traces; otherwise the kernel is,
     without the dispatcher, which takes as long as a small convolution.
     """
-    if type(x) is Tensor and not torch.compiler.is_compiling():
+    if type(x) is Tensor and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
         return _compute(x, weights, geometry, *finish)
     return conv2d(x, weights, flatten_geometry(geometry), *finish)
 
 
 def _max_pool2d(words: Tensor, channels: int, geometry: list[int], flip: Tensor | None = None) -> Tensor:
     """Max pooling of bits, int64 (N, H, W, words) -> (N, H', W', words)."""
+    if not words.numel():
+        return _max_pool2d_fake(words, channels, geometry)
     return kernels.max_pool2d(words, channels, _pool_geometry(tuple(geometry)), flip)
 
 

@@ -6,7 +6,6 @@ bits of another packed layer.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import kernels, ops, packing
+from .adapters import added_zeros
 from .kernels import ConvGeometry
 from .packed_state import STATE_VERSION, state_problems
 
@@ -98,7 +98,7 @@ class PackedLayer(nn.Module):
         """As the float layer; packed layers have no gradient."""
         self._check(input)
         image, geometry = self._padded(self.to_image(input))
-        if not self.prepared:
+        if not self.prepared and image.numel():
             self.prepare(image)
         scale = self.window_mean(image, geometry) if self.window_scale else None
         return self.from_image(self.convolve(image, geometry, scale), input)
@@ -135,12 +135,16 @@ class PackedLayer(nn.Module):
     def _padded(self, image: Tensor) -> tuple[Tensor, ConvGeometry]:
         """The image and the geometry of what is left to pad with zeros."""
         if self.padding_mode != "zeros":
-            image = F.pad(image, self.pads, self.padding_mode)
+            image = self.pad_with_values(image)
         if self.pad is not None:
             extra = added_zeros(self.pad, self.image_size(image))
             both = tuple(a + b for a, b in zip(self.geometry.padding, extra, strict=True))
             return _regular(image), dataclasses.replace(self.geometry, padding=both)
         return _regular(image), self.geometry
+
+    def pad_with_values(self, image: Tensor) -> Tensor:
+        """The image with ``pads`` of its own values at its sides."""
+        return F.pad(image, self.pads, self.padding_mode)
 
     def image_size(self, image: Tensor) -> tuple[int, int]:
         """Height and width of what :meth:`to_image` returned."""
@@ -225,18 +229,6 @@ class PackedLayer(nn.Module):
         return ", ".join(parts)
 
 
-@functools.lru_cache(maxsize=256)
-def added_zeros(pad: Callable[[Tensor], Tensor], size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """(top, left, bottom, right): what ``pad`` adds to an image of this size. ValueError where it is not zeros."""
-    padded = pad(torch.ones(1, 1, *size))[0, 0]
-    rows, columns = padded.nonzero(as_tuple=True)
-    top, left = int(rows.min()), int(columns.min())
-    bottom, right = padded.shape[0] - top - size[0], padded.shape[1] - left - size[1]
-    if not torch.equal(padded, F.pad(torch.ones(size), (left, right, top, bottom))):
-        raise ValueError("a packed layer pads with zeros only, and the layer's own padding is another")
-    return top, left, bottom, right
-
-
 def _regular(image: Tensor) -> Tensor:
     """``image`` in one of the two memory orders that the kernels read; words in their only one."""
     regular = image.is_contiguous() or image.is_contiguous(memory_format=torch.channels_last)
@@ -264,6 +256,9 @@ class PackedConv1d(PackedConv2d):
     def from_image(self, y: Tensor, x: Tensor) -> Tensor:
         return super().from_image(y.squeeze(1 if self.folding.output_bits else 2), x)
 
+    def pad_with_values(self, image: Tensor) -> Tensor:
+        return super().pad_with_values(image.squeeze(2)).unsqueeze(2)
+
 
 class PackedLinear(PackedLayer):
     """A packed ``nn.Linear``: (*, in_features) -> (*, out_features). The rows are the pixels of one image."""
@@ -273,6 +268,11 @@ class PackedLinear(PackedLayer):
     def to_image(self, x: Tensor) -> Tensor:
         rows = x.reshape(1, 1, -1, x.shape[-1])
         return rows if self.folding.input_bits else rows.permute(0, 3, 1, 2)
+
+    def window_mean(self, image: Tensor, geometry: ConvGeometry) -> Tensor:
+        image = image.float()
+        magnitude = image if self.threshold is None else image - self.threshold.view(1, -1, 1, 1)
+        return magnitude.abs().mean(1, keepdim=True).contiguous()
 
     def from_image(self, y: Tensor, x: Tensor) -> Tensor:
         rows = y if self.folding.output_bits else y.permute(0, 2, 3, 1)

@@ -4,6 +4,7 @@ import copy
 import io
 import pickle
 import threading
+import warnings
 
 import pytest
 import torch
@@ -27,6 +28,8 @@ LAYERS = {
     "unbatched": (lambda: nn.Conv2d(64, 16, 3), (64, 6, 7)),
     "conv1d": (lambda: nn.Conv1d(40, 24, 5, stride=2, padding=2, groups=2), (3, 40, 21)),
     "conv1d same": (lambda: nn.Conv1d(40, 24, 4, padding="same"), (3, 40, 21)),
+    "conv1d reflect": (lambda: nn.Conv1d(40, 24, 3, padding=2, padding_mode="reflect"), (3, 40, 21)),
+    "conv1d circular": (lambda: nn.Conv1d(40, 24, 4, padding="same", padding_mode="circular"), (40, 21)),
     "linear": (lambda: nn.Linear(100, 33), (5, 100)),
     "linear of tokens": (lambda: nn.Linear(100, 33, bias=False), (2, 3, 5, 100)),
     "linear of one": (lambda: nn.Linear(100, 33), (100,)),
@@ -175,8 +178,8 @@ def test_wrong_inputs_have_clear_errors():
         packed(x.double())
     with pytest.raises(ValueError, match="x has 63 channels; the convolution takes 64"):
         packed(x[:, 1:])
-    with pytest.raises(ValueError, match="batch is 0"):
-        packed(x[:0])
+    with pytest.raises(ValueError, match="width is 0"):
+        packed(x[..., :0])
     with pytest.raises(RuntimeError, match=r"packed layers have no gradient.*quantize.prepare"):
         packed(x.requires_grad_())
     with torch.no_grad():
@@ -197,6 +200,38 @@ def test_memory_orders(order):
     assert torch.equal(y, prepared(x))
     assert torch.equal(packed(x.transpose(2, 3)), prepared(x.transpose(2, 3)))
     assert torch.equal(packed(x.expand(3, 2, 64, 6, 7)[1]), prepared(x))
+
+
+@pytest.mark.parametrize("scheme", ["xnor", "xnor:input_scale=True"])
+@pytest.mark.parametrize("name", ["conv", "conv1d", "linear", "linear of tokens"])
+def test_no_samples(name, scheme):
+    build, shape = LAYERS[name]
+    prepared, packed = converted(nn.Sequential(build(), nn.ReLU()), torch.randn(shape), scheme, keep_float=())
+    x = torch.randn(0, *shape[1:])
+    assert packed(x).shape == prepared(x).shape
+    prepared, packed = converted(nn.Sequential(build()), torch.randn(shape), scheme, keep_float=())
+    fresh = copy.deepcopy(packed)
+    assert fresh(x).shape == prepared(x).shape
+    x = torch.randn(shape)
+    assert torch.equal(fresh(x), packed(x))  # what no sample passed through is ready for one
+
+
+def test_no_samples_through_bits_and_their_pooling():
+    net = nn.Sequential(nn.Conv2d(6, 9, 3), nn.MaxPool2d(2), nn.Conv2d(9, 4, 2))
+    prepared, packed = converted(net, torch.randn(2, 6, 9, 8), keep_float=())
+    assert packed(torch.randn(0, 6, 9, 8)).shape == prepared(torch.randn(0, 6, 9, 8)).shape
+
+
+@pytest.mark.parametrize("kind", ["prepared", "packed"])
+def test_a_trace_of_torchscript_computes_with_its_input(kind):
+    net = nn.Sequential(nn.Conv2d(6, 9, 3), nn.MaxPool2d(2), nn.Conv2d(9, 4, 2), nn.Flatten(), nn.Linear(16, 5))
+    model = dict(zip(("prepared", "packed"), converted(net, torch.randn(2, 6, 9, 8), keep_float=()), strict=True))[kind]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated; sizes become constants
+        traced = torch.jit.trace(model, torch.randn(2, 6, 9, 8))
+    for _ in range(3):
+        x = torch.randn(2, 6, 9, 8)
+        assert torch.equal(traced(x), model(x))
 
 
 def test_export_and_compile():
