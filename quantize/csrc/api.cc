@@ -110,7 +110,6 @@ using namespace xk;
 
 extern "C" {
 
-const char* xk_version(void) { return "1"; }
 const char* xk_last_error(void) { return last_error.c_str(); }
 const char* xk_last_kernel(void) { return last_kernel; }
 
@@ -129,6 +128,8 @@ const char* xk_kernel_name(int32_t index) {
 int32_t xk_output_size(const xk_conv_shape* shape, int64_t* out_height, int64_t* out_width) {
   return guarded([&] {
     check_pointer("shape", shape);
+    check_pointer("out_height", out_height);
+    check_pointer("out_width", out_width);
     const Shape s = full_shape(*shape);
     *out_height = s.out_height;
     *out_width = s.out_width;

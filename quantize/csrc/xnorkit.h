@@ -93,7 +93,6 @@ typedef struct xk_openmp {
 } xk_openmp;
 XK_API void xk_openmp_for(void* context, size_t count, void (*task)(void*, size_t), void* argument);
 
-XK_API const char* xk_version(void);
 XK_API const char* xk_last_error(void);
 
 /* The kernels this machine can run, the preferred one last. */

@@ -49,6 +49,9 @@ void test_bad_arguments() {
     check(refused(good, weights.size(), nullptr, &output), "header byte " + std::to_string(byte) + " flipped");
     weights[byte] = static_cast<char>(weights[byte] ^ 0x15);
   }
+  int64_t height, width;
+  check(xk_output_size(&good, nullptr, &width) == XK_INVALID_ARGUMENT, "NULL out_height");
+  check(xk_output_size(&good, &height, nullptr) == XK_INVALID_ARGUMENT, "NULL out_width");
   size_t bytes;
   check(xk_weights_size(&good, "sse", &bytes) == XK_UNSUPPORTED, "unknown kernel");
   check(std::strstr(xk_last_error(), "scalar"), "the error names the kernels there are");
