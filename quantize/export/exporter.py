@@ -22,6 +22,7 @@ from ..scheme import did_you_mean
 from ..version import __version__
 from . import graph
 from .formats import FORMATS, Format
+from .functions import OPSET
 from .names import forget_origin, name_everything, numbered
 from .parity import Parity, compare, tensors
 
@@ -114,7 +115,7 @@ def export_onnx(
         onnx.checker.check_model(temporary, full_check=True)
         parity = None if unchecked else _check(kind, reference, temporary, tapped, batch, other_batch)
         size = os.path.getsize(temporary)
-    return ExportReport(Path(path), size, graph.OPSET, parity, unchecked)
+    return ExportReport(Path(path), size, OPSET, parity, unchecked)
 
 
 @contextlib.contextmanager

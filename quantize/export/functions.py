@@ -11,7 +11,7 @@ import onnx
 
 DOMAIN = "xnorkit"
 VERSION = 1  # of the domain: a node of a later one may mean something else
-OPSET = 21
+OPSET = 21  # of the standard operators, in the bodies and in the files
 
 _CONV = ("kernel_shape", "strides", "pads", "dilations", "group", "filter_shape", "filter_bits", "size_hint")
 

@@ -19,8 +19,7 @@ from ..observe import call_arguments
 from ..packed import PackedLayer
 from .attention import AttentionOfAnyRank
 from .failure import failure
-
-OPSET = 21
+from .functions import OPSET
 
 # Of an input, the sizes that are dynamic.
 _SIZES = {0: "batch"}

@@ -11,6 +11,7 @@ import onnxruntime
 
 from ..kernels import library
 from ..scheme import did_you_mean
+from .functions import DOMAIN as XNORKIT
 from .qonnx import DOMAIN as QONNX
 
 CPU = ("CPUExecutionProvider",)
@@ -88,7 +89,7 @@ def create_session(
 def _register(options: onnxruntime.SessionOptions, model: str | bytes) -> None:
     if library.load() is not None:
         options.register_custom_ops_library(custom_ops_library())
-    elif uses_domain(model, "xnorkit"):
+    elif uses_domain(model, XNORKIT):
         _warn_once()
 
 
