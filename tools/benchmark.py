@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--side", nargs="+", metavar="NAME", help=f"what to compare, ours first: {', '.join(CONV_SIDES)}")
     p.add_argument("--batch", nargs="+", type=positive, metavar="N", help="default: 1 32; in a sweep 1")
     p.add_argument("--threads", nargs="+", type=positive, metavar="N", help="default: 1 and all; in a sweep 1")
-    p.add_argument("--rounds", type=positive, default=15, metavar="N", help="turns of each side; default 15")
+    p.add_argument("--rounds", type=positive, default=15, metavar="N", help="turns of each side; default: %(default)s")
     p.add_argument("--profile", action="store_true", help="of a --network: the time of each node in onnxruntime")
     p.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     p.add_argument("--plot", type=Path, metavar="FILE", help="draw them there")

@@ -90,8 +90,8 @@ def _add_output_flags(group) -> None:
 
 def _add_score_flags(group) -> None:
     group.add_argument("--ground-truth", type=Path, metavar="FILE", help="boxes: MOT (.txt), JSON or JSON lines")
-    group.add_argument("--iou", type=float, default=0.5, help="overlap from which a box is found; default 0.5")
-    group.add_argument("--warm-up", type=int, default=WARM_UP, metavar="FRAMES", help="not scored; default 30")
+    group.add_argument("--iou", type=float, default=0.5, help="overlap from which a box is found; default: %(default)s")
+    group.add_argument("--warm-up", type=int, default=WARM_UP, metavar="FRAMES", help="unscored; default: %(default)s")
 
 
 def check_flags(flags: argparse.Namespace) -> None:
