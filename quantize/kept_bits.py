@@ -74,20 +74,21 @@ def signs_as_bits(x: Tensor) -> Iterator[None]:
 
 class _ScaledSign(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, filters: Tensor, center: bool, reference: Callable[[Tensor], Tensor]) -> Tensor:
-        ctx.kernel = kernels.training_backend(filters)
-        values, kept = ctx.kernel.scaled_sign(filters, center)
+    def forward(
+        ctx, filters: Tensor, center: bool, kernel: ModuleType, reference: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        values, kept = kernel.scaled_sign(filters, center)
         # The filters are a parameter, or kept by what made them of one.
         ctx.save_for_backward(filters, *kept)
-        ctx.center, ctx.reference = center, reference
+        ctx.center, ctx.kernel, ctx.reference = center, kernel, reference
         return values
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         filters, *kept = ctx.saved_tensors
         if torch.is_grad_enabled():  # see _Sign
-            return *torch.autograd.grad(ctx.reference(filters), filters, grad, create_graph=True), None, None
-        return ctx.kernel.scaled_sign_gradient(grad, filters, ctx.center, *kept), None, None
+            return *torch.autograd.grad(ctx.reference(filters), filters, grad, create_graph=True), None, None, None
+        return ctx.kernel.scaled_sign_gradient(grad, filters, ctx.center, *kept), None, None, None
 
 
 def scaled_sign(filters: Tensor, center: bool, reference: Callable[[Tensor], Tensor]) -> Tensor:
@@ -95,4 +96,4 @@ def scaled_sign(filters: Tensor, center: bool, reference: Callable[[Tensor], Ten
     kernel = backend(filters)
     if kernel is None or not kernel.takes_filters(filters):
         return reference(filters)
-    return _ScaledSign.apply(filters, center, reference)
+    return _ScaledSign.apply(filters, center, kernel, reference)
