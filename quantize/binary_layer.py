@@ -92,8 +92,8 @@ class BinaryLayer(nn.Module):
     def input_channels(self) -> int:
         raise NotImplementedError
 
-    def apply_weight(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The float layer's operation, with another weight and bias."""
+    def apply_weight(self, x: Tensor, weight: Tensor, bias: Tensor | None, *args) -> Tensor:
+        """The float layer's operation, with another weight and bias; ``args``: the further arguments of its call."""
         raise NotImplementedError
 
     def to_filters(self, weight: Tensor) -> Tensor:
@@ -108,8 +108,8 @@ class BinaryLayer(nn.Module):
         """The filters that the float layer computes with: its latent weight, standardized where it does so."""
         return self.to_filters(self.adapter.weight(self))
 
-    def window_mean(self, magnitude: Tensor) -> Tensor:
-        """K of XNOR-Net: the mean over a group's channels and the kernel window, output-shaped."""
+    def window_mean(self, magnitude: Tensor, *args) -> Tensor:
+        """K of XNOR-Net: the mean over a group's channels and the kernel window, output-shaped; ``args`` as above."""
         raise NotImplementedError
 
     def per_channel(self, values: Tensor) -> Tensor:
