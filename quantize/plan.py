@@ -35,6 +35,7 @@ class LayerPlan:
         output_size: spatial size of its output on the example input, where there was one.
         warning: what speaks against making it binary, "" where nothing does.
         start: the learned threshold's first values, shape (input channels,), where they are known.
+        configured: ``scheme`` as an object; None in a plan that was read from a checkpoint.
     """
 
     name: str
