@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from .expanded import ExpandedLayer
 from .layers import BinaryLayer
 from .packed import PackedLayer
 from .table import format_table
@@ -64,6 +63,12 @@ class ConversionReport:
         return format_table(header, rows, right=("bytes",))
 
 
+def is_converted(model: nn.Module) -> bool:
+    """Whether :func:`quantize.convert` has made ``model``, so that layers of it hold bits only."""
+    packed = (isinstance(m, PackedLayer) or (isinstance(m, BinaryLayer) and not m.trainable) for m in model.modules())
+    return any(packed)
+
+
 def conversion_report(model: nn.Module) -> ConversionReport:
     """What :func:`quantize.convert` made of each binary layer of ``model``, which it returned."""
     rows = []
@@ -77,8 +82,5 @@ def conversion_report(model: nn.Module) -> ConversionReport:
         elif isinstance(module, BinaryLayer):
             size = sum(t.numel() * t.element_size() for t in module.state_dict().values())
             note = getattr(module, "note", "")
-            note = (
-                note if isinstance(module, ExpandedLayer) else f"{note}; it has more values than bits: left as it was"
-            )
             rows.append(LayerConversion(name, type(module).__name__, "float", "float", (), size, note))
     return ConversionReport(tuple(rows))

@@ -1,6 +1,5 @@
 """convert: a trained binary model as inference modules that hold one bit a weight."""
 
-import copy
 import functools
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -10,26 +9,21 @@ import torch
 from torch import Tensor, nn
 
 from . import fold, packing
-from .adapters import no_padding
+from .adapters import added_zeros, no_padding
+from .conversion_report import is_converted
+from .copies import evaluation_copy
 from .expanded import expand
 from .flow import Flow, chain, trace_flow
 from .kernels import ConvGeometry
-from .layers import BinaryConv1d, BinaryConv2d, BinaryLayer, BinaryLinear
-from .observe import run
-from .packed import PackedConv1d, PackedConv2d, PackedLayer, PackedLinear, added_zeros
+from .layers import BinaryConv1d, BinaryConv2d, BinaryLayer, BinaryLinear, plain_class
+from .observe import float_inputs, run
+from .packed import PackedConv1d, PackedConv2d, PackedLayer, PackedLinear
 from .packed_pool import PackedMaxPool2d
 
 _PACKED = {BinaryConv2d: PackedConv2d, BinaryConv1d: PackedConv1d, BinaryLinear: PackedLinear}
 
 
-def evaluation_copy(model: nn.Module) -> nn.Module:
-    """A float32 copy in evaluation mode, without torch.compile's or (Distributed)DataParallel's wrapper."""
-    model = getattr(model, "_orig_mod", model)
-    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        model = model.module
-    return copy.deepcopy(model).float().eval()
-
-
+@torch.inference_mode(False)  # what is made in it cannot be loaded into
 @torch.no_grad()
 def convert(model: nn.Module, example_input: Any) -> nn.Module:
     """A copy of a prepared model for inference: binary layers hold one bit a weight and compute with bits.
@@ -49,14 +43,18 @@ def convert(model: nn.Module, example_input: Any) -> nn.Module:
 
     Args:
         model: from :func:`quantize.prepare`, trained; it is left as it was.
-        example_input: what the model is called with. The model has to take the same way through its code with
-            every input: what one run shows of it is what is fused.
+        example_input: what the model is called with; floats are taken as float32. The model has to take the same
+            way through its code with every input: what one run shows of it is what is fused.
 
-    Raises ValueError where no layer is binary, or the model does not run on ``example_input``.
+    Raises ValueError where no layer is binary, the model is converted already, does not run on ``example_input``, or
+    cannot be copied.
     """
     model = evaluation_copy(model).requires_grad_(False)
     if not any(isinstance(module, BinaryLayer) and module.trainable for module in model.modules()):
+        if is_converted(model):
+            raise ValueError("nothing to convert: the model is a converted one already, and holds bits only")
         raise ValueError("nothing to convert: no layer of the model is binary; quantize.prepare makes them so")
+    example_input = float_inputs(example_input)
     flow = trace_flow(model, example_input, _is_watched)
     converter = _Converter(model, flow)
     for layer in converter.packed:
@@ -65,29 +63,32 @@ def convert(model: nn.Module, example_input: Any) -> nn.Module:
         converter.fuse_output(layer)
     model = converter.replace(model)
     for module in model.modules():
-        if isinstance(module, BinaryLayer) and module.trainable and not module.float_weights:
-            expand(module)
+        if isinstance(module, BinaryLayer) and module.trainable:
+            left = expand(module)
+            module.note += f"; {left}: left as it was" if left else ""
     run(model, example_input)  # puts the bits in the order of the kernels
     return model
 
 
 def _is_watched(module: nn.Module) -> bool:
-    parts = (fold.is_monotone, fold.is_max_pool, fold.keeps_channels, fold.may_shuffle)
+    parts = (fold.is_monotone, fold.is_pooling, fold.may_shuffle)
     return isinstance(module, BinaryLayer) or any(part(module) for part in parts)
 
 
 def pack_layer(layer: BinaryLayer) -> PackedLayer:
     """The packed layer of a binary one in evaluation mode. ValueError where there is no kernel for it."""
-    kind = next((kind for kind in _PACKED if isinstance(layer, kind)), None)
-    scheme = layer.scheme
+    kind, scheme = plain_class(layer), layer.scheme
     if kind is None:
+        raise ValueError(f"{type(layer).__name__} has a forward of its own")
+    if kind not in _PACKED:
         raise ValueError("3-D and transposed convolutions expand their weights")
     if not scheme.signed_input or scheme.weight_bits != 1 or layer.float_weights:
         raise ValueError(f"scheme {str(scheme)!r} has no signs on both sides")
-    example = torch.zeros((1, layer.input_channels, *[1] * (-1 - layer.channel_dim)), device=layer.weight.device)
-    if not scheme.window_scale and scheme.output_scale(example, layer) is not None:
+    if not scheme.window_scale and scheme.output_scale(_smallest_input(layer), layer) is not None:
         raise ValueError(f"scheme {str(scheme)!r} scales the output in a way of its own")
     values, scale = layer.quantized_weight()
+    if not bool((values.abs() == 1).all()):
+        raise ValueError(f"scheme {str(scheme)!r} has weights other than +-1")
     values = values.reshape(*values.shape[:2], *[1] * (4 - values.dim()), *values.shape[2:])
     geometry, options = _geometry(layer)
     return _PACKED[kind](
@@ -100,6 +101,15 @@ def pack_layer(layer: BinaryLayer) -> PackedLayer:
         scheme=str(scheme),
         **options,
     )
+
+
+def _smallest_input(layer: BinaryLayer) -> Tensor:
+    """Zeros that the layer takes."""
+    spans = [
+        d * (k - 1) + 1 + max(layer._reversed_padding_repeated_twice)  # as much as a padding that reflects needs
+        for k, d in zip(getattr(layer, "kernel_size", ()), getattr(layer, "dilation", ()), strict=True)
+    ]
+    return layer.weight.new_zeros((1, layer.input_channels, *spans))
 
 
 def _geometry(layer: BinaryLayer) -> tuple[ConvGeometry, dict[str, Any]]:
@@ -192,9 +202,10 @@ class _Converter:
 
     def _passes(self, module: nn.Module, layer: BinaryLayer) -> bool:
         """Whether it does to bits, or to a threshold, what it does to floats."""
-        if fold.is_batch_norm(module):  # its channels are the layer's
-            return len(self.flow.input_shape[module]) == max(2, 1 - layer.channel_dim)
-        return fold.is_monotone(module) or fold.is_max_pool(module) or self.shuffles.get(module) is not None
+        if not (fold.is_batch_norm(module) or fold.is_max_pool(module) or self.shuffles.get(module) is not None):
+            return fold.is_monotone(module)
+        dims = len(self.flow.input_shape[module])  # where they are the layer's, so are the channels
+        return dims == max(2, 1 - layer.channel_dim) and (dims == 4 or not fold.is_max_pool(module))
 
     def _takes_bits(self, layer: BinaryLayer, source: nn.Module, between: Sequence[nn.Module]) -> bool:
         target = self.packed[layer]
@@ -234,8 +245,9 @@ class _Converter:
             if module in self.replaced or module in self.packed:
                 break
             if self.shuffles.get(module) is not None:
-                packed.folding.shuffle = self.shuffles[module]
-                self._absorb(packed, [module])
+                if self._passes(module, layer):
+                    packed.folding.shuffle = self.shuffles[module]
+                    self._absorb(packed, [module])
                 break
             if at_once and fold.is_batch_norm(module) and not packed.folding.relu and self._passes(module, layer):
                 _scale_by(packed, *fold.affine_of(module))
@@ -243,7 +255,7 @@ class _Converter:
             elif at_once and fold.is_relu(module):
                 packed.folding.relu = True
                 self._absorb(packed, [module])
-            elif fold.keeps_channels(module):
+            elif fold.keeps_channels(module, len(self.flow.input_shape[module])):
                 at_once = False
             else:
                 break
@@ -260,18 +272,18 @@ class _Converter:
             self.replaced.setdefault(module, nn.Identity())
 
     def replace(self, model: nn.Module) -> nn.Module:
-        """The model with the new modules in the place of the old ones."""
-        new = {**self.packed, **self.replaced}
+        """The model, whose old modules become the new ones in place: a list of its own that holds them does too."""
         for old, packed in self.packed.items():
-            packed._forward_hooks, packed._forward_pre_hooks = old._forward_hooks, old._forward_pre_hooks
-        for parent in list(model.modules()):
-            for name, child in parent._modules.items():
-                if child in new:
-                    parent._modules[name] = new[child]
-        return new.get(model, model).eval()
+            hooks = ("_forward_hooks", "_forward_pre_hooks")  # and which of them take keywords
+            vars(packed).update({name: value for name, value in vars(old).items() if name.startswith(hooks)})
+        for old, new in {**self.packed, **self.replaced}.items():
+            old.__class__ = type(new)
+            vars(old).clear()
+            vars(old).update(vars(new))
+        return model.eval()
 
     def _threshold(self, packed: PackedLayer) -> tuple[Tensor, Tensor]:
-        none = torch.zeros(packed.geometry.channels, device=packed.weights.device)
+        none = torch.zeros(packed.geometry.channels, dtype=torch.float32, device=packed.weights.device)
         return none if packed.threshold is None else packed.threshold, none.bool()
 
 

@@ -20,6 +20,7 @@ from .layers import (
     BinaryConvTranspose3d,
     BinaryLayer,
     BinaryLinear,
+    plain_class,
 )
 from .scheme import QuantizedWeight
 
@@ -77,31 +78,32 @@ class ExpandedLinear(ExpandedLayer, BinaryLinear):
     """A :class:`BinaryLinear` that stores bits."""
 
 
+_MORE_VALUES = "it has more values than bits"
 _CLASSES = {expanded.__mro__[2]: expanded for expanded in ExpandedLayer.__subclasses__()}
 
 
 @torch.no_grad()
-def expand(layer: BinaryLayer) -> bool:
+def expand(layer: BinaryLayer) -> str:
     """Turn a binary layer in evaluation mode into one that stores bits, in place.
 
-    Returns False, with nothing changed, where its scheme keeps more values than codes.
+    Returns "", or with nothing changed why it cannot.
     """
     values, scale = layer.quantized_weight()
-    bits = layer.scheme.weight_bits
-    if bits > 8:
-        return False
+    kind, bits = plain_class(layer), layer.scheme.weight_bits
+    if kind is None or bits > 8:
+        return "it may use its weight" if kind is None else _MORE_VALUES
     if bits == 1 and bool((values.abs() == 1).all()):
         levels, codes = values.new_tensor([-1.0, 1.0]), (values > 0).to(torch.uint8)
     else:
         levels, codes = values.unique(return_inverse=True)
         if len(levels) > 2**bits:
-            return False
+            return _MORE_VALUES
     coded = (codes.flatten(1).unsqueeze(-1) >> torch.arange(bits, device=codes.device) & 1).bool().flatten(1)
     layer.filter_shape, layer.code_bits = tuple(values.shape), bits
     layer.register_parameter("weight", None)
     layer.register_buffer("weight_codes", packing.bits_to_bytes(coded))
     layer.register_buffer("weight_levels", F.pad(levels, (0, 2**bits - len(levels))))
     layer.register_buffer("weight_scale", None if scale is None else scale.clone())
-    layer.__class__ = _CLASSES[type(layer)]
+    layer.__class__ = _CLASSES[kind]
     layer.float_keys = frozenset((*layer._parameters, *layer._buffers)) - {"progress", "weight"}
-    return True
+    return ""

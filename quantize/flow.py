@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
-from .observe import run
+from .observe import run, tensors_in
 
 
 @dataclasses.dataclass
@@ -40,7 +39,7 @@ def trace_flow(model: nn.Module, example_input: Any, watched: Callable[[nn.Modul
     """Run ``model`` on ``example_input`` and report on its modules for which ``watched`` holds.
 
     A watched module counts as one step, whatever is in it. One with hooks of its own, or that is called with
-    more than one tensor or returns more, is not watched.
+    more than one tensor or returns more, is not watched; what hooks get, those of a container too, is used.
 
     Raises ValueError when the model does not run on ``example_input``.
     """
@@ -48,6 +47,8 @@ def trace_flow(model: nn.Module, example_input: Any, watched: Callable[[nn.Modul
     watch = _Watch()
     handles = [m.register_forward_pre_hook(watch.enter, with_kwargs=True) for m in modules]
     handles += [m.register_forward_hook(watch.leave, with_kwargs=True) for m in modules]
+    hooked = [module for module in model.modules() if module not in {*modules} and _has_hooks(module)]
+    handles += [m.register_forward_hook(lambda _, *seen: watch.use(seen), with_kwargs=True) for m in hooked]
     try:
         with watch:
             result = run(model, example_input)
@@ -60,10 +61,6 @@ def trace_flow(model: nn.Module, example_input: Any, watched: Callable[[nn.Modul
 
 def _has_hooks(module: nn.Module) -> bool:
     return any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks))
-
-
-def _tensors(values: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
 
 
 class _Value:
@@ -91,15 +88,17 @@ class _Watch(TorchFunctionMode):
 
     def use(self, values: Any, user: nn.Module | None = None) -> None:
         """Write down that ``user`` has the tensors in ``values``."""
-        for tensor in _tensors(values):
+        for tensor in tensors_in(values):
             if id(tensor) in self.current:
                 self.current[id(tensor)].users.append(user)
 
     def enter(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        inputs = _tensors((args, kwargs))
+        inputs = list(tensors_in((args, kwargs)))
         if not self.inside:
             self.seen.calls[module] += 1
-            self.use(inputs, module if len(inputs) == 1 else None)
+            # What takes its place calls its input "input", as torch's modules do.
+            is_step = len(inputs) == 1 and kwargs.keys() <= {"input"}
+            self.use(inputs, module if is_step else None)
         self.inside.append(module)
         if len(inputs) == 1:
             self.seen.input_shape[module] = tuple(inputs[0].shape)

@@ -10,8 +10,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 # Element by element, and never decreasing: the sign of what they return is a threshold on what they get.
 _INCREASING = (nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)
-# A window of one channel: the channels may change places before or after it.
-_POOLING = (nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
+# A window of one channel, where the input has a batch (by its dimensions): the channels may change places before or
+# after it. Without one they take the batch for the channels, and the channels for a place.
+_POOLING = {
+    3: (nn.MaxPool1d, nn.AvgPool1d, nn.AdaptiveAvgPool1d),
+    4: (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d),
+}
 
 _LARGEST = int(torch.tensor(torch.finfo(torch.float32).max).view(torch.int32))
 _PROBE = 4  # pixels: the vectorized path of an operation
@@ -42,10 +46,18 @@ def is_max_pool(module: nn.Module) -> bool:
     return is_kind(module, nn.MaxPool2d) and not module.return_indices
 
 
-def keeps_channels(module: nn.Module) -> bool:
-    """Whether it does the same to each channel, so that a channel shuffle may come before it as well as after it."""
-    pooling = is_kind(module, _POOLING) and not getattr(module, "return_indices", False)
-    return pooling or is_kind(module, _INCREASING)
+def is_pooling(module: nn.Module, dims: Sequence[int] = tuple(_POOLING)) -> bool:
+    """Whether it is a pooling of inputs of so many dimensions, each channel for itself."""
+    kinds = [kind for count in dims for kind in _POOLING.get(count, ())]
+    return is_kind(module, kinds) and not getattr(module, "return_indices", False)
+
+
+def keeps_channels(module: nn.Module, dims: int) -> bool:
+    """Whether it does the same to each channel of an input of ``dims`` dimensions.
+
+    Then a channel shuffle may come before it as well as after it.
+    """
+    return is_pooling(module, [dims]) or is_kind(module, _INCREASING)
 
 
 def may_shuffle(module: nn.Module) -> bool:
@@ -115,7 +127,7 @@ def threshold_before(
     before, after, at_lowest, at_highest = bisect(bits, -largest, largest)
     turned = at_lowest & ~at_highest
     found = torch.where(turned, _float_at(before), _float_at(after))
-    constant = torch.where(at_lowest, -math.inf, math.inf)
+    constant = torch.where(at_lowest, -math.inf, math.inf).to(found.dtype)
     return torch.where(at_lowest == at_highest, constant, found), turned
 
 

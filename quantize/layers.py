@@ -118,6 +118,28 @@ def binary_class(layer: nn.Module) -> type[BinaryLayer] | None:
     return None
 
 
+# What a subclass of a binary layer may not replace without computing something else.
+_FORWARD = (
+    "forward",
+    "apply_weight",
+    "quantized_weight",
+    "float_filters",
+    "to_filters",
+    "from_filters",
+    "per_channel",
+    "window_mean",
+    "_conv_forward",
+    "_output_padding",
+)
+
+
+def plain_class(layer: BinaryLayer) -> type[BinaryLayer] | None:
+    """The class of this module that computes what ``layer`` does; None: it is of a subclass that does so itself."""
+    kind = next(binary for binary in _BINARY_CLASSES if isinstance(layer, binary))
+    same = (getattr(type(layer), name, None) is getattr(kind, name, None) for name in _FORWARD)
+    return kind if all(same) else None
+
+
 def layer_adapter(layer: nn.Module) -> LayerAdapter | None:
     """What the binary counterpart of a float layer must know about its forward; None: it is of an unknown kind."""
     return find_adapter(layer, FLOAT_CLASSES[binary_class(layer)])

@@ -25,8 +25,9 @@ def call_arguments(example_input: Any) -> tuple[tuple, dict]:
 
 
 def run(model: nn.Module, example_input: Any) -> Any:
-    """Call ``model`` on ``example_input``; ValueError when it does not take it."""
-    args, kwargs = call_arguments(example_input)
+    """Call ``model`` on a copy of ``example_input``, which it may change; ValueError when it does not take it."""
+    own = tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, example_input)
+    args, kwargs = call_arguments(own)
     try:
         return model(*args, **kwargs)
     except Exception as error:  # the model's own checks raise what they like
@@ -34,6 +35,15 @@ def run(model: nn.Module, example_input: Any) -> Any:
         if not any(isinstance(leaf, Tensor) for leaf in tree_leaves(example_input)):
             reason += "; example_input must hold tensors, such as torch.randn(2, 3, 224, 224)"
         raise ValueError(f"the model does not run on example_input, {describe(example_input)}: {reason}") from error
+
+
+def float_inputs(example_input: Any) -> Any:
+    """``example_input`` with its floats in float32."""
+
+    def cast(value):
+        return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+    return tree_map(cast, example_input)
 
 
 def describe(example_input: Any) -> str:
@@ -104,17 +114,18 @@ class _Run:
         self.one_position: set[nn.Module] = set()
 
     def observe(self, example_input: Any) -> Observation:
-        tracked, leaves = _tracked(example_input)
+        with torch.inference_mode(False):
+            tracked, leaves = _tracked(example_input)
         handles = [layer.register_forward_pre_hook(self._before, with_kwargs=True) for layer in self.layers]
         handles += [layer.register_forward_hook(self._after) for layer in self.layers]
         try:
             # The graph is read, never run backward: what its nodes would save is let go.
-            with torch.enable_grad(), saved_tensors_hooks(lambda _: None, lambda _: None):
+            with torch.inference_mode(False), torch.enable_grad(), saved_tensors_hooks(lambda _: None, lambda _: None):
                 result = run(self.model, tracked)
         finally:
             for handle in handles:
                 handle.remove()
-        results = [node_of(leaf) for leaf in _tensors(result)]
+        results = [node_of(leaf) for leaf in tensors_in(result)]
         order = {id(p): i for i, layer in enumerate(self.seen.ran) for p in layer.parameters()}
         others = {id(p): -1 for layer in self.layers for p in layer.parameters() if id(p) not in order}
         nodes = [*results, *self.outputs, *(node for _, node in self.inputs)]
@@ -175,25 +186,25 @@ def _is_projection(layers: set[nn.Module]) -> bool:
     return len(layers) == 1 and all(set(getattr(layer, "kernel_size", ())) == {1} for layer in layers)
 
 
-def _tensors(output: Any) -> Iterator[Tensor]:
-    """The tensors in what a model returns: in lists, dicts and the like, and in dataclasses."""
-    for leaf in tree_leaves(output):
+def tensors_in(values: Any) -> Iterator[Tensor]:
+    """The tensors in what a module takes or returns: in lists, dicts and the like, and in dataclasses."""
+    for leaf in tree_leaves(values):
         if isinstance(leaf, Tensor):
             yield leaf
         elif dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
-            yield from _tensors([getattr(leaf, field.name) for field in dataclasses.fields(leaf)])
+            yield from tensors_in([getattr(leaf, field.name) for field in dataclasses.fields(leaf)])
 
 
 def _tracked(example_input: Any) -> tuple[Any, list[Tensor]]:
-    """The input as copies whose use autograd records, and their leaves."""
+    """A copy of the input whose use autograd records, and its tensors."""
     leaves: list[Tensor] = []
 
     def track(value):
         if not isinstance(value, Tensor) or not value.is_floating_point():
             return value
-        leaf = value.detach().requires_grad_()
+        leaf = value.detach().clone().requires_grad_()  # the clone of a tensor from inference mode is none
         leaves.append(leaf)
-        return leaf.clone()  # not a leaf, so that the model may change it in place
+        return leaf
 
     return tree_map(track, example_input), leaves
 

@@ -8,6 +8,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.parametrize import ParametrizationList
 
 from .binary_layer import STATE, BinaryLayer
+from .conversion_report import is_converted
 from .layers import binary_class, layer_adapter
 from .observe import Observation
 
@@ -18,8 +19,10 @@ _FUNCTIONAL = (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase, nn.Bilinear)
 def find_layers(model: nn.Module) -> dict[str, nn.Module]:
     """The convolution and linear layers of ``model`` by name, a shared one once.
 
-    Raises ValueError for a layer that is binary already, or lazy and without a shape.
+    Raises ValueError for a layer that is binary already, or lazy and without a shape, and for a converted model.
     """
+    if is_converted(model):
+        raise ValueError("the model is a converted one, and holds bits only; prepare the float model instead")
     found = {}
     for name, module in model.named_modules():
         if isinstance(module, BinaryLayer):

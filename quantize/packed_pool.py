@@ -23,10 +23,10 @@ class PackedMaxPool2d(nn.Module):
         self.ceil_mode = pool.ceil_mode
         self.register_buffer("flip", flip)
 
-    def forward(self, words: Tensor) -> Tensor:
-        output = self.output_size(*words.shape[1:3])
+    def forward(self, input: Tensor) -> Tensor:
+        output = self.output_size(*input.shape[1:3])
         geometry = kernels.PoolGeometry(self.kernel, self.stride, self.padding * 2, self.dilation, output)
-        return ops.max_pool2d(words, len(self.flip), ops.flatten_pool(geometry), self.flip)
+        return ops.max_pool2d(input, len(self.flip), ops.flatten_pool(geometry), self.flip)
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the output of an input of ``height`` x ``width``."""

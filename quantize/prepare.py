@@ -1,12 +1,13 @@
 """The conversion: float layers to binary ones and back."""
 
-import copy
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
+from .conversion_report import is_converted
+from .copies import copy_model
 from .layers import BinaryLayer, binarize, binary_class, unbinarize
 from .plan import NO_THRESHOLD, PENDING, ZERO, LayerPlan, Plan, plan
 from .roles import MIN_FAN_IN
@@ -58,7 +59,7 @@ def apply_plan(model: nn.Module, plan: Plan, inplace: bool = False) -> nn.Module
     schemes = {row.name: row.configured or get_scheme(row.scheme) for row in rows}
     for row in rows:
         _check_fits(model, row)
-    model = model if inplace else _copy(model)
+    model = model if inplace else copy_model(model, "change it itself: inplace=True")
     for row in rows:
         layer = binarize(model.get_submodule(row.name), schemes[row.name], row.output_size)
         if row.threshold not in (NO_THRESHOLD, ZERO):
@@ -72,22 +73,15 @@ def restore(model: nn.Module, inplace: bool = False) -> nn.Module:
 
     Raises ValueError when no layer of ``model`` is binary, or :func:`convert` has made bits of its weights.
     """
-    if any(not module.trainable for module in model.modules() if isinstance(module, BinaryLayer)):
+    if is_converted(model):
         raise ValueError("nothing to restore: a converted model holds bits only; restore the model that was converted")
     if not any(isinstance(module, BinaryLayer) for module in model.modules()):
         raise ValueError("nothing to restore: no layer of the model is binary")
-    model = model if inplace else _copy(model)
+    model = model if inplace else copy_model(model, "change it itself: inplace=True")
     for module in list(model.modules()):
         if isinstance(module, BinaryLayer):
             unbinarize(module)
     return model
-
-
-def _copy(model: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(model)
-    except Exception as error:  # locks, tensors computed by a hook, what a class of the user's raises
-        raise ValueError(f"the model cannot be copied ({error}); change it itself: inplace=True") from error
 
 
 def _check_fits(model: nn.Module, row: LayerPlan) -> None:

@@ -87,11 +87,11 @@ class _IntegerMaxPool(PackedMaxPool2d):
         self.register_buffer("change", mask)
         self.register_buffer("order", order_of(self.flip, self.shuffle))
 
-    def forward(self, image: Tensor) -> Tensor:
-        batch, channels, *size = image.shape
+    def forward(self, input: Tensor) -> Tensor:
+        batch, channels, *size = input.shape
         attributes = {"kernel_shape": self.kernel, "strides": self.stride, "pads": self.padding * 2}
         attributes |= {"dilations": self.dilation, "ceil_mode": int(self.ceil_mode)}
-        image = image if self.change is None else image ^ self.change
+        image = input if self.change is None else input ^ self.change
         y = onnx_node("MaxPool", [image], attributes, (batch, channels, *self.output_size(*size)), torch.uint8)
         return y if self.order is None else y.index_select(1, self.order)
 

@@ -132,7 +132,7 @@ class IntegerConv(_Integer):
         elif 2 * count <= _LARGEST * step and count % step == 0:  # (S + count) / step is 0 to 255
             bias = torch.full_like(total, count) if self.zero_point else unit * (count - total) // 2
             self.output_step, self.digit_zero = float(unit), count // step
-            scale = torch.ones(1, 1) if self.scale is None else self.scale
+            scale = _number(1) if self.scale is None else self.scale
             self.register_buffer("digit_scale", step * scale.flatten().expand(len(signs)).contiguous())
         self.register_buffer("bias_bits", bias)
         self.register_buffer("weight_bits", (signs + 1).to(torch.uint8) if bias is None else signs)

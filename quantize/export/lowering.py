@@ -59,10 +59,10 @@ class BitImages(PackedLayer):
 
 def turn_of(flip: Tensor) -> Tensor:
     """-1 where flipped, else +1."""
-    return torch.where(flip, -1.0, 1.0)
+    return 1.0 - 2.0 * flip.to(torch.float32)
 
 
 def turned(threshold: Tensor | None, flip: Tensor | None, channels: int) -> tuple[Tensor, Tensor]:
     """(threshold turn, turn): x <= t is -x >= -t."""
-    turn = torch.ones(channels) if flip is None else turn_of(flip)
-    return (torch.zeros(channels) if threshold is None else threshold) * turn, turn
+    turn = torch.ones(channels, dtype=torch.float32) if flip is None else turn_of(flip)
+    return (torch.zeros_like(turn) if threshold is None else threshold) * turn, turn

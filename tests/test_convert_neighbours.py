@@ -1,0 +1,188 @@
+"""convert on models that hold, call and watch their layers in ways of their own: the answers stay the same."""
+
+import dataclasses
+
+import pytest
+import torch
+from converted_models import Blocks, converted, rows
+from torch import Tensor, nn
+
+import quantize
+
+
+class Shuffle(nn.Module):
+    """Of two groups of channels."""
+
+    def forward(self, x):
+        return x.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
+
+
+class InLists(Blocks):
+    """Calls its layers through a list that is no ModuleList."""
+
+    def __init__(self):
+        super().__init__(nn.ReLU())
+        self.order = [self.bn1, self.conv1, self.bn2, self.conv2]
+
+    def forward(self, x):
+        for layer in self.order:
+            x = layer(x)
+        return x
+
+
+def test_layers_in_a_list_of_the_model_s_own_are_replaced_too():
+    x = torch.randn(4, 64, 11, 9)
+    prepared, packed = converted(InLists(), x, keep_float=())
+    assert isinstance(packed.order[1], quantize.PackedConv2d)
+    assert packed.order[3] is packed.conv2
+    assert torch.equal(packed(x), prepared(x))
+
+
+@dataclasses.dataclass
+class Output:
+    scores: Tensor
+    map: Tensor
+
+
+class ReturnsDataclass(Blocks):
+    def forward(self, x):
+        x = self.bn2(self.between(self.conv1(self.bn1(x))))
+        return Output(self.conv2(x), x)
+
+
+def test_what_a_dataclass_returns_is_not_fused():
+    x = torch.randn(4, 64, 11, 9)
+    prepared, packed = converted(ReturnsDataclass(nn.ReLU()), x, keep_float=())
+    assert torch.equal(packed(x).scores, prepared(x).scores)
+    torch.testing.assert_close(packed(x).map, prepared(x).map)
+
+
+@pytest.mark.parametrize("pre", [False, True])
+def test_what_the_hook_of_a_container_gets_is_not_fused(pre):
+    x = torch.randn(4, 64, 11, 9)
+    net = nn.Sequential(Blocks(nn.ReLU(), nn.Sequential(nn.Identity())))
+    seen = []
+    where = net[0].between[1]  # it keeps what it gets without a look at it
+    if pre:
+        where.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    else:
+        where.register_forward_hook(lambda _, __, output: seen.append(output))
+    prepared, packed = converted(net, x, keep_float=())
+    assert rows(packed)["0.conv1"].output == "float"
+    seen.clear()
+    torch.testing.assert_close(packed(x), prepared(x))
+    torch.testing.assert_close(seen[0], seen[1])
+
+
+class ByKeyword(Blocks):
+    def forward(self, x):
+        x = self.between(self.conv1(input=self.bn1(input=x)))
+        return self.conv2(input=self.bn2(input=x))
+
+
+class PoolByKeyword(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.pool, self.shuffle = nn.MaxPool2d(2), Shuffle()
+
+    def forward(self, x):
+        return self.pool(input=self.shuffle(x=x))
+
+
+@pytest.mark.parametrize("between", [[nn.ReLU(), nn.MaxPool2d(2)], [PoolByKeyword()]])
+def test_modules_that_are_called_by_keywords(between):
+    x = torch.randn(4, 64, 11, 9)
+    prepared, packed = converted(ByKeyword(*between), x, keep_float=())
+    assert torch.equal(packed(x), prepared(x))
+
+
+class PoolInput(Blocks):
+    """Only its pooling, which bits can do, gets a keyword."""
+
+    def forward(self, x):
+        return self.conv2(self.bn2(self.between[0](input=self.conv1(self.bn1(x)))))
+
+
+def test_a_pooling_of_bits_that_is_called_by_keyword():
+    x = torch.randn(4, 64, 11, 9)
+    prepared, packed = converted(PoolInput(nn.MaxPool2d(2)), x, keep_float=())
+    assert rows(packed)["conv1"].output == "bits"
+    assert torch.equal(packed(x), prepared(x))
+
+
+def test_a_hook_that_takes_keywords_goes_along():
+    x = torch.randn(4, 6, 7, 7)
+    prepared = quantize.prepare(nn.Sequential(nn.Conv2d(6, 9, 3)), "xnor", keep_float=())
+    prepared[0].register_forward_hook(lambda _, args, kwargs, output: (output, kwargs), with_kwargs=True)
+    prepared[0].register_forward_pre_hook(lambda _, args, kwargs: ((args[0] + 0.5,), kwargs), with_kwargs=True)
+    y, kwargs = quantize.convert(prepared, x)(x)
+    assert torch.equal(y, prepared.eval()(x)[0])
+    assert kwargs == {}
+
+
+# Layers, what stands between them, and an input in which it works along another dimension than the layers' channels.
+OTHER_DIMENSIONS = {
+    "shuffled tokens": (nn.Linear(64, 64), [nn.ChannelShuffle(2)], (3, 4, 64)),
+    "pooled tokens": (nn.Linear(64, 64), [nn.MaxPool2d((2, 1))], (3, 4, 64)),
+    "pooled maps of features": (nn.Linear(64, 64), [nn.MaxPool2d((2, 1))], (3, 4, 5, 64)),
+    "pooled features, shuffled": (nn.Linear(64, 64), [nn.MaxPool1d(3, 1, 1), Shuffle()], (6, 64)),
+    "one sample": (nn.Conv2d(64, 64, 1), [nn.MaxPool2d(2)], (64, 8, 8)),
+    "2-D pooling of sequences": (nn.Conv1d(64, 64, 1), [nn.MaxPool2d((1, 2))], (3, 64, 8)),
+    "pooled channels, shuffled": (nn.Conv1d(64, 64, 1), [nn.AvgPool2d((3, 1), 1, (1, 0)), Shuffle()], (3, 64, 8)),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_DIMENSIONS)
+@pytest.mark.parametrize("last", [True, False])
+def test_what_works_along_other_dimensions_stays(name, last):
+    """Before another packed layer, and at the end."""
+    layer, between, shape = OTHER_DIMENSIONS[name]
+    net = nn.Sequential(layer, *between, nn.Conv2d(64, 8, 1) if isinstance(layer, nn.Conv2d) else nn.Identity())
+    if last and not isinstance(layer, nn.Conv2d):
+        net[-1] = nn.Linear(64, 8) if isinstance(layer, nn.Linear) else nn.Conv1d(64, 8, 1)
+    x = torch.randn(shape)
+    prepared, packed = converted(net, x, keep_float=())
+    torch.testing.assert_close(packed(x), prepared(x), rtol=1e-6, atol=1e-6)
+
+
+class ChangesItsInput(Blocks):
+    def forward(self, x):
+        return super().forward(x.sub_(0.5).mul_(2))
+
+
+def test_a_model_that_changes_its_input_does_not_change_the_example():
+    x = torch.randn(4, 64, 11, 9)
+    before = x.clone()
+    prepared, packed = converted(ChangesItsInput(nn.ReLU()), x.clone(), keep_float=())
+    quantize.convert(prepared, x)
+    quantize.summary(prepared, x)
+    assert torch.equal(x, before)
+    assert torch.equal(packed(x.clone()), prepared(x.clone()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_an_example_of_another_type_is_taken_as_float32(dtype):
+    x = torch.randn(2, 6, 7, 7, dtype=dtype)
+    prepared = quantize.prepare(nn.Sequential(nn.Conv2d(6, 9, 3)), "xnor", keep_float=()).to(dtype)
+    packed = quantize.convert(prepared, x)
+    assert torch.equal(packed(x.float()), prepared.float().eval()(x.float()))
+
+
+def test_what_is_converted_in_inference_mode_can_be_loaded_into():
+    x = torch.randn(2, 6)
+    prepared = quantize.prepare(nn.Sequential(nn.Linear(6, 3), nn.BatchNorm1d(3)), keep_float=())
+    with torch.inference_mode():
+        packed = quantize.convert(prepared, x)
+    packed.load_state_dict(quantize.convert(prepared, x).state_dict())
+
+
+def test_another_default_type():
+    """A constant bit has an infinite threshold; what makes it must not have the default type."""
+    x = torch.randn(4, 64, 11, 9)
+    prepared, expected = converted(Blocks(nn.ReLU()), x, keep_float=())
+    torch.set_default_dtype(torch.float64)
+    try:
+        packed = quantize.convert(prepared, x)
+        assert torch.equal(packed(x), expected(x))
+    finally:
+        torch.set_default_dtype(torch.float32)
