@@ -56,6 +56,24 @@ LAYERS = {
         (4, 100),
         "BinaryConvToBits BinaryConvFromBits",
     ),
+    "linears of tokens": (
+        lambda: nn.Sequential(nn.Linear(100, 65), nn.ReLU(), nn.Linear(65, 64), nn.Linear(64, 12)),
+        "xnor",
+        (4, 5, 100),
+        "BinaryConvToBits BinaryConvFromBitsToBits BinaryConvFromBits",
+    ),
+    "linears of a map": (
+        lambda: nn.Sequential(nn.Linear(100, 65), nn.Linear(65, 12)),
+        "xnor",
+        (4, 2, 5, 100),
+        "BinaryConvToBits BinaryConvFromBits",
+    ),
+    "linears of windows": (
+        lambda: nn.Sequential(nn.Linear(100, 65), nn.Linear(65, 12)),
+        "xnor",
+        (4, 3, 2, 5, 100),
+        "BinaryConvToBits BinaryConvFromBits",
+    ),
     "conv1d": (lambda: nn.Conv1d(40, 24, 5, stride=2, groups=2), "bireal", (4, 40, 21), "BinaryConv"),
     "conv1ds": (
         lambda: nn.Sequential(nn.Conv1d(40, 24, 5), nn.Conv1d(24, 9, 3)),

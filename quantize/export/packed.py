@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..expanded import ExpandedLayer
+from ..flow import trace_flow
 from ..kernels import ConvGeometry
 from ..packed import PackedConv1d, PackedConv2d, PackedLayer, PackedLinear
 from ..packed_pool import PackedMaxPool2d
@@ -57,10 +58,26 @@ class _CallsConv1d(_CallsConv, PackedConv1d):
 
 
 class _CallsLinear(_CallsConv, PackedLinear):
+    """Bits go from layer to layer as images whose pixels are the rows, so that the last knows the sizes again.
+
+    Attributes:
+        rows: the sizes of the example's input but for the last.
+    """
+
+    rows: tuple[int, ...]
+
+    def to_image(self, x: Tensor) -> Tensor:
+        if self.folding.input_bits or not self.folding.output_bits:
+            return super().to_image(x)
+        dims = len(self.rows)
+        x = x.flatten(0, dims - 3) if dims > 3 else x[(None,) * (3 - dims)]
+        return x.permute(0, 3, 1, 2)
+
     def from_image(self, y: Tensor, x: Tensor) -> Tensor:
         if self.folding.output_bits or not self.folding.input_bits:
             return super().from_image(y, x)
-        return y.permute(0, 2, 3, 1).flatten(0, 2)  # bits go from layer to layer in rows only
+        dims, y = len(self.rows), y.permute(0, 2, 3, 1)
+        return y.unflatten(0, (-1, *self.rows[1:-2])) if dims > 3 else y[(0,) * (3 - dims)]
 
 
 class _CallsWeight(ExpandedLayer):
@@ -75,11 +92,11 @@ class _CallsWeight(ExpandedLayer):
 
 
 class _CallsMaxPool(PackedMaxPool2d):
-    def forward(self, image: Tensor) -> Tensor:
-        batch, channels, *size = image.shape
+    def forward(self, input: Tensor) -> Tensor:
+        batch, channels, *size = input.shape
         attributes = {"kernel_shape": self.kernel, "strides": self.stride, "pads": self.padding * 2}
         attributes |= {"dilations": self.dilation, "ceil_mode": int(self.ceil_mode)}
-        return _call("BinaryMaxPool", [image, self.turn], attributes, (batch, channels, *self.output_size(*size)))
+        return _call("BinaryMaxPool", [input, self.turn], attributes, (batch, channels, *self.output_size(*size)))
 
 
 _CALLS = {
@@ -94,7 +111,10 @@ def lower(model: nn.Module, batch: Any) -> tuple[nn.Module, nn.Module]:
     """(the model that the file is compared with, the model that is traced)."""
     model = converted(model, batch)
     lowered = copy.deepcopy(model)
+    flow = trace_flow(lowered, batch, lambda module: isinstance(module, PackedLinear))
     call_functions(lowered)
+    for layer, shape in flow.input_shape.items():
+        layer.rows = shape[:-1]
     return model, lowered
 
 
@@ -121,8 +141,9 @@ def _complete(layer: BitImages) -> None:
     g = layer.geometry
     layer.register_buffer("weight_bits", layer.dense_weights())
     layer.weights, layer.prepared = None, True
-    layer.scale = torch.ones(g.out_channels) if layer.scale is None else layer.scale
-    layer.bias = torch.zeros(g.out_channels) if layer.bias is None else layer.bias
+    one = torch.ones(g.out_channels, dtype=torch.float32)
+    layer.scale = one if layer.scale is None else layer.scale
+    layer.bias = torch.zeros_like(one) if layer.bias is None else layer.bias
     layer.threshold, turn = turned(layer.threshold, layer.flip, g.channels)
     layer.register_buffer("turn", turn)
     if layer.folding.output_bits:
