@@ -1,7 +1,7 @@
 """What a network costs: MACs, binary MACs, parameters and bytes, a layer and in total, through ptflops."""
 
-import copy
 import dataclasses
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from .copies import copy_model
 from .layers import FLOAT_CLASSES, BinaryLayer
 from .observe import describe, run
 from .packed import PackedLayer
@@ -56,7 +57,7 @@ class Summary(LayerCost):
         """What the two lines of ptflops leave out."""
         from ptflops.utils import flops_to_string
 
-        ratio = self.float_bytes / self.packed_bytes
+        ratio = self.float_bytes / self.packed_bytes if self.packed_bytes else 1.0
         return [
             f"==> Binary operations:  {flops_to_string(self.binary_macs)}",
             f"==> Size:  {self.float_bytes:,} bytes in float, {self.packed_bytes:,} packed ({ratio:.1f}x smaller)",
@@ -81,7 +82,7 @@ def summary(model: nn.Module, example_input: Any) -> Summary:
 
     Raises ValueError when the model does not run on ``example_input``.
     """
-    model = copy.deepcopy(model).eval()  # ptflops leaves methods behind on what it counts
+    model = copy_model(getattr(model, "_orig_mod", model)).eval()  # ptflops leaves methods behind on what it counts
     stored: set[int] = set()
     rows = {name: _storage(name, module, stored) for name, module in model.named_modules()}
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad) - _unsettled(model)
@@ -100,7 +101,7 @@ def _numbers(row: LayerCost) -> tuple[int, ...]:
 
 def _unsettled(model: nn.Module) -> int:
     binary = [m for m in model.modules() if isinstance(m, BinaryLayer)]
-    return sum(m.threshold.numel() for m in binary if m.threshold_pending)
+    return sum(m.threshold.numel() for m in binary if m.unsettled)
 
 
 def _storage(name: str, module: nn.Module, stored: set[int]) -> LayerCost:
@@ -111,7 +112,7 @@ def _storage(name: str, module: nn.Module, stored: set[int]) -> LayerCost:
     row.float_bytes = row.packed_bytes = sum(t.numel() * t.element_size() for t in tensors)
     row.parameters = sum(t.numel() for t in tensors if t.requires_grad)
     if isinstance(module, BinaryLayer):
-        row.parameters -= module.threshold.numel() if module.threshold_pending else 0
+        row.parameters -= module.threshold.numel() if module.unsettled else 0
     if isinstance(module, PackedLayer):
         row.float_bytes = row.packed_bytes = module.stored_bytes()
     if isinstance(module, BinaryLayer) and module.trainable and id(module.weight) not in stored:
@@ -160,6 +161,8 @@ def _count(model: nn.Module, example_input: Any) -> dict[str, tuple[int, int]]:
     costs: dict[str, tuple[int, int]] = {}
     names = {module: name for name, module in counted.model.named_modules()}
     hooks = {kind: _hook(kind, names, costs, len(batch)) for kind in {type(module) for module in names}}
+    for module in (module for module in names if hooks[type(module)]):
+        module.register_forward_pre_hook(_without_keywords, with_kwargs=True)
     get_model_complexity_info(
         counted,
         (1,),  # not used: the input is the constructor's
@@ -170,6 +173,19 @@ def _count(model: nn.Module, example_input: Any) -> dict[str, tuple[int, int]]:
         as_strings=False,
     )
     return costs
+
+
+def _required(module: nn.Module) -> list[str]:
+    """The arguments that a module's call must have."""
+    parameters = inspect.signature(module.forward).parameters.values()
+    return [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty]
+
+
+def _without_keywords(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    """A call as ptflops can see it: what it must have, by position."""
+    moved = [name for name in _required(module)[len(args) :] if name in kwargs]
+    kept = {name: value for name, value in kwargs.items() if name not in moved}
+    return (*args, *(kwargs[name] for name in moved)), kept
 
 
 def _count_packed(module: PackedLayer, _args, output: Tensor) -> None:
@@ -192,7 +208,7 @@ def _hook(kind: type[nn.Module], names: dict[nn.Module, str], costs: dict, sampl
 
     def hook(module, args, output):
         before = module.__flops__
-        count(module, args, output)
+        count(module, args[: len(_required(module)) or None], output)  # ptflops' attention takes no more
         macs, binary_macs = (module.__flops__ - before) // samples, 0
         if isinstance(module, PackedLayer):
             module.__flops__ = before

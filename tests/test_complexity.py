@@ -243,3 +243,42 @@ def test_a_bad_example(example_input, message, capfd):
     with pytest.raises(ValueError, match=message):
         quantize.summary(nn.Sequential(nn.Conv2d(3, 4, 3)), example_input)
     assert capfd.readouterr() == ("", "")
+
+
+class ByKeyword(nn.Module):
+    """Calls its layers by keywords where ``keywords``, else by position; its attention gets a mask too."""
+
+    def __init__(self, keywords: bool):
+        super().__init__()
+        self.keywords = keywords
+        self.conv, self.norm, self.linear = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x):
+        if self.keywords:
+            x = self.linear(input=self.norm(input=self.conv(input=x)).flatten(2).mT)
+            return self.attention(query=x, key=x, value=x, key_padding_mask=None, need_weights=False)[0]
+        x = self.linear(self.norm(self.conv(x)).flatten(2).mT)
+        return self.attention(x, x, x, None, False)[0]
+
+
+def test_layers_that_are_called_by_keywords_count_the_same(capsys):
+    x = torch.randn(2, 3, 7, 7)
+    costs = [quantize.summary(ByKeyword(keywords), x) for keywords in (True, False)]
+    assert costs[0] == costs[1]
+    macs = {row.name: row.macs for row in costs[0].layers}
+    assert macs["conv"] == 25 * 8 * 27 + 25 * 8
+    assert macs["linear"] == 25 * 8 * 8 + 25 * 8
+    assert macs["attention"] > 4 * 25 * 8 * 8
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_compiled_model_costs_what_the_model_does():
+    x = torch.randn(2, 3, 7, 7)
+    model = quantize.prepare(ByKeyword(False), "xnor", x, keep_float=())
+    assert quantize.summary(torch.compile(model, backend="eager"), x) == quantize.summary(model, x)
+
+
+def test_a_model_without_parameters():
+    lines = quantize.summary(nn.Sequential(nn.ReLU()), torch.randn(1, 3)).binary_lines()
+    assert lines[1] == "==> Size:  0 bytes in float, 0 packed (1.0x smaller)"
