@@ -14,7 +14,7 @@ from ..packed import PackedConv1d, PackedConv2d, PackedLayer, PackedLinear
 from ..packed_pool import PackedMaxPool2d
 from . import standard
 from .integers import IntegerConv, IntegerLinear, order_of
-from .lowering import converted, onnx_node
+from .lowering import converted, onnx_node, pool_attributes
 
 
 def lower(model: nn.Module, batch: Any) -> tuple[nn.Module, nn.Module]:
@@ -89,10 +89,9 @@ class _IntegerMaxPool(PackedMaxPool2d):
 
     def forward(self, input: Tensor) -> Tensor:
         batch, channels, *size = input.shape
-        attributes = {"kernel_shape": self.kernel, "strides": self.stride, "pads": self.padding * 2}
-        attributes |= {"dilations": self.dilation, "ceil_mode": int(self.ceil_mode)}
         image = input if self.change is None else input ^ self.change
-        y = onnx_node("MaxPool", [image], attributes, (batch, channels, *self.output_size(*size)), torch.uint8)
+        shape = (batch, channels, *self.output_size(*size))
+        y = onnx_node("MaxPool", [image], pool_attributes(self), shape, torch.uint8)
         return y if self.order is None else y.index_select(1, self.order)
 
 

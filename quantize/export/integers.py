@@ -23,7 +23,7 @@ from .. import packing
 from ..fold import bisect, shuffle_values
 from ..kernels import ConvGeometry
 from ..packed import PackedLayer
-from .lowering import BitImages, onnx_node, turn_of, turned
+from .lowering import BitImages, conv_attributes, onnx_node, turn_of, turned
 
 _GAIN = 1024  # makes a sum of 1 saturate
 _LARGEST = 255
@@ -141,8 +141,7 @@ class IntegerConv(_Integer):
     def convolve(self, image: Tensor, geometry: ConvGeometry, input_scale: Tensor | None) -> Tensor:
         g = geometry
         shape = (image.shape[0], g.out_channels, *g.output_size(*self.image_size(image)))
-        attributes = {"kernel_shape": g.kernel, "strides": g.stride, "pads": g.padding, "dilations": g.dilation}
-        attributes["group"] = g.groups
+        attributes = conv_attributes(g)
         if self.bias_bits is None:
             y = self.finish(self.scaled(self.sums(image, shape, attributes)), input_scale)
         else:

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from ..convert import convert
+from ..kernels import ConvGeometry
 from ..layers import BinaryLayer
 from ..packed import PackedLayer
+from ..packed_pool import PackedMaxPool2d
 
 
 def converted(model: nn.Module, batch: Any) -> nn.Module:
@@ -33,6 +35,18 @@ def onnx_node(
     """
     plain = {key: list(value) if isinstance(value, tuple) else value for key, value in attributes.items()}
     return torch.onnx.ops.symbolic(name, inputs, plain, dtype=dtype, shape=shape, version=version)
+
+
+def conv_attributes(g: ConvGeometry) -> dict[str, Any]:
+    """How the standard's convolutions call a geometry."""
+    sizes = {"kernel_shape": g.kernel, "strides": g.stride, "pads": g.padding, "dilations": g.dilation}
+    return {**sizes, "group": g.groups}
+
+
+def pool_attributes(pool: PackedMaxPool2d) -> dict[str, Any]:
+    """How the standard's max pooling calls that of ``pool``."""
+    sizes = {"kernel_shape": pool.kernel, "strides": pool.stride, "pads": pool.padding * 2, "dilations": pool.dilation}
+    return {**sizes, "ceil_mode": int(pool.ceil_mode)}
 
 
 class BitImages(PackedLayer):

@@ -15,7 +15,7 @@ from ..packed import PackedConv1d, PackedConv2d, PackedLayer, PackedLinear
 from ..packed_pool import PackedMaxPool2d
 from ..scheme import QuantizedWeight
 from .functions import DOMAIN, VERSION, conv_name, function
-from .lowering import BitImages, converted, onnx_node, turn_of, turned
+from .lowering import BitImages, conv_attributes, converted, onnx_node, pool_attributes, turn_of, turned
 
 
 def _call(name: str, inputs: list[Tensor], attributes: dict[str, Any], shape: tuple[int, ...]) -> Tensor:
@@ -30,11 +30,7 @@ class _CallsConv(BitImages):
         out, channels, *kernel = g.filters
         size = self.image_size(image)
         attributes = {
-            "kernel_shape": g.kernel,
-            "strides": g.stride,
-            "pads": g.padding,
-            "dilations": g.dilation,
-            "group": g.groups,
+            **conv_attributes(g),
             "filter_shape": (out, *kernel, channels),
             "filter_bits": (channels * kernel[0] * kernel[1],),
             "size_hint": tuple(n if isinstance(n, int) else 0 for n in size),
@@ -94,9 +90,8 @@ class _CallsWeight(ExpandedLayer):
 class _CallsMaxPool(PackedMaxPool2d):
     def forward(self, input: Tensor) -> Tensor:
         batch, channels, *size = input.shape
-        attributes = {"kernel_shape": self.kernel, "strides": self.stride, "pads": self.padding * 2}
-        attributes |= {"dilations": self.dilation, "ceil_mode": int(self.ceil_mode)}
-        return _call("BinaryMaxPool", [input, self.turn], attributes, (batch, channels, *self.output_size(*size)))
+        shape = (batch, channels, *self.output_size(*size))
+        return _call("BinaryMaxPool", [input, self.turn], pool_attributes(self), shape)
 
 
 _CALLS = {
