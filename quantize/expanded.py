@@ -79,7 +79,7 @@ class ExpandedLinear(ExpandedLayer, BinaryLinear):
 
 
 _MORE_VALUES = "it has more values than bits"
-_CLASSES = {expanded.__mro__[2]: expanded for expanded in ExpandedLayer.__subclasses__()}
+_CLASSES = {expanded.__bases__[1]: expanded for expanded in ExpandedLayer.__subclasses__()}
 
 
 @torch.no_grad()
