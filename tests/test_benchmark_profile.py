@@ -28,6 +28,14 @@ def test_medians_and_shares_without_the_first_runs():
     assert found == [NodeTime("conv", "Conv", 60, 0.6), NodeTime("relu", "Relu", 10, 0.1), (BETWEEN, "", 30, 0.3)]
 
 
+def test_networks_can_be_exported_where_the_problem_is_the_first_to_ask_for_them():
+    """Parameters made in inference mode can be neither prepared nor exported."""
+    problem = NetworkCase("lenet5_xnornet").problem(1)
+    assert problem.expected.is_inference()
+    for model in (problem.float_model, problem.binary_model):
+        assert not any(parameter.is_inference() for parameter in model.parameters())
+
+
 @native
 def test_every_onnxruntime_side_has_a_profile():
     """Our operators are where our kernels run, and nowhere else."""

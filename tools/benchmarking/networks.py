@@ -65,9 +65,9 @@ class NetworkCase:
         return batch * (self.cost.macs + self.cost.binary_macs)
 
     def problem(self, batch: int) -> NetworkProblem:
-        x = self.batch(batch)
+        x, networks = self.batch(batch), self.networks  # not made in inference mode, whose tensors cannot be prepared
         with torch.inference_mode():
-            return NetworkProblem(x, *self.networks, *(network(x) for network in self.networks))
+            return NetworkProblem(x, *networks, *(network(x) for network in networks))
 
 
 def settle(model: nn.Module, x: Tensor) -> nn.Module:
