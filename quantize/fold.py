@@ -64,6 +64,8 @@ def may_shuffle(module: nn.Module) -> bool:
     """Whether it might be a channel shuffle: a module with nothing in it that is not of a kind known otherwise."""
     if any(True for _ in module.children()) or module.state_dict() or module.training:
         return False
+    if isinstance(module, torch.jit.ScriptModule):  # its forward tells nothing of its parameters
+        return False
     own = not type(module).__module__.startswith("torch.nn.modules.")
     return isinstance(module, nn.ChannelShuffle) or (own and len(inspect.signature(module.forward).parameters) == 1)
 

@@ -1,6 +1,7 @@
 """convert on models that hold, call and watch their layers in ways of their own: the answers stay the same."""
 
 import dataclasses
+import warnings
 
 import pytest
 import torch
@@ -143,6 +144,16 @@ def test_what_works_along_other_dimensions_stays(name, last):
     x = torch.randn(shape)
     prepared, packed = converted(net, x, keep_float=())
     torch.testing.assert_close(packed(x), prepared(x), rtol=1e-6, atol=1e-6)
+
+
+def test_a_scripted_module_stays():
+    x = torch.randn(4, 64, 11, 9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated
+        scripted = torch.jit.script(nn.ReLU())
+    prepared, packed = converted(Blocks(scripted), x, keep_float=())
+    assert rows(packed)["conv1"].output == "float"
+    torch.testing.assert_close(packed(x), prepared(x))
 
 
 class ChangesItsInput(Blocks):
