@@ -10,7 +10,7 @@ from .binary_layer import channel_dim
 from .observe import Observation, observe
 from .obstacles import Obstacles, find_layers, functional_weights
 from .roles import MIN_FAN_IN, check_agreement, kept_float, tiny
-from .scheme import Scheme, get_scheme
+from .scheme import Scheme, did_you_mean, get_scheme
 from .selection import Choice, Overrides
 from .table import format_table
 from .threshold import needs_threshold, threshold_start
@@ -64,9 +64,12 @@ class Plan(Sequence[LayerPlan]):
         return len(self.rows)
 
     def __getitem__(self, index):
-        if isinstance(index, str):
-            return {row.name: row for row in self.rows}[index]
-        return self.rows[index]
+        if not isinstance(index, str):
+            return self.rows[index]
+        rows = {row.name: row for row in self.rows}
+        if index not in rows:
+            raise KeyError(f"the plan has no layer {index!r}: {did_you_mean(index, rows)}")
+        return rows[index]
 
     @property
     def binary(self) -> list[str]:

@@ -111,8 +111,8 @@ def test_a_plan_is_a_sequence_of_data():
         "output_size": [8, 8],
         "warning": "",
     }
-    with pytest.raises(KeyError):
-        plan["nope"]
+    with pytest.raises(KeyError, match=r"no layer 'block1.1': did you mean .*'block1.0'"):
+        plan["block1.1"]
 
 
 # keep_float and overrides
