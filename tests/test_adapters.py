@@ -90,6 +90,12 @@ def test_the_gain_of_a_scaled_convolution_learns():
     assert prepared[0].weight.grad.abs().sum() > 0
 
 
+def test_a_learned_scale_starts_from_the_standardized_weight():
+    model, _ = subclassed("ScaledStdConv2d")
+    prepared = quantize.prepare(model, "xnorpp", keep_float=())
+    torch.testing.assert_close(prepared[0].gamma, standardized(model[0]).abs().mean((1, 2, 3)), check_layout=False)
+
+
 def test_timm_linear_and_torchvision_subclasses_become_binary():
     from torchvision.models.video.resnet import Conv3DNoTemporal, Conv3DSimple
 

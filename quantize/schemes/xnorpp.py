@@ -34,7 +34,7 @@ class XNORPlusPlus(Scheme):
 
     def attach(self, layer: nn.Module, output_size: tuple[int, ...] | None) -> None:
         self.check_output_size(output_size)
-        filters = layer.to_filters(layer.weight.detach())
+        filters = layer.float_filters().detach()
         layer.gamma = nn.Parameter(filters.abs().flatten(1).mean(1))
         if not self.spatial:
             return
