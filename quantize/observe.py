@@ -114,13 +114,19 @@ class _Run:
         self.one_position: set[nn.Module] = set()
 
     def observe(self, example_input: Any) -> Observation:
-        with torch.inference_mode(False):
+        # In inference mode autograd follows nothing, and parameters that were made in it never.
+        inference = any(parameter.is_inference() for parameter in self.model.parameters())
+        with torch.inference_mode(inference):
             tracked, leaves = _tracked(example_input)
         handles = [layer.register_forward_pre_hook(self._before, with_kwargs=True) for layer in self.layers]
         handles += [layer.register_forward_hook(self._after) for layer in self.layers]
         try:
             # The graph is read, never run backward: what its nodes would save is let go.
-            with torch.inference_mode(False), torch.enable_grad(), saved_tensors_hooks(lambda _: None, lambda _: None):
+            with (
+                torch.inference_mode(inference),
+                torch.enable_grad(),
+                saved_tensors_hooks(lambda _: None, lambda _: None),
+            ):
                 result = run(self.model, tracked)
         finally:
             for handle in handles:

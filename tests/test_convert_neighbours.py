@@ -197,3 +197,12 @@ def test_another_default_type():
         assert torch.equal(packed(x), expected(x))
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_model_and_an_example_that_were_made_in_inference_mode(inside):
+    with torch.inference_mode():
+        net, x = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 8), nn.Linear(8, 2)), torch.randn(4, 3)
+    with torch.inference_mode(inside):
+        assert quantize.plan(net, "xnor", x).binary == ["2"]
+    assert quantize.plan(nn.Sequential(*(nn.Linear(3, 3) for _ in range(3))), "xnor", x).binary == ["1"]
