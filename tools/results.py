@@ -32,9 +32,10 @@ so does its command, with `--data-dir` for the place of the data. Recipes are fi
 
 Accuracy is top-1 on the test set in percent: *published*, *ours* (the best epoch), *last* (the last epoch), *float*
 (our float network to compare with, after as many epochs; its own row says how it was trained). *epochs* "20 of 200"
-is a shorter budget than the row's. Time is training and testing of all epochs. MACs are those of one image. *packed
-bytes* are those of the parameters, 1 bit a binary weight. `python tools/report.py READMEs/runs/*` makes a page of the
-same logs, with curves, peak memory and inference time.
+is a shorter budget than the row's; names that end in "short" are of a few epochs on a processor, which show that a
+network learns and what it costs, not how far it gets. Time is training and testing of all epochs. MACs are those of
+one image. *packed bytes* are those of the parameters, 1 bit a binary weight. `python tools/report.py READMEs/runs/*`
+makes a page of the same logs, with curves, peak memory and inference time.
 """
 JPEG_NOTE = f"""The targets of {JPEG_OF} on JPEG copies of its images. The artefacts cost accuracy: no published figure
 compares, only a float network trained on the same files.
