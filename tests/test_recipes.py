@@ -71,6 +71,14 @@ def test_a_flag_overrides_its_recipe_and_a_recipe_all_defaults():
     assert config_of("--recipe", "adam-cosine", "--milestones", "7").lr_schedule == "step"
 
 
+@pytest.mark.parametrize("argv", [["--milestones", "5", "8"], ["--lr-schedule", "step"]])
+def test_another_schedule_leaves_the_gamma_of_the_recipes_own(argv):
+    exponential = TrainConfig.create(arch="mlp_bnn", dataset="mnist", lr_schedule="exponential")
+    step = TrainConfig.create(**parse_flags(["--arch", "mlp_bnn", "--dataset", "mnist", *argv]))
+    assert (exponential.gamma, step.gamma) == (1e-4, 0.1)
+    assert TrainConfig.create(arch="mlp_bnn", dataset="mnist", lr_schedule="step", gamma=0.5).gamma == 0.5
+
+
 def test_an_unknown_recipe_has_close_names():
     with pytest.raises(ValueError, match=r"unknown recipe 'sgd-step': did you mean 'sgd-steps'.* valid: adam-cosine, "):
         config_of("--recipe", "sgd-step")

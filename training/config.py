@@ -84,6 +84,8 @@ class TrainConfig:
         arch, dataset, recipe = (flags[key] for key in ("arch", "dataset", "recipe"))
         suited = default_flags(arch, dataset, given.get("img_size"), given.get("scheme"))
         recipe_flags = parse_flags(read_recipe(recipe or default_recipe(arch)))
+        if flags.get("lr_schedule") not in (None, recipe_flags["lr_schedule"]):
+            recipe_flags.pop("gamma", None)  # over all epochs or a milestone: it suits its own schedule alone
         changes = DATASET_CHANGES.get(dataset, {}) if recipe is None else {}
         flags = {**suited, **recipe_flags, **changes, **flags}
         config = cls(**whole_epochs(flags, flags["epochs"]))
