@@ -34,6 +34,22 @@ def test_pictures_are_cut_to_shape_and_grey_where_wanted(tmp_path):
     assert imagefolder.decode(train, (1, 5, 7))[0].images.shape == (6, 1, 5, 7)
 
 
+@pytest.mark.parametrize("file", ["a.png", "a.tif", "a.pgm"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pictures_of_16_bits_keep_their_greys(tmp_path, file, channels):
+    greys = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    Image.fromarray(greys * 257).save(tmp_path / file)  # 257 = 65535 / 255
+    pixels = imagefolder.to_tensor(imagefolder.read_picture(str(tmp_path / file), channels))
+    np.testing.assert_array_equal(pixels, np.broadcast_to(greys, (channels, 16, 16)))
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_pictures_without_a_known_white_are_refused(tmp_path, dtype):
+    Image.fromarray(np.ones((4, 4), dtype)).save(tmp_path / "a.tif")
+    with pytest.raises(UnreadablePicture, match="32-bit values.* 8 or 16 bits"):
+        imagefolder.read_picture(str(tmp_path / "a.tif"), 1)
+
+
 def test_streamed_batches_equal_those_from_memory(tmp_path, monkeypatch):
     write_pictures(tmp_path, count=5)
     config = folder_config(tmp_path, img_size=8, workers=1)

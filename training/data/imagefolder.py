@@ -16,6 +16,9 @@ from .datasets import ArraySet
 
 BILINEAR = Image.Resampling.BILINEAR
 
+UNBOUNDED = ("I", "F")  # modes of PIL
+WIDENED = ("PNG", "PPM")  # formats of at most 16 bits, which PIL, or an older one, opens as "I"
+
 # What PIL raises for files that are no pictures, are cut short, or damaged.
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, Image.DecompressionBombError)
 
@@ -69,15 +72,31 @@ def _scan(split_dir: Path) -> tuple[list[str], Pictures]:
 def read_picture(path: str, channels: int) -> Image.Image:
     """A picture as grey (1 channel) or RGB (3 channels).
 
-    Raises UnreadablePicture for a file that is not one.
+    Raises UnreadablePicture for a file that is not one, or whose values have no known range.
     """
     try:
         with Image.open(path) as picture:
-            return picture.convert("L" if channels == 1 else "RGB")
+            picture = to_8_bits(picture)
+            if picture.mode not in UNBOUNDED:
+                return picture.convert("L" if channels == 1 else "RGB")
     except UNREADABLE as error:
         raise UnreadablePicture(
             f"{path!r} is not a readable picture; remove or replace it, or leave such out with --skip-corrupt"
         ) from error
+    raise UnreadablePicture(
+        f"{path!r} has 32-bit values, and nothing says which of them is white; save it with 8 or 16 bits, or leave "
+        "such out with --skip-corrupt"
+    )
+
+
+def to_8_bits(picture: Image.Image) -> Image.Image:
+    """A grey picture of 16 bits as one of 8, ``v // 256``; others as they are.
+
+    PIL would clip the values at 255, which turns nearly all of them white.
+    """
+    if not (picture.mode.startswith("I;16") or picture.mode == "I" and picture.format in WIDENED):
+        return picture
+    return Image.fromarray((np.asarray(picture) // 256).astype(np.uint8))
 
 
 def to_tensor(picture: Image.Image) -> Tensor:
