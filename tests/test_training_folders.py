@@ -124,6 +124,17 @@ def test_a_file_that_is_no_picture_is_named(tmp_path):
         load_data(config, config.input_size, CPU)
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_test_set_without_readable_pictures_is_refused(tmp_path, monkeypatch, streamed):
+    write_pictures(tmp_path)
+    for path in tmp_path.glob("test/*/*.png"):
+        path.write_bytes(b"not a picture")
+    monkeypatch.setattr("training.data.MEMORY_LIMIT", 0 if streamed else 10**6)
+    config = folder_config(tmp_path, img_size=8, workers=0, skip_corrupt=True)
+    with pytest.raises(UnreadablePicture, match="none of .* can be read, such as .*; replace them"):
+        list(load_data(config, config.input_size, CPU).test)
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_file_that_is_no_picture_is_named_in_one_sentence_by_workers_too(tmp_path, workers):
     write_pictures(tmp_path)

@@ -192,16 +192,20 @@ class StreamLoader(Loader):
 
     def raw_batches(self, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         self._keys.batches, self._keys.seeds = batches, (self.seed, self.epoch)
+        readable = not len(batches)  # a process without test pictures has nothing to miss
         for size, (images, labels, skipped) in zip(map(len, batches), self._files, strict=True):
             self.skipped |= set(skipped)
             if not len(labels):
                 if self.shuffle:
                     raise UnreadablePicture(f"no picture of a batch can be read, such as {skipped[0]!r}; replace them")
                 continue
+            readable = True
             if self.shuffle and skipped:
                 again = torch.arange(size) % len(labels)
                 images, labels = images[again], labels[again]
             yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+        if not readable:
+            raise UnreadablePicture(f"none of the test pictures can be read, such as {skipped[0]!r}; replace them")
 
 
 def _collate(items: list[tuple[Tensor, int] | str]) -> tuple[Tensor, Tensor, list[str]]:
