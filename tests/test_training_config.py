@@ -83,6 +83,7 @@ def test_overrides_are_collected():
         (["--lr", "0"], "--lr is 0.0; it must be positive"),
         (["--weight-decay", "-1"], "--weight-decay is -1.0; it must be at least 0"),
         (["--img-size", "0"], "--img-size is 0"),
+        (["--seed", str(2**63)], "--seed is 9223372036854775808; it must fit into 64 bits"),
         (["--optimizer", "adm"], "unknown --optimizer 'adm': did you mean 'adam'"),
         (["--lr-schedule", "cos"], "unknown --lr-schedule 'cos': did you mean 'cosine'"),
         (["--milestones", "9", "3"], "--milestones 9 3 must rise"),

@@ -165,6 +165,8 @@ def _check_numbers(config: TrainConfig) -> None:
         raise ValueError(f"--lr is {config.lr}; it must be positive, and finite")
     if config.img_size is not None and config.img_size < 1:
         raise ValueError(f"--img-size is {config.img_size}; it must be at least 1")
+    if not -(2**63) <= config.seed < 2**63:
+        raise ValueError(f"--seed is {config.seed}; it must fit into 64 bits, from -2**63 to 2**63 - 1")
     if list(config.milestones) != sorted(set(config.milestones)):
         raise ValueError(f"--milestones {' '.join(map(str, config.milestones))} must rise")
 
