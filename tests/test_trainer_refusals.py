@@ -91,6 +91,8 @@ FLAGS = {
     "augment": ([*TINY, "--augment", "crop"], "augmentation 'crop'", valid(AUGMENTATIONS), "mean 'crop_flip'"),
     "normalize": ([*TINY, "--normalize", "cifar"], "normalization 'cifar'", valid(PRESETS), "mean 'cifar10'"),
     "normalize twice": ([*TINY, "--normalize", "mnist", "--mean", "0"], "--normalize 'mnist'", "give one"),
+    "mean": ([*TINY, "--mean", "inf", "--std", "1"], "--mean is inf; it must be finite"),
+    "std": ([*TINY, "--mean", "0", "--std", "nan"], "--std is nan; it must be finite"),
     "not a number": ([*TINY, "--epochs", "some"], "--epochs: invalid int value: 'some'; see --help"),
     "lr": ([*TINY, "--lr", "nan"], "--lr is nan; it must be positive, and finite"),
     "weight-decay": ([*TINY, "--weight-decay", "inf"], "--weight-decay is inf; it must be at least 0, and finite"),
@@ -163,6 +165,12 @@ def test_a_set_that_cannot_be_downloaded(refused, monkeypatch):
 )
 def test_a_checkpoint_of_another_architecture(flag, fragments, run_dir, refused):
     refused(["--arch", "lenet5_xnornet", "--dataset", "digits", flag, run_dir], str(run_dir), *fragments)
+
+
+@pytest.mark.parametrize("flag", ["--resume", "--evaluate"])
+@pytest.mark.parametrize("other", [["--normalize", "half"], ["--mean", "0.2", "--std", "0.3"]])
+def test_a_checkpoint_of_another_normalization(flag, other, run_dir, refused):
+    refused([flag, run_dir, *other], f"{other[0]} ", "contradicts", str(run_dir), "leave it out")
 
 
 @pytest.mark.parametrize("flag", ["--resume", "--evaluate", "--pretrained"])

@@ -26,7 +26,7 @@ from .session import Session
 ONNX = "model.onnx"  # where --export names no file
 
 # What makes the model: a checkpoint says it, a flag may only repeat it.
-MODEL_FLAGS = ("arch", "scheme", "keep_float", "overrides", "img_size")
+MODEL_FLAGS = ("arch", "scheme", "keep_float", "overrides", "img_size", "normalize", "mean", "std")
 
 # ONNX formats that are made of a prepared model, which a packed file no longer holds.
 FORMATS_OF_WEIGHTS = ("standard", "qonnx")

@@ -1,5 +1,6 @@
 """How pixel values become network inputs: ``(x / 255 - mean) / std`` a channel."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -52,13 +53,16 @@ def get_preset(name: str, channels: int) -> Normalization:
 def given(mean: tuple[float, ...], std: tuple[float, ...], channels: int) -> Normalization:
     """The normalization of ``--mean`` and ``--std``: one value, or one a channel.
 
-    Raises ValueError for another count, one without the other, or a deviation that is not positive.
+    Raises ValueError for another count, one without the other, a value that is not finite, or a deviation that is not
+    positive.
     """
     if not mean or not std:
         raise ValueError(f"--mean {mean or 'missing'} and --std {std or 'missing'} must be given together")
     for flag, values in (("--mean", mean), ("--std", std)):
         if len(values) not in (1, channels):
             raise ValueError(f"{flag} has {len(values)} values; images of {channels} channels need 1 or {channels}")
+        if not all(map(math.isfinite, values)):
+            raise ValueError(f"{flag} is {' '.join(map(str, values))}; it must be finite")
     if min(std) <= 0:
         raise ValueError(f"--std is {min(std)}; it must be positive")
     repeat = {1: channels, channels: 1}
