@@ -9,6 +9,7 @@ from torch import nn
 import quantize
 import training
 from training.ema import WeightAverage
+from training.runlog import read_log
 
 
 def test_the_average_is_the_formula_and_starts_at_the_first_weights():
@@ -63,6 +64,12 @@ def test_a_run_is_tested_and_kept_with_averaged_weights(tmp_path):
     assert training.evaluate(model, session.data.test).top1 == info.acc1
     best = torch.load(tmp_path / "run" / "best.pt", weights_only=True)
     assert_same(dict(session.model.state_dict()), best["model"])
+
+
+def test_signs_that_are_drawn_in_training_are_no_flips(tmp_path):
+    flags = {"scheme": "binaryconnect:stochastic=true", "lr": 1e-12, "batch_size": 100, "epochs": 1}
+    session = train(tmp_path, ema=0.5, **flags)
+    assert read_log(tmp_path)[1]["unchanged"] == list(session.flips.layers) != []
 
 
 def test_a_run_without_keeps_one_set_of_weights(tmp_path):

@@ -53,6 +53,7 @@ class RunLogger:
     def epoch(self, stage: Stage, lr: float, train: Metrics, test: Metrics, skipped: set[str]) -> None:
         """Report the epoch that the session has done, in ``stage`` at learning rate ``lr``, without ``skipped``."""
         epoch, best = self.session.epoch, self.session.best_acc1
+        self.session.model.eval()  # with --ema it was another model that was tested
         flips, health = self.session.flips.update(), measure_health(self.session.model, self.images)
         warnings = self.watch.epoch(health, flips)
         report = EpochReport(epoch, lr, stage.float_weights, train, test, best, flips, health)
