@@ -1,6 +1,7 @@
 """From a module to an ONNX graph: trace it, then fold what is constant."""
 
 import contextlib
+import inspect
 import logging
 import warnings
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ..layers import BinaryLayer
-from ..observe import call_arguments
+from ..observe import call_arguments, tensors_in
 from ..packed import PackedLayer
 from .attention import AttentionOfAnyRank
 from .failure import failure
@@ -44,7 +45,7 @@ def trace(model: nn.Module, batch: Any, dynamic_size: bool = False) -> ir.Model:
         for layer in model.modules()
         if takes_signs(layer)
     ]
-    handles.append(model.register_forward_hook(lambda _, __, outputs: (outputs, tuple(taps))))
+    handles.append(model.register_forward_hook(lambda _, __, outputs: ([*tensors_in(outputs)], taps)))
     try:
         program = _export(model, batch, dynamic_size)
     finally:
@@ -69,11 +70,17 @@ def is_image(x: Tensor) -> bool:
     return x.dim() == 4 and x.is_floating_point()
 
 
+def _sizes(x: Tensor, dynamic_size: bool) -> dict[int, str]:
+    """The sizes of an input that are dynamic."""
+    return _IMAGE_SIZES if dynamic_size and is_image(x) else _SIZES
+
+
 def _export(model: nn.Module, batch: Any, dynamic_size: bool) -> ir.Model:
     args, kwargs = call_arguments(batch)
-    names = [_IMAGE_SIZES if dynamic_size and is_image(leaf) else _SIZES for leaf in tree_leaves(kwargs or args)]
-    remaining = iter(names)
-    dims = tree_map(lambda _: {axis: torch.export.Dim(name) for axis, name in next(remaining).items()}, kwargs or args)
+    names = [_sizes(leaf, dynamic_size) for leaf in tree_leaves(kwargs or args)]
+    # Bound, because PyTorch wants what *args and **kwargs take as one tuple and one dict.
+    bound = dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
+    dims = tree_map(lambda x: {i: torch.export.Dim(name) for i, name in _sizes(x, dynamic_size).items()}, bound)
     options = {"dynamo": True, "optimize": False, "verbose": False, "opset_version": OPSET}
     try:
         with _quiet(), AttentionOfAnyRank():

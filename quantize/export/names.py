@@ -24,8 +24,7 @@ def name_everything(model: ir.Model, module: nn.Module, inputs: list[str]) -> No
     graph = model.graph
     outputs = numbered("output", len(graph.outputs))
     taken = Counter(outputs)
-    own = _name_parameters(graph, module)
-    taken.update(own)
+    own = _name_parameters(graph, module, taken)
     for value, name in zip(graph.inputs, inputs, strict=True):
         value.name = _unique(name, taken)
     for node in graph:
@@ -56,15 +55,15 @@ def _unique(name: str, taken: Counter) -> str:
     return name if taken[name] == 1 else _unique(f"{name}_{taken[name]}", taken)
 
 
-def _name_parameters(graph: ir.Graph, module: nn.Module) -> set[str]:
-    """Call every parameter and buffer by its first name; the names of those in the graph."""
+def _name_parameters(graph: ir.Graph, module: nn.Module, taken: Counter) -> set[str]:
+    """Call every parameter and buffer by its first name that is not ``taken``; the names of those in the graph."""
     first: dict[int, str] = {}
     tensors = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
     names = {name: first.setdefault(id(tensor), name) for name, tensor in tensors}
     own = set()
     for value in list(graph.initializers.values()):
         if value.name in names:
-            value.name = names[value.name]
+            value.name = _unique(names[value.name], taken)
             own.add(value.name)
     return own
 
@@ -87,9 +86,12 @@ def _scalar(value: ir.Value) -> float | None:
 
 
 def _name_constants(graph: ir.Graph, own: set[str], taken: Counter) -> None:
-    """Scalars are called by their value, other constants after the first node that reads them."""
+    """Scalars are called by their value, other constants after the first node that reads them.
+
+    One that no node reads is an output, and is called that.
+    """
     for value in list(graph.initializers.values()):
-        if value.name not in own:
+        if value.name not in own and value.uses():
             scalar = _scalar(value)
             reader = value.uses()[0].node.name
             value.name = _unique(f"{reader}/constant" if scalar is None else f"{scalar:g}", taken)

@@ -18,9 +18,9 @@ import numpy as np
 import onnxruntime
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
-from ..observe import run
+from ..observe import describe, run, tensors_in
 from .graph import layer_input, takes_signs
 
 # Relative to the largest magnitude in the tensor. One operation is off by a few units of 2^-24 = 6e-8;
@@ -56,7 +56,7 @@ class Parity:
 
 def tensors(outputs: Any) -> list[Tensor]:
     """The tensors in what a model takes or returns, in the order of the ONNX inputs or outputs."""
-    return [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
+    return list(tensors_in(outputs))
 
 
 @torch.no_grad()
@@ -81,7 +81,13 @@ def compare(
 
 def _infer(session: onnxruntime.InferenceSession, batch: Any) -> list[np.ndarray]:
     feeds = zip(session.get_inputs(), tensors(batch), strict=True)
-    return session.run(None, {value.name: tensor.numpy() for value, tensor in feeds})
+    try:
+        return session.run(None, {value.name: tensor.numpy() for value, tensor in feeds})
+    except Exception as error:  # onnxruntime's exceptions have no common base
+        reason = str(error).strip().partition("\n")[0]
+        raise ExportMismatch(
+            f"PyTorch takes input {describe(batch)}, but the ONNX file does not run on it: {reason}"
+        ) from error
 
 
 def _largest_in_any_part(model: nn.Module, taps: list[np.ndarray], outputs: list[np.ndarray], batch: Any) -> float:
