@@ -8,11 +8,13 @@ import pytest
 import torch
 from cut_runs import assert_resumes_exactly, assert_same, assert_same_run, train_with_cuts
 from tiny_runs import epochs_of, tiny_flags, train
+from torch import nn
 from torch.nn import functional as F
 
 import training
+from training import RunStopped, TrainConfig, engine
 from training import checkpoint as checkpoints
-from training import engine
+from training.execution import Execution
 from training.nonfinite import first_nonfinite
 
 
@@ -249,3 +251,10 @@ def test_what_is_no_checkpoint_is_said_in_a_sentence(tmp_path):
     torch.save({"format": 99}, path)
     with pytest.raises(ValueError, match="format 99; this version reads 1"):
         checkpoints.read_checkpoint(path)
+
+
+def test_a_batch_of_one_image_that_has_no_variance_names_the_flags():
+    execution = Execution(TrainConfig.create(arch="nin"), nn.BatchNorm1d(3), torch.device("cpu"))
+    assert execution(torch.ones(2, 3)).shape == (2, 3)
+    with pytest.raises(RunStopped, match=r"batches of one image .*Expected more than 1 value.* raise --batch-size"):
+        execution(torch.ones(1, 3))

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .distributed import process_count
+from .errors import RunStopped
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}  # of --amp
 
@@ -31,9 +32,20 @@ class Execution:
         self.model = torch.compile(model) if config.compile else model
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Images (N, C, H, W) -> outputs (N, classes), of which the loss is not computed in ``--amp``."""
-        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
-            outputs = self.model(images.contiguous(memory_format=self.memory_format))
+        """Images (N, C, H, W) -> outputs (N, classes), of which the loss is not computed in ``--amp``.
+
+        Raises RunStopped where batch norm has a single value a channel, which has no variance.
+        """
+        try:
+            with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
+                outputs = self.model(images.contiguous(memory_format=self.memory_format))
+        except ValueError as error:
+            if len(images) > 1:
+                raise
+            raise RunStopped(
+                f"batches of one image are too small for this network ({error}); raise --batch-size, or, where the "
+                "training images are too few, lower --accumulate"
+            ) from error
         return outputs if self.precision is None else outputs.float()
 
     def collecting(self, last: bool) -> contextlib.AbstractContextManager:
