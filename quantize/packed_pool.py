@@ -33,13 +33,18 @@ class PackedMaxPool2d(nn.Module):
         return self._outputs(height, 0), self._outputs(width, 1)
 
     def _outputs(self, size: int, axis: int) -> int:
-        """As torch's: with ``ceil_mode`` a last window that starts in the input or its first padding counts."""
+        """As torch's: with ``ceil_mode`` a last window that starts in the input or its first padding counts.
+
+        One that starts behind them needs a stride and a padding of more than the window together; asked only then,
+        because the size may be a symbol, of which a comparison would fix what it says.
+        """
         pad, stride = self.padding[axis], self.stride[axis]
-        span = size + 2 * pad - self.dilation[axis] * (self.kernel[axis] - 1) - 1
+        window = self.dilation[axis] * (self.kernel[axis] - 1) + 1
+        span = size + 2 * pad - window
         if not self.ceil_mode:
             return span // stride + 1
-        outputs = -(-span // stride) + 1
-        return outputs - ((outputs - 1) * stride >= size + pad)
+        outputs = (span + stride - 1) // stride + 1
+        return outputs - (stride + pad > window and (outputs - 1) * stride >= size + pad)
 
     def extra_repr(self) -> str:
         return f"kernel={self.kernel}, stride={self.stride}, padding={self.padding}"

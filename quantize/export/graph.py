@@ -113,6 +113,7 @@ def _quiet() -> Iterator[None]:
 def simplify(model: ir.Model) -> None:
     """Fold constants and remove what computes nothing, in place. Weights stay int8, batch norm stays a node."""
     _fix_reshape_targets(model.graph)
+    _leave_out_windows(model.graph)
     onnxscript.optimizer.fold_constants(model, onnx_shape_inference=True, should_fold=_should_fold)
     _drop_zero_bias(model.graph)
     for tidy in (
@@ -144,6 +145,28 @@ def _fix_reshape_targets(graph: ir.Graph) -> None:
             constant = ir.node("Constant", [], {"value": ir.tensor(np.array(target, np.int64))})
             node.prepend(constant)
             node.replace_input_with(1, constant.outputs[0])
+
+
+def _leave_out_windows(graph: ir.Graph) -> None:
+    """Pad a max pooling for PyTorch's number of windows where ``ceil_mode`` has one more in this opset.
+
+    It is one that starts behind the input and its first padding, which PyTorch leaves out.
+    """
+    for node in graph:
+        if node.op_type not in ("MaxPool", "BinaryMaxPool") or not node.attributes.get_int("ceil_mode", 0):
+            continue
+        names = ("kernel_shape", "strides", "dilations", "pads")
+        kernel, strides, dilations, pads = (np.array(node.attributes.get_ints(name)) for name in names)
+        # Of a pooling without a batch the exporter does not say the shapes.
+        x, y = ((value.shape or (None,) * 3)[2:] for value in (node.inputs[0], node.outputs[0]))
+        if not all(isinstance(size, int) for size in (*x, *y)):
+            continue
+        before, after = pads[: len(x)], pads[len(x) :]
+        last = np.array(x) + before - dilations * (kernel - 1) - 1  # where the last window that is whole starts
+        if (-(-(last + after) // strides) + 1 != y).any():
+            after = ((np.array(y) - 1) * strides - last).clip(0)
+            node.attributes["pads"] = ir.AttrInt64s("pads", [*before.tolist(), *after.tolist()])
+            node.attributes["ceil_mode"] = ir.AttrInt64("ceil_mode", 0)
 
 
 def _drop_zero_bias(graph: ir.Graph) -> None:
