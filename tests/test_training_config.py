@@ -87,6 +87,7 @@ def test_overrides_are_collected():
         (["--optimizer", "adm"], "unknown --optimizer 'adm': did you mean 'adam'"),
         (["--lr-schedule", "cos"], "unknown --lr-schedule 'cos': did you mean 'cosine'"),
         (["--milestones", "9", "3"], "--milestones 9 3 must rise"),
+        (["--milestones", "0", "3"], "--milestones 0 3 must rise, from 1 or more"),
         (["--augment", "flip"], "unknown augmentation 'flip': did you mean 'crop_flip'"),
         (["--scheme", "xnr"], "unknown scheme 'xnr': did you mean 'xnor'"),
         (["--override", "a=xnr"], "unknown scheme 'xnr'"),

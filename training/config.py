@@ -167,8 +167,8 @@ def _check_numbers(config: TrainConfig) -> None:
         raise ValueError(f"--img-size is {config.img_size}; it must be at least 1")
     if not -(2**63) <= config.seed < 2**63:
         raise ValueError(f"--seed is {config.seed}; it must fit into 64 bits, from -2**63 to 2**63 - 1")
-    if list(config.milestones) != sorted(set(config.milestones)):
-        raise ValueError(f"--milestones {' '.join(map(str, config.milestones))} must rise")
+    if list(config.milestones) != sorted(set(config.milestones) - {0}):  # after 0 epochs there is no rate to change
+        raise ValueError(f"--milestones {' '.join(map(str, config.milestones))} must rise, from 1 or more")
 
 
 def _check_stages(config: TrainConfig) -> None:
