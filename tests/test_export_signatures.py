@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import quantize
+from quantize.export.exporter import _random_batch
 
 
 class Net(nn.Module):
@@ -92,6 +93,17 @@ def test_the_file_takes_and_gives_the_tensors_of_the_model(kind, tmp_path):
     found = session.run(None, feeds)
     for y, value in zip(found, tensors(expected), strict=True):
         np.testing.assert_allclose(y, value.detach().numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_a_mask_of_infinities_is_checked_with_numbers():
+    class Masked(nn.Module):
+        def forward(self, x, mask):
+            return (x + mask).softmax(1)
+
+    mask = torch.tensor([[0.0, 0.0, -torch.inf]] * 2)
+    x, drawn = _random_batch(Masked(), (torch.randn(2, 3), mask), False)
+    assert (x.shape, drawn.shape) == ((3, 3), (3, 3))
+    assert set(drawn.unique().tolist()) == {0.0, -torch.inf}
 
 
 def test_a_file_that_does_not_run_on_another_size_is_refused(tmp_path):

@@ -203,7 +203,7 @@ def _check(format: Format, model: nn.Module, file: Path, tapped: bytes, *batches
 
 
 def _random_batch(model: nn.Module, batch: Any, other_size: bool) -> Any:
-    """One sample more than ``batch``: floats with its mean and spread, other types with values that occur in it.
+    """One sample more than ``batch``: floats with its mean and spread, what has none with values that occur in it.
 
     With ``other_size`` images are larger. Raises ValueError where there are none, or the model does not run on it.
     """
@@ -215,7 +215,7 @@ def _random_batch(model: nn.Module, batch: Any, other_size: bool) -> Any:
         shape = [len(example) + 1, *example.shape[1:]]
         if other_size and graph.is_image(example):
             shape[2:] = 2 * shape[2], 3 * shape[3]
-        if example.is_floating_point():
+        if example.is_floating_point() and example.isfinite().all():  # not a mask of 0 and -inf
             spread, mean = torch.std_mean(example)
             return (mean + (spread or 1) * torch.randn(shape, generator=generator)).to(example.dtype)
         return example.flatten()[torch.randint(example.numel(), shape, generator=generator)]
