@@ -46,8 +46,9 @@ def filter_strides(layout: Layout) -> tuple[int, int, int]:
 
 def is_plain(x: Tensor) -> bool:
     """Whether ``x`` is no subclass of a tensor, and has elements without gaps in memory."""
-    channels_last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
-    return type(x) in (Tensor, nn.Parameter) and x.numel() > 0 and (x.is_contiguous() or channels_last)
+    if type(x) not in (Tensor, nn.Parameter) or not x.numel():
+        return False
+    return x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
 
 
 def takes(x: Tensor) -> bool:
