@@ -3,11 +3,8 @@
 import importlib
 
 from . import schemes
-from .adapters import register_layer
-from .complexity import LayerCost, Summary, summary
-from .conversion_report import ConversionReport, LayerConversion, conversion_report
-from .convert import convert
-from .layers import (
+from .binary.adapters import register_layer
+from .binary.layers import (
     BinaryConv1d,
     BinaryConv2d,
     BinaryConv3d,
@@ -17,11 +14,13 @@ from .layers import (
     BinaryLayer,
     BinaryLinear,
 )
-from .optim import clip_after_step, clip_latent_weights, param_groups
-from .packed import PackedConv1d, PackedConv2d, PackedLayer, PackedLinear
-from .plan import LayerPlan, Plan, plan
+from .complexity import LayerCost, Summary, summary
+from .optim import clip_after_step, clip_latent_weights, param_groups, set_progress, use_float_weights
+from .packed.convert import convert
+from .packed.layers import PackedConv1d, PackedConv2d, PackedLayer, PackedLinear
+from .packed.report import ConversionReport, LayerConversion, conversion_report
+from .planning.plan import LayerPlan, Plan, plan
 from .prepare import apply_plan, prepare, restore
-from .progress import set_progress, use_float_weights
 from .scheme import QuantizedWeight, Scheme, get_scheme, list_schemes, register_scheme
 from .version import __version__
 

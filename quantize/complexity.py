@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from .copies import copy_model
-from .layers import FLOAT_CLASSES, BinaryLayer
-from .observe import describe, run
-from .packed import PackedLayer
-from .table import format_table
+from .binary.layers import FLOAT_CLASSES, BinaryLayer
+from .calling import copy_model, describe, run
+from .packed.layers import PackedLayer
+from .words import format_table
 
 
 @dataclasses.dataclass

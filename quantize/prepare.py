@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from .conversion_report import is_converted
-from .copies import copy_model
-from .layers import BinaryLayer, binarize, binary_class, unbinarize
-from .plan import NO_THRESHOLD, PENDING, ZERO, LayerPlan, Plan, plan
-from .roles import MIN_FAN_IN
+from .binary.layers import BinaryLayer, binarize, binary_class, unbinarize
+from .calling import copy_model
+from .packed.report import is_converted
+from .planning.plan import NO_THRESHOLD, PENDING, ZERO, LayerPlan, Plan, plan
+from .planning.roles import MIN_FAN_IN
 from .scheme import Scheme, get_scheme
 
 

@@ -5,11 +5,12 @@ input to their low-bit forms. It holds no tensors, so one instance serves every 
 """
 
 import dataclasses
-import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
+
+from .words import did_you_mean
 
 
 class QuantizedWeight(NamedTuple):
@@ -127,15 +128,6 @@ def register_scheme(name: str) -> Callable[[type[Scheme]], type[Scheme]]:
 def list_schemes() -> list[str]:
     """The registered scheme names, sorted."""
     return sorted(_REGISTRY)
-
-
-def did_you_mean(word: str, valid: Iterable[str]) -> str:
-    """The tail of an error message: close names where there are any, then the valid ones."""
-    valid = sorted(valid)
-    close = difflib.get_close_matches(word, valid, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(repr(c) for c in close)}? " if close else ""
-    shown = ", ".join(valid[:12]) + (f", ... ({len(valid)} in all)" if len(valid) > 12 else "")
-    return f"{hint}valid: {shown or 'none'}"
 
 
 def get_scheme(scheme: str | Scheme) -> Scheme:

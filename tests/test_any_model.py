@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import quantize
-from quantize.threshold import channel_sums, threshold_start
+from quantize.binary.threshold import channel_sums, threshold_start
 
 LEARNED, ZERO = "learned from the input's mean", "0"
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import models
 import quantize
-from quantize.packed_pool import PackedMaxPool2d
+from quantize.packed.pool import PackedMaxPool2d
 
 
 def test_more_values_than_bits_stay_float_and_the_report_says_so():

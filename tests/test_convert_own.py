@@ -9,7 +9,7 @@ from torch import nn
 
 import quantize
 from quantize import scheme as scheme_module
-from quantize.expanded import ExpandedConv2d
+from quantize.packed.expanded import ExpandedConv2d
 from quantize.ste import ste_sign
 
 

@@ -16,12 +16,27 @@ FORBIDDEN = {
     "training": {"tools"},
 }
 
-# module of quantize: the modules of quantize that it may import
-LAYERS_OF_QUANTIZE = {
+# What arrows point to inside quantize, room by room: a package or a file -> those of quantize that it may import.
+WORDS, CALLING, VERSION = {"words"}, {"calling"}, {"version"}
+BITS = {"packing", "kernels"}
+SCHEME = {"scheme", "ste", "kept_bits", "schemes"}
+ROOMS_OF_QUANTIZE = {
+    "words": set(),
+    "calling": set(),
+    "version": set(),
+    "packing": set(),
+    "kernels": {"packing"},
     "ste": {"kept_bits"},
     "kept_bits": {"kernels"},
-    "scheme": {"ste"},
-    "table": set(),
+    "scheme": {"words", "ste"},
+    "schemes": SCHEME,
+    "binary": SCHEME,
+    "optim": {"binary"},
+    "packed": {"binary", "scheme"} | BITS | CALLING | WORDS,
+    "planning": {"binary", "scheme", "packed"} | CALLING | WORDS,
+    "prepare": {"binary", "planning", "scheme", "packed"} | CALLING,
+    "complexity": {"binary", "packed"} | CALLING | WORDS,
+    "export": {"binary", "packed", "scheme", "schemes"} | BITS | CALLING | WORDS | VERSION,
 }
 
 HEAVY = ("timm", "torchvision", "onnx", "onnxscript", "onnxruntime", "tensorboard", "ptflops", "sklearn")
@@ -58,22 +73,22 @@ def test_nothing_imports_tools():
         assert not {name for name in imported(path) if name.split(".")[0] == "tools"}, path
 
 
-@pytest.mark.parametrize("module", LAYERS_OF_QUANTIZE)
-def test_the_base_of_quantize_imports_nothing_above_it(module):
-    found = {name.split(".")[1] for name in imported(ROOT / f"quantize/{module}.py") if name.startswith("quantize.")}
-    assert found <= LAYERS_OF_QUANTIZE[module]
+def room(path: Path) -> str:
+    """The package or file of quantize that a file belongs to."""
+    return path.relative_to(ROOT / "quantize").with_suffix("").parts[0]
 
 
-@pytest.mark.parametrize("path", files("quantize/schemes"), ids=lambda p: p.stem)
-def test_schemes_import_the_base_and_each_other(path):
-    found = {name.split(".")[1] for name in imported(path) if name.startswith("quantize.")}
-    assert found <= {"ste", "kept_bits", "scheme", "schemes"}
+def test_every_room_of_quantize_has_a_rule():
+    assert {room(path) for path in files("quantize")} - {"__init__"} == set(ROOMS_OF_QUANTIZE)
 
 
-@pytest.mark.parametrize("module", ["binary_layer", "layers"])
-def test_layers_import_no_conversion(module):
-    found = {name.split(".")[1] for name in imported(ROOT / f"quantize/{module}.py") if name.startswith("quantize.")}
-    assert not found & {"plan", "prepare", "observe", "convert", "packed", "export", "complexity"}
+@pytest.mark.parametrize("name", ROOMS_OF_QUANTIZE)
+def test_arrows_between_the_rooms_of_quantize_point_one_way(name):
+    for path in files("quantize"):
+        if room(path) == name:
+            modules = {module.split(".")[1] for module in imported(path) if module.startswith("quantize.")}
+            wrong = modules & set(ROOMS_OF_QUANTIZE) - ROOMS_OF_QUANTIZE[name] - {name}
+            assert not wrong, f"{path.relative_to(ROOT)} imports {sorted(wrong)}"
 
 
 def test_relative_imports_stay_inside_their_package():

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import quantize
-from quantize.layers import FLOAT_CLASSES, binary_class
+from quantize.binary.layers import FLOAT_CLASSES, binary_class
 
 DIMS = {"Conv1d": 1, "Conv2d": 2, "Conv3d": 3, "ConvTranspose1d": 1, "ConvTranspose2d": 2, "ConvTranspose3d": 3}
 

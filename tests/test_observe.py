@@ -9,8 +9,9 @@ from small_models import Backwards
 from torch import nn
 
 import quantize
-from quantize.binary_layer import channel_dim
-from quantize.observe import observe, run
+from quantize.binary.binary_layer import channel_dim
+from quantize.calling import run
+from quantize.planning.observe import observe
 
 
 def observation(model: nn.Module, example_input):

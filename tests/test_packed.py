@@ -13,8 +13,8 @@ from torch import nn
 
 import models
 import quantize
-from quantize.expanded import ExpandedLayer
-from quantize.packed import PackedLayer
+from quantize.packed import PackedLayer, ops
+from quantize.packed.expanded import ExpandedLayer
 
 LAYERS = {
     "conv": (lambda: nn.Conv2d(70, 33, 3, padding=1, bias=False), (2, 70, 9, 7)),
@@ -248,15 +248,15 @@ def test_export_and_compile():
 def test_operators_have_fakes_that_agree():
     x, words = torch.randn(2, 64, 6, 7), torch.randint(0, 9, (2, 6, 7, 1))
     packed = quantize.convert(quantize.prepare(nn.Conv2d(64, 32, 3), keep_float=()), x)
-    geometry = quantize.ops.flatten_geometry(packed.geometry)
-    pool = quantize.ops.flatten_pool(quantize.kernels.PoolGeometry((2, 2), (2, 2), (0,) * 4, (1, 1), (3, 3)))
+    geometry = ops.flatten_geometry(packed.geometry)
+    pool = ops.flatten_pool(quantize.kernels.PoolGeometry((2, 2), (2, 2), (0,) * 4, (1, 1), (3, 3)))
     for images in (x, x.contiguous(memory_format=torch.channels_last), words):
         for bits in (False, True):
             torch.library.opcheck(
-                quantize.ops.conv2d, (images, packed.weights, geometry), {"bits": bits, "scale": packed.scale},
+                ops.conv2d, (images, packed.weights, geometry), {"bits": bits, "scale": packed.scale},
                 test_utils=("test_schema", "test_faketensor"),
             )  # fmt: skip
-    torch.library.opcheck(quantize.ops.max_pool2d, (words, 64, pool), test_utils=("test_schema", "test_faketensor"))
+    torch.library.opcheck(ops.max_pool2d, (words, 64, pool), test_utils=("test_schema", "test_faketensor"))
 
 
 def test_threads_of_the_caller_get_the_same_answers():

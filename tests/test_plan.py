@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import quantize
-from quantize.plan import find_layers
+from quantize.planning.plan import find_layers
 
 LEARNED, ZERO = "learned from the input's mean", "0"
 

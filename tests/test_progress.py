@@ -35,7 +35,7 @@ def test_progress_outside_its_range_is_refused(layer):
 
 
 def test_an_annealed_scheme_without_progress_warns_once():
-    from quantize.binary_layer import warn_no_progress
+    from quantize.binary.binary_layer import warn_no_progress
 
     warn_no_progress.cache_clear()
     model = nn.Sequential(quantize.BinaryLinear(4, 4, scheme="irnet"), quantize.BinaryLinear(4, 4, scheme="irnet"))

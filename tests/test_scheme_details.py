@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import quantize
+from quantize.binary.binary_layer import warn_no_progress
 from quantize.schemes import irnet, recu
 from quantize.schemes.dorefa import quantize_weight
 from quantize.schemes.xnor import scaled_sign
@@ -193,7 +194,7 @@ def test_progress_outside_its_range_is_an_error(progress):
 
 
 def test_an_annealed_layer_that_nobody_anneals_warns():
-    quantize.binary_layer.warn_no_progress.cache_clear()
+    warn_no_progress.cache_clear()
     model = quantize.prepare(nn.Sequential(nn.Linear(8, 4)), "recu", torch.randn(3, 8), keep_float=())
     model.eval()(torch.randn(3, 8))
     with pytest.warns(UserWarning, match=r"scheme 'recu' is annealed .* call quantize.set_progress\(model, progress\)"):

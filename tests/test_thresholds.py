@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
 import quantize
-from quantize.threshold import CONSTANT_SIGN_SHARE, channel_sums, needs_threshold, threshold_start
+from quantize.binary.threshold import CONSTANT_SIGN_SHARE, channel_sums, needs_threshold, threshold_start
 
 
 def pending_layer(kind: str = "conv") -> nn.Module:

@@ -26,8 +26,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from quantize.scheme import did_you_mean
-from quantize.table import format_table
+from quantize.words import did_you_mean, format_table
 from tools.arguments import positive
 from tools.benchmarking import cuda, machine
 from tools.benchmarking.cases import SHAPES, SWEEPS

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from quantize.table import format_table
+from quantize.words import format_table
 
 COLUMNS, ROWS = 6, 4  # of a contact sheet
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from quantize.scheme import did_you_mean
+from quantize.words import did_you_mean
 
 MOST_BITS = 24  # float32 holds every integer up to 2^24
 

@@ -16,8 +16,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 import quantize
-from quantize.adapters import own_weight
-from quantize.layers import FLOAT_CLASSES, binarize, layer_adapter
+from quantize.binary.adapters import own_weight
+from quantize.binary.layers import FLOAT_CLASSES, binarize, layer_adapter
 from quantize.schemes.dorefa import FLOAT_BITS
 from tools.fixed_formats import CONV, IMAGE, LINEAR, NORM, Format, Formats
 from training.data import Normalization

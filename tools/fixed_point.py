@@ -22,8 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from torch import nn
 
-from quantize.scheme import did_you_mean
-from quantize.table import format_table
+from quantize.words import did_you_mean, format_table
 from tools.fixed_formats import INTEGER_BITS, KINDS, MOST_BITS, OWN_FORMATS, TOTAL_BITS, Formats, read_settings
 from tools.fixed_network import LayerRecord, fixed_network, merged_network
 from tools.sensitivity import Sample

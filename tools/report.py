@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from quantize.table import format_table
+from quantize.words import format_table
 from tools.plot_curves import draw
 from tools.report_onnx import measure
 from tools.report_page import Section, page

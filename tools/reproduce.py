@@ -20,8 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from quantize.scheme import did_you_mean
-from quantize.table import format_table
+from quantize.words import did_you_mean, format_table
 from tools import results
 from tools.jobs import ALL, Job, Target
 from tools.targets import JPEG_OF

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from quantize.scheme import did_you_mean
+from quantize.words import did_you_mean
 
 
 def run_dirs(paths: Sequence[Path]) -> dict[str, Path]:

@@ -32,8 +32,8 @@ import torch
 from torch import Tensor, nn
 
 import quantize
-from quantize.plan import NO_THRESHOLD, PENDING, LayerPlan
-from quantize.table import format_table
+from quantize.planning.plan import NO_THRESHOLD, PENDING, LayerPlan
+from quantize.words import format_table
 from training import evaluate
 from training.checkpoint import BEST, find_checkpoint
 from training.console import progress

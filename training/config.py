@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import quantize
-from quantize.scheme import did_you_mean
+from quantize.words import did_you_mean
 
 from .data import get_augmentation
 from .defaults import ARCH, DATASET, DATASET_CHANGES, default_flags, default_recipe, effective_scheme, input_size

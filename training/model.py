@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import models
 import quantize
 from models.registry import TIMM_PREFIX
-from quantize.layers import FLOAT_CLASSES
+from quantize.binary.layers import FLOAT_CLASSES
 
 from .checkpoint import BEST, PACKED, find_checkpoint, give_source, read_file, read_trained
 from .config import TrainConfig

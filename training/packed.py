@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 import quantize
-from quantize.plan import LEARNED_FROM_ZERO, NO_THRESHOLD, ZERO
+from quantize.planning.plan import LEARNED_FROM_ZERO, NO_THRESHOLD, ZERO
 
 from .checkpoint import PACKED
 from .model import example_images, rebuild

@@ -6,7 +6,7 @@ A file holds flags of trainer_exp.py as its command line takes them; ``#`` start
 import shlex
 from pathlib import Path
 
-from quantize.scheme import did_you_mean
+from quantize.words import did_you_mean
 
 FOLDER = Path(__file__).parent / "recipes"
 

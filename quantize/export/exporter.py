@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from ..convert import evaluation_copy
-from ..layers import BinaryLayer
-from ..observe import describe, run
-from ..packed import PackedLayer
-from ..scheme import did_you_mean
+from ..binary.layers import BinaryLayer
+from ..calling import describe, run
+from ..packed.convert import evaluation_copy
+from ..packed.layers import PackedLayer
 from ..version import __version__
+from ..words import did_you_mean
 from . import graph
 from .formats import FORMATS, Format
 from .functions import OPSET

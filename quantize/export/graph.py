@@ -15,9 +15,9 @@ from onnx_ir.passes import common as passes
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from ..layers import BinaryLayer
-from ..observe import call_arguments, tensors_in
-from ..packed import PackedLayer
+from ..binary.layers import BinaryLayer
+from ..calling import call_arguments, tensors_in
+from ..packed.layers import PackedLayer
 from .attention import AttentionOfAnyRank
 from .failure import failure
 from .functions import OPSET

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..flow import Flow, trace_flow
-from ..fold import unshuffle_values
-from ..packed import PackedConv1d, PackedConv2d, PackedLayer, PackedLinear
-from ..packed_pool import PackedMaxPool2d
+from ..packed.flow import Flow, trace_flow
+from ..packed.fold import unshuffle_values
+from ..packed.layers import PackedConv1d, PackedConv2d, PackedLayer, PackedLinear
+from ..packed.pool import PackedMaxPool2d
 from . import standard
 from .integers import IntegerConv, IntegerLinear, order_of
 from .lowering import converted, onnx_node, pool_attributes

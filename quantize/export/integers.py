@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from .. import packing
-from ..fold import bisect, shuffle_values
 from ..kernels import ConvGeometry
-from ..packed import PackedLayer
+from ..packed.fold import bisect, shuffle_values
+from ..packed.layers import PackedLayer
 from .lowering import BitImages, conv_attributes, onnx_node, turn_of, turned
 
 _GAIN = 1024  # makes a sum of 1 saturate

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..convert import convert
+from ..binary.layers import BinaryLayer
 from ..kernels import ConvGeometry
-from ..layers import BinaryLayer
-from ..packed import PackedLayer
-from ..packed_pool import PackedMaxPool2d
+from ..packed.convert import convert
+from ..packed.layers import PackedLayer
+from ..packed.pool import PackedMaxPool2d
 
 
 def converted(model: nn.Module, batch: Any) -> nn.Module:

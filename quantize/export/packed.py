@@ -8,11 +8,11 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from ..expanded import ExpandedLayer
-from ..flow import trace_flow
 from ..kernels import ConvGeometry
-from ..packed import PackedConv1d, PackedConv2d, PackedLayer, PackedLinear
-from ..packed_pool import PackedMaxPool2d
+from ..packed.expanded import ExpandedLayer
+from ..packed.flow import trace_flow
+from ..packed.layers import PackedConv1d, PackedConv2d, PackedLayer, PackedLinear
+from ..packed.pool import PackedMaxPool2d
 from ..scheme import QuantizedWeight
 from .functions import DOMAIN, VERSION, conv_name, function
 from .lowering import BitImages, conv_attributes, converted, onnx_node, pool_attributes, turn_of, turned

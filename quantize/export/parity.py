@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from ..observe import describe, run, tensors_in
+from ..calling import describe, run, tensors_in
 from .graph import layer_input, takes_signs
 
 # Relative to the largest magnitude in the tensor. One operation is off by a few units of 2^-24 = 6e-8;

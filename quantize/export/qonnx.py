@@ -19,7 +19,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from ..layers import BinaryLayer, BinaryLinear
+from ..binary.layers import BinaryLayer, BinaryLinear
 from ..scheme import QuantizedWeight, Scheme
 from ..schemes.dorefa import FLOAT_BITS, DoReFa
 from . import standard

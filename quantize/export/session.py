@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 
 from ..kernels import library
-from ..scheme import did_you_mean
+from ..words import did_you_mean
 from .functions import DOMAIN as XNORKIT
 from .qonnx import DOMAIN as QONNX
 

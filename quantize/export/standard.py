@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..layers import BinaryLayer
-from ..packed import PackedLayer
+from ..binary.layers import BinaryLayer
+from ..packed.layers import PackedLayer
 from ..scheme import QuantizedWeight
 
 

@@ -142,7 +142,7 @@ def from_torchvision(name: str, threads: int | None = None) -> Classifier:
     """
     from torchvision import models
 
-    from quantize.scheme import did_you_mean
+    from quantize.words import did_you_mean
 
     known = models.list_models(module=models)
     if name not in known:

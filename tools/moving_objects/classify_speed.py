@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import cv2
 
-from quantize.table import format_table
+from quantize.words import format_table
 from tools.arguments import positive
 from tools.benchmarking.timing import Contestant, Timer, Times
 

@@ -113,7 +113,7 @@ def resolve_label(label: str, classifier: Classifier, groups: Sequence[Sequence[
 
     Raises ValueError for none of these.
     """
-    from quantize.scheme import did_you_mean
+    from quantize.words import did_you_mean
 
     classes = classifier.classes
     grouped = {name for group in groups if set(group) & set(classes) for name in group}

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from quantize.scheme import did_you_mean
+from quantize.words import did_you_mean
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from quantize.scheme import did_you_mean
+from quantize.words import did_you_mean
 
 
 @dataclasses.dataclass(frozen=True)

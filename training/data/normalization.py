@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from quantize.scheme import did_you_mean
+from quantize.words import did_you_mean
 
 
 class Normalization(NamedTuple):

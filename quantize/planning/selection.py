@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping
 
 from torch import nn
 
-from .scheme import Scheme, did_you_mean, get_scheme
+from ..scheme import Scheme, get_scheme
+from ..words import did_you_mean
 
 Pattern = str | type[nn.Module]
 Choice = tuple[Scheme | None, str]  # the scheme (None: float) and the reason

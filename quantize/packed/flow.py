@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .observe import run, tensors_in
+from ..calling import run, tensors_in
 
 
 @dataclasses.dataclass

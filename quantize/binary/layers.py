@@ -8,9 +8,9 @@ the class of a layer in place, so that shared modules stay shared and parameters
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..scheme import Scheme
 from .adapters import LayerAdapter, find_adapter
 from .binary_layer import STATE, BinaryLayer
-from .scheme import Scheme
 
 
 class _BinaryConvNd(BinaryLayer):

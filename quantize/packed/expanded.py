@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import ops, packing
-from .layers import (
+from .. import packing
+from ..binary.layers import (
     BinaryConv1d,
     BinaryConv2d,
     BinaryConv3d,
@@ -22,7 +22,8 @@ from .layers import (
     BinaryLinear,
     plain_class,
 )
-from .scheme import QuantizedWeight
+from ..scheme import QuantizedWeight
+from . import ops
 
 
 class ExpandedLayer(BinaryLayer):

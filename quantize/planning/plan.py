@@ -6,14 +6,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .binary_layer import channel_dim
+from ..binary.binary_layer import channel_dim
+from ..binary.threshold import needs_threshold, threshold_start
+from ..scheme import Scheme, get_scheme
+from ..words import did_you_mean, format_table
 from .observe import Observation, observe
 from .obstacles import Obstacles, find_layers, functional_weights
 from .roles import MIN_FAN_IN, check_agreement, kept_float, tiny
-from .scheme import Scheme, did_you_mean, get_scheme
 from .selection import Choice, Overrides
-from .table import format_table
-from .threshold import needs_threshold, threshold_start
 
 # Threshold column of a plan.
 NO_THRESHOLD, ZERO = "-", "0"

@@ -2,7 +2,8 @@
 
 from torch import Tensor, nn
 
-from . import kernels, ops
+from .. import kernels
+from . import ops
 
 
 class PackedMaxPool2d(nn.Module):

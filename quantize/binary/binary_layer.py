@@ -8,9 +8,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ..kept_bits import signs_as_bits
+from ..scheme import QuantizedWeight, Scheme, get_scheme
 from .adapters import PLAIN, LayerAdapter
-from .kept_bits import signs_as_bits
-from .scheme import QuantizedWeight, Scheme, get_scheme
 from .threshold import channel_sums, threshold_start
 
 # The attributes that a binary layer has and its float layer has not, but for what a scheme learns.

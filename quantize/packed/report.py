@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from .layers import BinaryLayer
-from .packed import PackedLayer
-from .table import format_table
+from ..binary.layers import BinaryLayer
+from ..words import format_table
+from .layers import PackedLayer
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,53 +3,17 @@
 import contextlib
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node, saved_tensors_hooks
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
-from .threshold import channel_sums, constant_sign
+from ..binary.threshold import channel_sums, constant_sign
+from ..calling import run, tensors_in
 from .topology import Topology, node_of
-
-
-def call_arguments(example_input: Any) -> tuple[tuple, dict]:
-    """(args, kwargs) of the model's call: a tensor is one argument, a tuple or list several, a dict keywords."""
-    if isinstance(example_input, Mapping):
-        return (), dict(example_input)
-    if isinstance(example_input, (tuple, list)):
-        return tuple(example_input), {}
-    return (example_input,), {}
-
-
-def run(model: nn.Module, example_input: Any) -> Any:
-    """Call ``model`` on a copy of ``example_input``, which it may change; ValueError when it does not take it."""
-    own = tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, example_input)
-    args, kwargs = call_arguments(own)
-    try:
-        return model(*args, **kwargs)
-    except Exception as error:  # the model's own checks raise what they like
-        reason = str(error) or type(error).__name__
-        if not any(isinstance(leaf, Tensor) for leaf in tree_leaves(example_input)):
-            reason += "; example_input must hold tensors, such as torch.randn(2, 3, 224, 224)"
-        raise ValueError(f"the model does not run on example_input, {describe(example_input)}: {reason}") from error
-
-
-def float_inputs(example_input: Any) -> Any:
-    """``example_input`` with its floats in float32."""
-
-    def cast(value):
-        return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
-
-    return tree_map(cast, example_input)
-
-
-def describe(example_input: Any) -> str:
-    """The shapes in ``example_input``, for a message."""
-    shapes = [tuple(t.shape) if isinstance(t, Tensor) else type(t).__name__ for t in tree_leaves(example_input)]
-    return "of shape " + ", ".join(map(str, shapes))
 
 
 @dataclasses.dataclass
@@ -190,15 +154,6 @@ class _Run:
 def _is_projection(layers: set[nn.Module]) -> bool:
     """Whether it is one convolution of kernel 1."""
     return len(layers) == 1 and all(set(getattr(layer, "kernel_size", ())) == {1} for layer in layers)
-
-
-def tensors_in(values: Any) -> Iterator[Tensor]:
-    """The tensors in what a module takes or returns: in lists, dicts and the like, and in dataclasses."""
-    for leaf in tree_leaves(values):
-        if isinstance(leaf, Tensor):
-            yield leaf
-        elif dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
-            yield from tensors_in([getattr(leaf, field.name) for field in dataclasses.fields(leaf)])
 
 
 def _tracked(example_input: Any) -> tuple[Any, list[Tensor]]:

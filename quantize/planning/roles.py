@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 
 from torch import nn
 
+from ..scheme import Scheme
 from .observe import Observation
-from .scheme import Scheme
 from .selection import Choice, Pattern, matching_names
 
 Layers = Mapping[str, nn.Module]

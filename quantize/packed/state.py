@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from . import packing
+from .. import packing
 
 STATE_VERSION = 1  # of what state_dict holds
 

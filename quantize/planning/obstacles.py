@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.parametrize import ParametrizationList
 
-from .binary_layer import STATE, BinaryLayer
-from .conversion_report import is_converted
-from .layers import binary_class, layer_adapter
+from ..binary.binary_layer import STATE, BinaryLayer
+from ..binary.layers import binary_class, layer_adapter
+from ..packed.report import is_converted
 from .observe import Observation
 
 # Modules that hand their matrices to a function, found without running the model.

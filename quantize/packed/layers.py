@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import kernels, ops, packing
-from .adapters import added_zeros
-from .kernels import ConvGeometry
-from .packed_state import STATE_VERSION, state_problems
+from .. import kernels, packing
+from ..binary.adapters import added_zeros
+from ..kernels import ConvGeometry
+from . import ops
+from .state import STATE_VERSION, state_problems
 
 
 @dataclasses.dataclass

@@ -9,8 +9,8 @@ import functools
 import torch
 from torch import Tensor
 
-from . import kernels, packing
-from .kernels import ConvGeometry, Epilogue, PoolGeometry
+from .. import kernels, packing
+from ..kernels import ConvGeometry, Epilogue, PoolGeometry
 
 _LIBRARY = torch.library.Library("xnorkit", "DEF")
 _LIBRARY.define(

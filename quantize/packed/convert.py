@@ -8,17 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import fold, packing
-from .adapters import added_zeros, no_padding
-from .conversion_report import is_converted
-from .copies import evaluation_copy
+from .. import packing
+from ..binary.adapters import added_zeros, no_padding
+from ..binary.layers import BinaryConv1d, BinaryConv2d, BinaryLayer, BinaryLinear, plain_class
+from ..calling import evaluation_copy, float_inputs, run
+from ..kernels import ConvGeometry
+from . import fold
 from .expanded import expand
 from .flow import Flow, chain, trace_flow
-from .kernels import ConvGeometry
-from .layers import BinaryConv1d, BinaryConv2d, BinaryLayer, BinaryLinear, plain_class
-from .observe import float_inputs, run
-from .packed import PackedConv1d, PackedConv2d, PackedLayer, PackedLinear
-from .packed_pool import PackedMaxPool2d
+from .layers import PackedConv1d, PackedConv2d, PackedLayer, PackedLinear
+from .pool import PackedMaxPool2d
+from .report import is_converted
 
 _PACKED = {BinaryConv2d: PackedConv2d, BinaryConv1d: PackedConv1d, BinaryLinear: PackedLinear}
 

@@ -1,0 +1,1 @@
+"""The dry run: which layers become binary, which stay float, and why."""
