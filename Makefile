@@ -24,10 +24,12 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/installed-test
-	$(BIN)/python tools/lint.py
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
 
 lint-fix: $(VENV)/installed-test
-	$(BIN)/python tools/lint.py --fix
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
 
 $(VENV)/installed: setup.cfg pyproject.toml setup.py $(wildcard quantize/csrc/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "xnorkit needs Python 3.10 or newer; name one with make PYTHON=/path/to/python3")'
