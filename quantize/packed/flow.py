@@ -1,11 +1,16 @@
 """Who hands which tensor to whom in one run of a network: the modules between which nothing else stands.
 
-A run is watched from two sides. Hooks say which tensor goes into a module and which comes out. A torch function
-mode sees every other use of a tensor, functional calls, operators and attributes such as ``shape`` alike. Where
-the output of a module has one use, the input of another module, the two are neighbours and can be fused.
+A run is watched from three sides. Hooks say which tensor goes into a module and which comes out. A torch function
+mode sees every other use of a tensor, functional calls, operators and attributes such as ``shape`` alike, and a
+dispatch mode those that Python does not see, inside scripted code. What is left are uses that compute nothing: a model
+returns a tensor, in whatever object, or keeps it on itself or elsewhere. Such a tensor outlives the run, and that is
+how it is recognized. Where the output of a module has one use, the input of another module, and does not outlive the
+run, the two are neighbours and can be fused.
 """
 
 import dataclasses
+import gc
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -13,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..calling import run, tensors_in
 
@@ -50,12 +56,13 @@ def trace_flow(model: nn.Module, example_input: Any, watched: Callable[[nn.Modul
     hooked = [module for module in model.modules() if module not in {*modules} and _has_hooks(module)]
     handles += [m.register_forward_hook(lambda _, *seen: watch.use(seen), with_kwargs=True) for m in hooked]
     try:
-        with watch:
+        with watch, _Dispatched(watch):
             result = run(model, example_input)
     finally:
         for handle in handles:
             handle.remove()
-    watch.use(result)
+    watch.use_survivors()
+    del result  # held until here, so that what it holds in whatever form outlived the run
     return watch.flow()
 
 
@@ -66,10 +73,15 @@ def _has_hooks(module: nn.Module) -> bool:
 class _Value:
     """A tensor as a watched module returned it, and its uses since then; None is a use by anything else."""
 
-    def __init__(self, tensor: Tensor, maker: nn.Module):
-        self.tensor = tensor  # kept alive, so that its id is not given to another
+    def __init__(self, tensor: Tensor, maker: nn.Module, when_gone: Callable[[Any], None]):
+        self.tensor = weakref.ref(tensor, when_gone)
         self.maker = maker
         self.users: list[nn.Module | None] = []
+
+    @property
+    def user(self) -> nn.Module | None:
+        """The module that is all that uses it, if there is one."""
+        return self.users[0] if len(self.users) == 1 else None
 
 
 class _Watch(TorchFunctionMode):
@@ -106,17 +118,40 @@ class _Watch(TorchFunctionMode):
     def leave(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
         self.inside.pop()
         if not self.inside and isinstance(output, Tensor):
-            value = _Value(output, module)
+            key = id(output)  # another tensor may get it when this one is gone
+            value = _Value(output, module, lambda _: self.current.pop(key, None))
             self.values.append(value)
-            self.current[id(output)] = value
+            self.current[key] = value
+
+    def use_survivors(self) -> None:
+        """Write down a use of every value that somebody still holds."""
+        if any(value.user is not None and value.tensor() is not None for value in self.values):
+            gc.collect()  # what is only part of a circle of references is held by nobody
+        for value in self.values:
+            if value.tensor() is not None:
+                value.users.append(None)
 
     def flow(self) -> Flow:
         for value in self.values:
-            user = value.users[0] if len(value.users) == 1 else None
+            user = value.user
             if user is not None and self.seen.calls[value.maker] == self.seen.calls[user] == 1:
                 self.seen.after[value.maker] = user
                 self.seen.before[user] = value.maker
         return self.seen
+
+
+class _Dispatched(TorchDispatchMode):
+    """Tells a watch of the operators that run, those of scripted code too, which no torch function mode sees."""
+
+    def __init__(self, watch: _Watch):
+        super().__init__()
+        self.watch = watch
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if not self.watch.inside:
+            self.watch.use((args, kwargs))
+        return func(*args, **kwargs)
 
 
 def chain(steps: dict[nn.Module, nn.Module], start: nn.Module) -> Iterable[nn.Module]:
