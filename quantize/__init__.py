@@ -16,6 +16,7 @@ from .binary.layers import (
 )
 from .complexity import LayerCost, Summary, summary
 from .optim import clip_after_step, clip_latent_weights, param_groups, set_progress, use_float_weights
+from .packed.check import ConversionMismatch
 from .packed.convert import convert
 from .packed.layers import PackedConv1d, PackedConv2d, PackedLayer, PackedLinear
 from .packed.report import ConversionReport, LayerConversion, conversion_report
@@ -43,6 +44,7 @@ __all__ = [
     "BinaryConvTranspose3d",
     "BinaryLayer",
     "BinaryLinear",
+    "ConversionMismatch",
     "ConversionReport",
     "ExportMismatch",
     "ExportReport",

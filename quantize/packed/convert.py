@@ -1,7 +1,7 @@
 """convert: a trained binary model as inference modules that hold one bit a weight."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from .. import packing
 from ..binary.adapters import added_zeros, no_padding
 from ..binary.layers import BinaryConv1d, BinaryConv2d, BinaryLayer, BinaryLinear, plain_class
-from ..calling import evaluation_copy, float_inputs, run
+from ..calling import copy_model, evaluation_copy, float_inputs, run
 from ..kernels import ConvGeometry
 from . import fold
+from .check import agreeing
 from .expanded import expand
-from .flow import Flow, chain, trace_flow
+from .flow import Flow, Link, chain, trace_flow
 from .layers import PackedConv1d, PackedConv2d, PackedLayer, PackedLinear
 from .pool import PackedMaxPool2d
 from .report import is_converted
@@ -25,7 +26,7 @@ _PACKED = {BinaryConv2d: PackedConv2d, BinaryConv1d: PackedConv1d, BinaryLinear:
 
 @torch.inference_mode(False)  # what is made in it cannot be loaded into
 @torch.no_grad()
-def convert(model: nn.Module, example_input: Any) -> nn.Module:
+def convert(model: nn.Module, example_input: Any, check: bool = True) -> nn.Module:
     """A copy of a prepared model for inference: binary layers hold one bit a weight and compute with bits.
 
     A layer with 1-bit weights and signs as input becomes a :class:`PackedConv2d`, :class:`PackedConv1d` or
@@ -45,9 +46,11 @@ def convert(model: nn.Module, example_input: Any) -> nn.Module:
         model: from :func:`quantize.prepare`, trained; it is left as it was.
         example_input: what the model is called with; floats are taken as float32. The model has to take the same
             way through its code with every input: what one run shows of it is what is fused.
+        check: compare the result with ``model``, on ``example_input`` and on another input of its shapes, and take
+            back fusions that change the answers; :func:`conversion_report` names them.
 
     Raises ValueError where no layer is binary, the model is converted already, does not run on ``example_input``, or
-    cannot be copied.
+    cannot be copied; ConversionMismatch where it computes something else though nothing is fused.
     """
     model = evaluation_copy(model).requires_grad_(False)
     if not any(isinstance(module, BinaryLayer) and module.trainable for module in model.modules()):
@@ -55,19 +58,48 @@ def convert(model: nn.Module, example_input: Any) -> nn.Module:
             raise ValueError("nothing to convert: the model is a converted one already, and holds bits only")
         raise ValueError("nothing to convert: no layer of the model is binary; quantize.prepare makes them so")
     example_input = float_inputs(example_input)
-    flow = trace_flow(model, example_input, _is_watched)
-    converter = _Converter(model, flow)
+    flow = _flow_of(model, example_input)
+    packed, kept = _packed(model, flow, flow.links), flow.links
+    if check:
+        packed, kept = agreeing(model, packed, flow.links, lambda links: _packed(model, flow, links), example_input)
+    _note_taken_back(model, packed, flow, kept)
+    run(packed, example_input)  # puts the bits in the order of the kernels
+    return packed
+
+
+def _flow_of(model: nn.Module, example_input: Any) -> Flow:
+    """What a run of a copy shows, told of ``model``: a run may leave traces on what it runs."""
+    ran = copy_model(model)
+    flow = trace_flow(ran, example_input, _is_watched)
+    return flow.moved(dict(zip(ran.modules(), model.modules(), strict=True)), flow.links)
+
+
+def _packed(model: nn.Module, flow: Flow, links: Iterable[Link]) -> nn.Module:
+    """A copy of ``model`` whose binary layers are packed, fused with their neighbours through ``links`` alone."""
+    own = copy_model(model)
+    converter = _Converter(own, flow.moved(dict(zip(model.modules(), own.modules(), strict=True)), links))
     for layer in converter.packed:
         converter.fuse_input(layer)
     for layer in converter.packed:
         converter.fuse_output(layer)
-    model = converter.replace(model)
-    for module in model.modules():
+    own = converter.replace(own)
+    for module in own.modules():
         if isinstance(module, BinaryLayer) and module.trainable:
             left = expand(module)
             module.note += f"; {left}: left as it was" if left else ""
-    run(model, example_input)  # puts the bits in the order of the kernels
-    return model
+    return own
+
+
+def _note_taken_back(model: nn.Module, packed: nn.Module, flow: Flow, kept: Sequence[Link]) -> None:
+    """Write down at the packed layer next to each link that is not in ``kept`` that it was not fused."""
+    names = {module: name for name, module in model.named_modules()}
+    for first, second in (link for link in flow.links if link not in kept):
+        modules = [first, *chain(flow.before, first), second, *chain(flow.after, second)]
+        layers = (packed.get_submodule(names[module]) for module in modules)
+        layer = next((layer for layer in layers if isinstance(layer, PackedLayer)), None)
+        if layer is not None:
+            note = f"{names[first]} and {names[second]} are not fused: the answers would differ"
+            layer.folding.note = "; ".join(filter(None, (layer.folding.note, note)))
 
 
 def _is_watched(module: nn.Module) -> bool:

@@ -12,7 +12,7 @@ import dataclasses
 import gc
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -21,6 +21,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..calling import run, tensors_in
+
+
+Link = tuple[nn.Module, nn.Module]  # two neighbours, in the order in which they run
 
 
 @dataclasses.dataclass
@@ -38,6 +41,25 @@ class Flow:
     before: dict[nn.Module, nn.Module] = dataclasses.field(default_factory=dict)
     after: dict[nn.Module, nn.Module] = dataclasses.field(default_factory=dict)
     input_shape: dict[nn.Module, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def links(self) -> list[Link]:
+        """The pairs of neighbours, in the order of the run."""
+        return list(self.after.items())
+
+    def moved(self, place: Mapping[nn.Module, nn.Module], links: Iterable[Link]) -> "Flow":
+        """The same of a copy of the model, with no neighbours but those in ``links``.
+
+        Args:
+            place: module -> its copy.
+        """
+        pairs = [(place[first], place[second]) for first, second in links]
+        return Flow(
+            Counter({place[module]: count for module, count in self.calls.items()}),
+            {second: first for first, second in pairs},
+            dict(pairs),
+            {place[module]: shape for module, shape in self.input_shape.items()},
+        )
 
 
 @torch.no_grad()

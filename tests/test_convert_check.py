@@ -1,0 +1,219 @@
+"""convert looks at what leaves a run in any way, compares before it returns, and takes back what changes answers."""
+
+import warnings
+from types import SimpleNamespace
+
+import pytest
+import torch
+from converted_models import Blocks, converted, network, rows
+from torch import nn
+
+import quantize
+from quantize.calling import evaluation_copy
+from quantize.packed import convert as conversion
+from quantize.packed import fold
+from quantize.packed.check import disagreement, random_like
+
+X = torch.randn(4, 64, 11, 9, generator=torch.Generator().manual_seed(1))
+
+
+class Keeps(Blocks):
+    """Its feature on itself."""
+
+    def forward(self, x):
+        self.feature = self.conv1(self.bn1(x))
+        return self.conv2(self.bn2(self.feature))
+
+
+KEPT: list[torch.Tensor] = []
+
+
+class KeepsOutside(Blocks):
+    def forward(self, x):
+        y = self.conv1(self.bn1(x))
+        KEPT[:] = [y]
+        return self.conv2(self.bn2(y))
+
+
+class Answer:
+    """Neither dict, list, tuple nor dataclass."""
+
+    def __init__(self, scores, feature):
+        self.scores, self.feature = scores, feature
+
+
+class ReturnsObject(Blocks):
+    kind = SimpleNamespace
+
+    def forward(self, x):
+        y = self.conv1(self.bn1(x))
+        return self.kind(scores=self.conv2(self.bn2(y)), feature=y)
+
+
+class ReturnsOwnObject(ReturnsObject):
+    kind = Answer
+
+
+def test_a_feature_on_the_model_is_not_fused():
+    prepared, packed = converted(Keeps(), X, keep_float=())
+    assert torch.equal(packed(X), prepared(X))
+    torch.testing.assert_close(packed.feature, prepared.feature)
+
+
+def test_a_feature_kept_elsewhere_is_not_fused():
+    prepared, packed = converted(KeepsOutside(), X, keep_float=())
+    expected, feature = prepared(X), KEPT[0]
+    assert torch.equal(packed(X), expected)
+    torch.testing.assert_close(KEPT[0], feature)
+
+
+@pytest.mark.parametrize("kind", [ReturnsObject, ReturnsOwnObject])
+def test_an_attribute_of_what_is_returned_is_not_fused(kind):
+    prepared, packed = converted(kind(), X, keep_float=())
+    assert torch.equal(packed(X).scores, prepared(X).scores)
+    torch.testing.assert_close(packed(X).feature, prepared(X).feature)
+
+
+def test_what_nobody_keeps_is_fused():
+    """A circle of references that nobody holds keeps a tensor alive until it is collected."""
+
+    class Circle(Blocks):
+        def forward(self, x):
+            y = self.conv1(self.bn1(x))
+            circle = [y]
+            circle.append(circle)
+            return self.conv2(self.bn2(y))
+
+    prepared, packed = converted(Circle(), X, keep_float=())
+    assert rows(packed)["conv1"].output == "bits"
+    assert torch.equal(packed(X), prepared(X))
+
+
+def half_of_the_mean(x: torch.Tensor) -> torch.Tensor:
+    return x.float().mean() / 2
+
+
+class HalfOfTheMean(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.float().mean() / 2
+
+
+class ReadByFunction(Blocks):
+    def forward(self, x):
+        y = self.conv1(self.bn1(x))
+        return self.conv2(self.bn2(y)) + SCRIPTED(y)
+
+
+class ReadByModule(Blocks):
+    def __init__(self):
+        super().__init__()
+        self.reader = scripted(HalfOfTheMean())
+
+    def forward(self, x):
+        y = self.conv1(self.bn1(x))
+        return self.conv2(self.bn2(y)) + self.reader(y)
+
+
+def scripted(code):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated
+        return torch.jit.script(code)
+
+
+SCRIPTED = scripted(half_of_the_mean)
+
+
+@pytest.mark.parametrize("kind", [ReadByFunction, ReadByModule])
+def test_scripted_code_that_reads_a_feature_too(kind):
+    prepared, packed = converted(kind(), X, keep_float=())
+    torch.testing.assert_close(packed(X), prepared(X))
+    assert rows(packed)["conv1"].output == "float"
+
+
+# The comparison that convert ends with.
+
+
+def off_by_one(monkeypatch, wrong_width: int) -> None:
+    """Thresholds of so many channels are folded wrongly."""
+    right = fold.threshold_before
+
+    def wrong(modules, shape, threshold, flip):
+        threshold, flip = right(modules, shape, threshold, flip)
+        return (threshold + 5 if len(threshold) == wrong_width else threshold), flip
+
+    monkeypatch.setattr(fold, "threshold_before", wrong)
+
+
+class ThreeBlocks(Blocks):
+    def __init__(self):
+        super().__init__()
+        self.bn3, self.conv3 = nn.BatchNorm2d(32), nn.Conv2d(32, 16, 1)
+
+
+def test_a_wrong_fusion_is_taken_back_and_named(monkeypatch):
+    prepared = quantize.prepare(ThreeBlocks(), "xnor", X, keep_float=())
+    with torch.no_grad():
+        prepared.train()(X)
+    prepared.eval()
+    expected = prepared(X)
+    off_by_one(monkeypatch, 96)
+    assert not torch.allclose(quantize.convert(prepared, X, check=False)(X), expected, rtol=0.05)
+    packed = quantize.convert(prepared, X)
+    torch.testing.assert_close(packed(X), expected)
+    table = rows(packed)
+    assert (table["conv1"].output, table["conv2"].output) == ("float", "bits")
+    assert "bn2 and conv2 are not fused: the answers would differ" in str(quantize.conversion_report(packed))
+
+
+def test_layers_that_are_wrong_by_themselves_are_an_error(monkeypatch):
+    right = conversion.pack_layer
+
+    def wrong(layer):
+        packed = right(layer)
+        packed.scale = packed.scale * 1.01
+        return packed
+
+    monkeypatch.setattr(conversion, "pack_layer", wrong)
+    prepared = quantize.prepare(Blocks(), "xnor", X, keep_float=())
+    with pytest.raises(quantize.ConversionMismatch, match=r"not compute what .*: the output differs by 0\.00?9"):
+        quantize.convert(prepared, X)
+    assert isinstance(quantize.convert(prepared, X, check=False).conv1, quantize.PackedConv2d)
+
+
+def test_signs_that_rounding_has_moved_are_no_disagreement():
+    prepared, packed, x = network()
+    prepared = evaluation_copy(prepared)
+    assert disagreement(prepared, packed, x) == ""
+    layers = [module for module in packed.modules() if isinstance(module, quantize.PackedLayer)]
+    packed(x)
+    with torch.no_grad():
+        layers[0].threshold += 1e-5
+    assert not torch.equal(packed(x), prepared(x))
+    assert disagreement(prepared, packed, x) == ""
+    with torch.no_grad():
+        layers[0].threshold += 1e-1
+    assert "signs that are others" in disagreement(prepared, packed, x)
+
+
+def test_another_input_of_the_same_shapes():
+    example = {"x": torch.randn(1000) * 3 + 5, "ids": torch.arange(10), "n": 3, "none": torch.zeros(0)}
+    other = random_like(example)
+    assert (other["n"], other["none"].shape) == (3, (0,))
+    assert sorted(other["ids"].tolist()) == list(range(10))
+    assert not torch.equal(other["x"], example["x"])
+    assert abs(other["x"].mean() - 5) < 0.5
+    assert abs(other["x"].std() - 3) < 0.5
+
+
+def test_converting_leaves_no_trace_of_its_runs():
+    class Counts(Blocks):
+        calls = 0
+
+        def forward(self, x):
+            self.calls += 1
+            return super().forward(x)
+
+    prepared = quantize.prepare(Counts(), "xnor", X, keep_float=())
+    prepared.calls = 0
+    packed = quantize.convert(prepared, X)
+    assert (prepared.calls, packed.calls) == (0, 0)
