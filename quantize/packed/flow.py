@@ -22,7 +22,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..calling import run, tensors_in
 
-
 Link = tuple[nn.Module, nn.Module]  # two neighbours, in the order in which they run
 
 
