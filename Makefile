@@ -1,5 +1,6 @@
 # make quickstart   install into $(VENV), train, export and check a 1-bit network (1.5 minutes after the install)
 # make test         install what the tests need, check the style, run all tests
+# make test-triton  of these, the Triton kernels' through Triton's interpreter
 # make test-native  the C++ library's own tests, under sanitizers, and under qemu for ARM
 # make fuzz-ort     10,000 damaged ONNX files through the library in onnxruntime, under AddressSanitizer
 # make benchmark    measure the kernels against their peers and write READMEs/performance.md
@@ -10,8 +11,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 QUICKSTART := runs/quickstart
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+TRITON_TESTS := tests/test_triton_kernels.py tests/test_kept_bits.py
 
-.PHONY: quickstart test lint lint-fix clean
+.PHONY: quickstart test test-suite test-triton lint lint-fix clean
 
 quickstart: $(VENV)/installed
 	rm -rf $(QUICKSTART)
@@ -20,8 +23,14 @@ quickstart: $(VENV)/installed
 	@echo "See the curves:       $(BIN)/tensorboard --logdir runs"
 	@echo "Binarize your own:    READMEs/quantize_README.md"
 
-test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+test: lint test-suite test-triton
+
+test-suite: $(VENV)/installed-test
+	$(PYTEST)
+
+# Triton learns of its interpreter when it is imported, so its kernels' tests have processes of their own.
+test-triton: $(VENV)/installed-test
+	CUDA_VISIBLE_DEVICES= TRITON_INTERPRET=1 XNORKIT_KERNEL=triton $(PYTEST) -m triton $(TRITON_TESTS)
 
 lint: $(VENV)/installed-test
 	$(BIN)/python tools/lint.py
