@@ -1,17 +1,28 @@
-# make quickstart   install into $(VENV), train, export and check a 1-bit network (1.5 minutes after the install)
-# make test         install what the tests need, check the style, run all tests
-# make test-native  the C++ library's own tests, under sanitizers, and under qemu for ARM
-# make fuzz-ort     10,000 damaged ONNX files through the library in onnxruntime, under AddressSanitizer
-# make benchmark    measure the kernels against their peers and write READMEs/performance.md
-# make lint-fix     repair the style
-# make clean        remove everything that make created
+# make quickstart     install into $(VENV), train, export and check a 1-bit network (1.5 minutes after the install)
+# make test           install what the tests need, check the style, run all tests
+# make test-triton    of these, the Triton kernels' through Triton's interpreter
+# make test-native    the C++ library's own tests, under sanitizers, and under qemu for ARM
+# make fuzz-ort       10,000 damaged ONNX files through the library in onnxruntime, under AddressSanitizer
+# make benchmark      measure the kernels against their peers and write READMEs/performance.md
+# make test-versions  the core of the tests with other versions of the dependencies, from the lowest to the newest
+# make constraints    take the newest versions into constraints.txt
+# make lint-fix       repair the style
+# make clean          remove everything that make created
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 QUICKSTART := runs/quickstart
+# Versions that are known to work together; `make CONSTRAINTS= test` takes the newest instead.
+CONSTRAINTS ?= constraints.txt
+INSTALLED_FROM := setup.cfg pyproject.toml setup.py $(CONSTRAINTS) $(wildcard quantize/csrc/*)
+INSTALL = $(BIN)/python -m pip install $(addprefix -c ,$(CONSTRAINTS))
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+# Triton learns of its interpreter when it is imported, so its kernels' tests have processes of their own.
+PYTEST_TRITON = CUDA_VISIBLE_DEVICES= TRITON_INTERPRET=1 XNORKIT_KERNEL=triton $(PYTEST) -m triton $(TRITON_TESTS)
+TRITON_TESTS := tests/test_triton_kernels.py tests/test_kept_bits.py
 
-.PHONY: quickstart test lint lint-fix clean
+.PHONY: quickstart test test-suite test-triton lint lint-fix clean
 
 quickstart: $(VENV)/installed
 	rm -rf $(QUICKSTART)
@@ -20,8 +31,13 @@ quickstart: $(VENV)/installed
 	@echo "See the curves:       $(BIN)/tensorboard --logdir runs"
 	@echo "Binarize your own:    READMEs/quantize_README.md"
 
-test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+test: lint test-suite test-triton
+
+test-suite: $(VENV)/installed-test
+	$(PYTEST)
+
+test-triton: $(VENV)/installed-test
+	$(PYTEST_TRITON)
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check
@@ -31,18 +47,21 @@ lint-fix: $(VENV)/installed-test
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-$(VENV)/installed: setup.cfg pyproject.toml setup.py $(wildcard quantize/csrc/*)
+$(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "xnorkit needs Python 3.10 or newer; name one with make PYTHON=/path/to/python3")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --upgrade pip
-	$(BIN)/python -m pip install -e .
+
+$(VENV)/installed: $(INSTALLED_FROM) | $(VENV)/bin/pip
+	$(INSTALL) -e .
 	touch $@
 
-$(VENV)/installed-test: $(VENV)/installed
-	$(BIN)/python -m pip install -e '.[test,dev]'
-	touch $@
+$(VENV)/installed-test: $(INSTALLED_FROM) | $(VENV)/bin/pip
+	$(INSTALL) -e '.[test,dev]'
+	touch $(VENV)/installed $@
 
 include mk/native.mk
+include mk/versions.mk
 include mk/benchmark.mk
 
 clean:

@@ -15,5 +15,5 @@ benchmark: $(VENV)/installed-bench
 	$(BENCHMARK) --report
 
 $(VENV)/installed-bench: $(VENV)/installed
-	$(BIN)/python -m pip install -e '.[bench]'
+	$(INSTALL) -e '.[bench]'
 	touch $@

@@ -1,8 +1,8 @@
 """Training with bits kept for the backward pass: the numbers and gradients of plain torch, in less memory."""
 
+import functools
 import os
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from quantize.schemes.xnor import center_filters, scaled_sign
 from quantize.ste import inside_closed, inside_open, ste_sign, triangle
 
 pytestmark = pytest.mark.skipif(library.load() is None, reason="the native library is not built")
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 SPECIAL = [0.0, -0.0, 1.0, -1.0, np.nextafter(1, 2), -np.nextafter(1, 2), np.nan, np.inf, -np.inf, 1e-45, -1e-45]
 LAYOUTS = {
@@ -44,6 +45,42 @@ def in_float64(function, x: torch.Tensor, gradient: torch.Tensor) -> tuple[torch
     return result.detach(), x.grad
 
 
+class Held:
+    """A library of one's own, a copy, whose choice among instruction sets is made at its first call, for good."""
+
+    def __init__(self, folder: Path, name: str):
+        self.path, self.name = Path(shutil.copy(library.path(), folder)), name
+        self.load = functools.cache(library.load.__wrapped__)
+
+    def use(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("XNORKIT_KERNEL", self.name)
+        monkeypatch.setattr(library, "path", lambda: self.path)
+        monkeypatch.setattr(library, "load", self.load)
+
+
+OLDER = [name for name in ("scalar", "avx2") if name in kernels.available_kernels()]
+
+
+@pytest.fixture(scope="module")
+def held(tmp_path_factory):
+    return {name: Held(tmp_path_factory.mktemp(name), name) for name in OLDER}
+
+
+@pytest.fixture(params=["best"] if INTERPRETED else ["best", *OLDER])
+def instructions(request, held, monkeypatch):
+    """The instructions that this machine's library chooses, and older ones."""
+    if request.param != "best":
+        held[request.param].use(monkeypatch)
+
+
+def test_a_library_of_ones_own_reads_the_variable(tmp_path, monkeypatch):
+    Held(tmp_path, "mmx").use(monkeypatch)
+    with pytest.raises(library.KernelError, match="kernel 'mmx' is not one this machine can run"):
+        ste_sign(torch.randn(64).requires_grad_())
+
+
+@pytest.mark.triton
+@pytest.mark.usefixtures("instructions")
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 @pytest.mark.parametrize("derivative", [inside_open, inside_closed])
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 3, 5, 7), (3, 64, 2, 2), (2, 65, 9, 33), (4, 256, 8, 8)])
@@ -62,6 +99,8 @@ def test_sign_and_its_gradient(shape, derivative, layout):
     assert result.is_contiguous(memory_format=layout)
 
 
+@pytest.mark.triton
+@pytest.mark.usefixtures("instructions")
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 @pytest.mark.parametrize("scheme", ["xnor", "xnor:center=False", "bwn"])
 @pytest.mark.parametrize("shape", [(3, 5, 3, 3), (2, 64, 1, 1), (4, 1, 5, 5), (2, 130, 2, 3), (1, 33, 7, 1)])
@@ -84,6 +123,7 @@ def test_scaled_weights_and_their_gradient(shape, scheme, layout):
     assert result.stride() == filters.stride()
 
 
+@pytest.mark.triton
 def test_the_gradient_of_scaled_weights_is_the_published_formula():
     """FACTS' closed form, for filters whose mean over the inputs is zero already and some of which lie outside."""
     w = torch.randn(2, 8, 3, 3).mul(0.9)
@@ -108,7 +148,9 @@ LAYERS = {
 
 
 @pytest.mark.parametrize("name", LAYERS)
-@pytest.mark.parametrize("scheme", ["xnor", "bnn", "react", "bireal", "xnorpp"])
+@pytest.mark.parametrize(
+    "scheme", [*(pytest.param(name, marks=pytest.mark.triton) for name in ("xnor", "bireal")), "bnn", "react", "xnorpp"]
+)
 def test_layers_train_as_in_plain_torch(name, scheme, monkeypatch):
     layer, shape = LAYERS[name]
     x = torch.randn(*shape)
@@ -126,6 +168,7 @@ def test_layers_train_as_in_plain_torch(name, scheme, monkeypatch):
     torch.testing.assert_close(ours, gradients(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.triton
 def test_a_gradient_of_the_gradient():
     x, w = torch.randn(3, 4).requires_grad_(), torch.randn(2, 4).requires_grad_()
 
@@ -209,6 +252,7 @@ def test_surrogates_that_are_no_indicators_keep_the_input():
     torch.testing.assert_close(x.grad, (2 - 2 * x.detach().abs()).clamp_min(0))
 
 
+@pytest.mark.triton
 def test_a_gradient_in_another_layout():
     x = torch.randn(2, 5, 4, 3).requires_grad_()
     gradient = torch.randn(2, 5, 4, 3).to(memory_format=torch.channels_last)
@@ -233,32 +277,8 @@ def test_threads_share_the_work():
     assert torch.equal(*results)
 
 
-def in_a_process(tests: str, **variables: str) -> None:
-    """Tests of this file, with variables that are read once."""
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", tests, __file__],
-        env={**os.environ, **variables},
-        cwd=Path(__file__).parent.parent,
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stdout
-    assert "skipped" not in run.stdout
-
-
-@pytest.mark.parametrize("name", [n for n in ("scalar", "avx2") if n in kernels.available_kernels()])
-def test_every_instruction_set(name):
-    in_a_process("test_sign_and_its_gradient or test_scaled_weights", XNORKIT_KERNEL=name)
-
-
-def test_the_kernels_for_gpus_through_the_interpreter():
-    pytest.importorskip("triton")
-    gradients = "test_sign_and_its_gradient or test_scaled_weights or test_a_gradient or test_the_gradient_of_scaled"
-    layers = "test_layers_train_as_in_plain_torch and (xnor or bireal) and not xnorpp"
-    in_a_process(f"{gradients} or ({layers}) or half_precision", XNORKIT_KERNEL="triton", TRITON_INTERPRET="1")
-
-
-@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="for the interpreter, which another test starts")
+@pytest.mark.triton
+@pytest.mark.skipif(not INTERPRETED, reason="only GPUs' kernels take half floats: make test-triton runs this")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_compared_as_it_is(dtype):
     x = values(3, 5, 7).to(dtype).requires_grad_()

@@ -1,4 +1,4 @@
-"""The Triton kernels: on a GPU where there is one, else through Triton's interpreter, as test_triton.py runs them.
+"""The Triton kernels: on a GPU where there is one, and through Triton's interpreter in `make test-triton`.
 
 Each result is compared with a float convolution of +-1 in double precision, and is the CPU engine's to the last bit.
 Shapes are small: the interpreter takes a tenth of a second for a tap of a tile.
@@ -20,9 +20,12 @@ from quantize.kernels import ConvGeometry, Epilogue, PoolGeometry, cpu, referenc
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
 if not GPU and os.environ.get("TRITON_INTERPRET") != "1":
-    reason = "no GPU, and TRITON_INTERPRET is not 1: test_triton.py runs this file through the interpreter"
+    reason = "no GPU, and TRITON_INTERPRET is not 1: make test-triton runs this file through the interpreter"
     pytest.skip(reason, allow_module_level=True)
-pytestmark = pytest.mark.skipif(not cpu.is_available(), reason="the native library was not built")
+pytestmark = [
+    pytest.mark.triton,
+    pytest.mark.skipif(not cpu.is_available(), reason="the native library was not built"),
+]
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,9 @@ the bit was 1 and 0xFF (-1) where it was 0; no byte carries into the next. So el
 spread them over a warp, four times the work. tests/test_triton_compile.py sees that no byte moves by itself.
 
 *Padding* contributes nothing, so its bytes are 0: with ``mask`` ones for real channels and zeros for padding,
-t = ~word & mask and the byte is ``t * 0xFE + (mask's quad)``, which is 0 where the mask is. A padded activation is
-enough; the weight beside it may be anything.
+t = (word ^ 0xFFFFFFFF) & mask and the byte is ``t * 0xFE + (mask's quad)``, which is 0 where the mask is. A padded
+activation is enough; the weight beside it may be anything. (Not ``~word``: Triton's interpreter writes its ones as -1,
+which numpy refuses in an unsigned type.)
 """
 
 import threading
@@ -43,7 +44,7 @@ def _quad(inverted, mask, b: tl.constexpr):
 def _expand(word, mask):
     """Words uint32 [rows, n] to int8 [rows, 32 n]: +-1 where the mask's bit is 1, else 0."""
     rows: tl.constexpr = word.shape[0]
-    inverted = ~word & mask
+    inverted = (word ^ 0xFFFFFFFF) & mask
     even = tl.join(
         tl.join(_quad(inverted, mask, 0), _quad(inverted, mask, 4)),
         tl.join(_quad(inverted, mask, 2), _quad(inverted, mask, 6)),
