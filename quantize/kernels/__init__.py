@@ -14,7 +14,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from . import cpu, library, reference, straight_through
+from . import cpu, cpu_signs, library, reference
 from .geometry import ConvGeometry, Epilogue, Layout, Output, PoolGeometry
 
 __all__ = [
@@ -88,9 +88,9 @@ def training_backend(x: Tensor) -> ModuleType | None:
     if forced == "reference":
         return None
     if forced != "triton" and x.device.type != "cuda":
-        return straight_through
+        return cpu_signs
     try:
-        from .cuda import straight_through as on_cuda
+        from .cuda import signs as on_cuda
     except ImportError:  # no Triton: training needs none
         return None
     return on_cuda

@@ -10,7 +10,7 @@ from ..geometry import ConvGeometry, Epilogue, Layout, Output
 from . import convolution
 from .bits import pack
 from .convolution import conv2d
-from .pool import max_pool2d
+from .max_pool import max_pool2d
 from .weights import dense_weights, prepare_weights
 
 __all__ = ["conv2d", "conv2d_float", "dense_weights", "max_pool2d", "pack", "prepare_weights"]

@@ -1,4 +1,4 @@
-"""Training on a GPU: signs and what their gradients need, one bit an element; as :mod:`..straight_through`.
+"""Training on a GPU: signs and what their gradients need, one bit an element; as :mod:`..cpu_signs`.
 
 Bits are int32 words of 32 elements in the order of memory. Of weights nothing is kept but themselves: what the backward
 pass needs of them is computed again.
@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..straight_through import Layout, filter_strides, is_plain, layout_of
+from ..cpu_signs import Layout, filter_strides, is_plain, layout_of
 from .arguments import FLOATS, INTERPRETED, on
 
 __all__ = ["layout_of", "pass_inside", "positive_bits", "scaled_sign", "scaled_sign_gradient", "sign", "signs", "takes"]
