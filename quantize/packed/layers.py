@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from .. import kernels, packing
 from ..binary.adapters import added_zeros
-from ..kernels import Binarize, ConvGeometry, Epilogue, PreparedWeights, reference
+from ..kernels import Binarize, ConvGeometry, Epilogue, Output, PreparedWeights, reference
 from . import ops
 from .state import STATE_VERSION, state_problems
 
@@ -140,13 +140,12 @@ class PackedLayer(nn.Module):
 
     def convolve(self, image: Tensor, geometry: ConvGeometry, input_scale: Tensor | None) -> Tensor:
         """The convolution and all that the layer computes after it, of an image."""
-        if traced := ops.is_traced(image):
-            operands = self._operands()  # of what stands in for the buffers meanwhile
-        else:
-            operands = self._held
-            if operands is None or not operands.are_of(self._buffers, self.folding):
-                operands = self._held = self._operands()
-        weights, binarize, epilogue, _ = operands
+        traced, held = ops.is_traced(image), self._held
+        if traced:  # and what stands in for the buffers meanwhile is not held
+            held = self._operands()
+        elif held is None or not held.are_of(self._buffers, self.folding):
+            held = self._held = self._operands()
+        weights, binarize, epilogue, _ = held
         if input_scale is not None:
             epilogue = epilogue._replace(input_scale=input_scale)
         return (ops.convolve_traced if traced else ops.convolve)(image, weights, geometry, binarize, epilogue)
@@ -155,7 +154,7 @@ class PackedLayer(nn.Module):
         """Of the buffers that there are now: they are moved, loaded, set, and lent by functional_call."""
         b, fold = self._buffers, self.folding
         backend = reference if self.prepared is None else self.prepared.backend
-        output = "bits" if fold.output_bits else "float32"
+        output: Output = "bits" if fold.output_bits else "float32"
         thresholds = b["output_threshold"], b["output_flip"]
         return Operands(
             PreparedWeights(backend, cast(Tensor, b["weights"])),

@@ -43,7 +43,7 @@ def _quad(inverted, mask, b: tl.constexpr):
 def _expand(word, mask):
     """Words uint32 [rows, n] to int8 [rows, 32 n]: +-1 where the mask's bit is 1, else 0."""
     rows: tl.constexpr = word.shape[0]
-    inverted = ~word & mask
+    inverted = (word ^ 0xFFFFFFFF) & mask  # ~word, which the interpreter takes for a negative uint32
     even = tl.join(
         tl.join(_quad(inverted, mask, 0), _quad(inverted, mask, 4)),
         tl.join(_quad(inverted, mask, 2), _quad(inverted, mask, 6)),
