@@ -16,7 +16,6 @@ class Backend(Protocol):
 
     def pack(self, x: Tensor, binarize: Binarize = AT_ZERO) -> Tensor:
         """Floats (N, C, H, W), in either layout, to bits, int64 (N, H, W, words) as in :mod:`quantize.packing`."""
-        ...
 
     def prepare_weights(
         self, dense: Tensor, geometry: ConvGeometry, kernel: str | None = None, size: tuple[int, int] = (0, 0)
@@ -26,15 +25,12 @@ class Backend(Protocol):
         ``kernel`` forces one (so does the environment variable XNORKIT_KERNEL); otherwise it is the fastest for the
         geometry and, where given, the input's ``size`` (height, width).
         """
-        ...
 
     def dense_weights(self, weights: Tensor, geometry: ConvGeometry) -> Tensor:
         """The dense weights, uint8 (out, bytes), that :meth:`prepare_weights` made ``weights`` from."""
-        ...
 
     def kernel_name(self, weights: Tensor) -> str:
         """The kernel that ``weights`` of :meth:`prepare_weights` are for."""
-        ...
 
     def conv2d(
         self,
@@ -49,7 +45,6 @@ class Backend(Protocol):
         Returns what the epilogue says: float32 or int32 (N, out, H', W') in memory order ``layout``, or bits, int64
         (N, H', W', words).
         """
-        ...
 
     def conv2d_float(
         self,
@@ -61,7 +56,6 @@ class Backend(Protocol):
         binarize: Binarize = AT_ZERO,
     ) -> Tensor:
         """:meth:`pack` and :meth:`conv2d` in one call, of floats (N, C, H, W)."""
-        ...
 
     def max_pool2d(self, words: Tensor, channels: int, geometry: PoolGeometry, flip: Tensor | None = None) -> Tensor:
         """The bits of a max pooling, from bits (N, H, W, words) of ``channels``: int64 (N, H', W', words).
@@ -69,7 +63,6 @@ class Backend(Protocol):
         The bit of a channel is ``x >= threshold``, so the maximum's is the or of a window's bits; it is their and
         where ``flip``, bool (channels,): there the bit is ``x <= threshold``.
         """
-        ...
 
 
 class PreparedWeights(NamedTuple):

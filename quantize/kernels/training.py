@@ -52,35 +52,27 @@ class TrainingBackend(Protocol):
 
     def takes(self, x: Tensor) -> bool:
         """Whether it computes on ``x``: a plain tensor where the backend is, of a dtype of its."""
-        ...
 
     def takes_filters(self, filters: Tensor) -> bool:
         """Whether :meth:`scaled_sign` computes on ``filters``."""
-        ...
 
     def sign(self, x: Tensor, closed: bool) -> tuple[Tensor, Tensor, Tensor]:
         """``sign(x)``, where it is +1, and where ``|x| < 1``, or ``|x| <= 1`` with ``closed``: the last two as bits."""
-        ...
 
     def positive_bits(self, x: Tensor) -> Tensor:
         """Where ``x >= 0``, as bits."""
-        ...
 
     def signs(self, positive: Tensor, order: MemoryOrder) -> Tensor:
         """+1 where a bit is set, else -1."""
-        ...
 
     def pass_inside(self, gradient: Tensor, inside: Tensor, order: MemoryOrder) -> Tensor:
         """``gradient`` where a bit is set, else 0."""
-        ...
 
     def scaled_sign(self, filters: Tensor, center: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
         """``alpha sign(C)``, and what to keep for its gradient.
 
         C are the filters (out, in, *kernel), with ``center`` less their mean over the inputs and clamped to [-1, 1].
         """
-        ...
 
     def scaled_sign_gradient(self, gradient: Tensor, filters: Tensor, center: bool, *kept: Tensor) -> Tensor:
         """The gradient of the filters from that of the values of :meth:`scaled_sign`, and from what it kept."""
-        ...

@@ -144,7 +144,8 @@ class PackedLayer(nn.Module):
         if traced:  # and what stands in for the buffers meanwhile is not held
             held = self._operands()
         elif held is None or not held.are_of(self._buffers, self.folding):
-            held = self._held = self._operands()
+            with _preparing:  # the weights and who reads them are changed together
+                held = self._held = self._operands()
         weights, binarize, epilogue, _ = held
         if input_scale is not None:
             epilogue = epilogue._replace(input_scale=input_scale)
@@ -256,17 +257,19 @@ class PackedLayer(nn.Module):
         super()._save_to_state_dict(destination, prefix, keep_vars)
         destination[prefix + "weight_bits"] = self.dense_weights()
 
-    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors):
+    def _load_from_state_dict(
+        self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+    ) -> None:
         header, bits = state_dict.get(prefix + "_extra_state"), state_dict.get(prefix + "weight_bits")
         problems = state_problems(header, bits, self.get_extra_state(), self.geometry.filters)
         if problems:
-            errors += [f"{prefix.removesuffix('.') or 'the layer'}: {problem}" for problem in problems]
+            error_msgs += [f"{prefix.removesuffix('.') or 'the layer'}: {problem}" for problem in problems]
             return
         found: list[str] = []
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, found, errors)
-        unexpected += [key for key in found if key != prefix + "weight_bits"]
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, found, error_msgs)
+        unexpected_keys += [key for key in found if key != prefix + "weight_bits"]
         if bits is None:
-            missing.append(prefix + "weight_bits")
+            missing_keys.append(prefix + "weight_bits")
         else:
             self.weights, self.prepared = bits.detach().to(self.weights.device, copy=True), None
 
