@@ -7,16 +7,15 @@ the CPU, Triton on a GPU; :func:`quantize.ste.ste_sign` and the schemes have the
 
 import contextlib
 from collections.abc import Callable, Iterator
-from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from . import kernels
-from .kernels.straight_through import Layout, layout_of
+from .kernels.training import MemoryOrder, TrainingBackend, memory_order
 
 
-def backend(x: Tensor) -> ModuleType | None:
+def backend(x: Tensor) -> TrainingBackend | None:
     """Who computes on ``x``; None where nobody can, or nothing is kept."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or not torch.is_grad_enabled():
         return None
@@ -26,10 +25,10 @@ def backend(x: Tensor) -> ModuleType | None:
 
 class _Sign(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, closed: bool, kernel: ModuleType) -> tuple[Tensor, Tensor]:
+    def forward(ctx, x: Tensor, closed: bool, kernel: TrainingBackend) -> tuple[Tensor, Tensor]:
         values, positive, inside = kernel.sign(x, closed)
         ctx.save_for_backward(inside)
-        ctx.layout, ctx.kernel = layout_of(x), kernel
+        ctx.order, ctx.kernel = memory_order(x), kernel
         ctx.mark_non_differentiable(positive)
         return values, positive
 
@@ -37,11 +36,11 @@ class _Sign(torch.autograd.Function):
     def backward(ctx, grad: Tensor, _):
         (inside,) = ctx.saved_tensors
         if torch.is_grad_enabled():  # of a gradient a gradient will be taken: torch has to see what happens
-            return grad * (ctx.kernel.signs(inside, ctx.layout) > 0), None, None
-        return ctx.kernel.pass_inside(grad, inside, ctx.layout), None, None
+            return grad * (ctx.kernel.signs(inside, ctx.order) > 0), None, None
+        return ctx.kernel.pass_inside(grad, inside, ctx.order), None, None
 
 
-def sign(x: Tensor, closed: bool, kernel: ModuleType) -> Tensor:
+def sign(x: Tensor, closed: bool, kernel: TrainingBackend) -> Tensor:
     """Sign with the gradient passed where ``|x| < 1``, or ``|x| <= 1`` with ``closed``.
 
     The result knows its own bits.
@@ -61,11 +60,11 @@ def signs_as_bits(x: Tensor) -> Iterator[None]:
     positive = x.sign_bits if hasattr(x, "sign_bits") else kernel.positive_bits(x)
     address, elements = x.data_ptr(), x.numel()  # the hooks live as long as what is kept; x itself must not
 
-    def pack(kept: Tensor) -> Tensor | Layout:
+    def pack(kept: Tensor) -> Tensor | MemoryOrder:
         same = kept.data_ptr() == address and kept.numel() == elements and kernel.takes(kept)
-        return layout_of(kept) if same else kept
+        return memory_order(kept) if same else kept
 
-    def unpack(kept: Tensor | Layout) -> Tensor:
+    def unpack(kept: Tensor | MemoryOrder) -> Tensor:
         return kept if isinstance(kept, Tensor) else kernel.signs(positive, kept)
 
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
@@ -75,7 +74,7 @@ def signs_as_bits(x: Tensor) -> Iterator[None]:
 class _ScaledSign(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx, filters: Tensor, center: bool, kernel: ModuleType, reference: Callable[[Tensor], Tensor]
+        ctx, filters: Tensor, center: bool, kernel: TrainingBackend, reference: Callable[[Tensor], Tensor]
     ) -> Tensor:
         values, kept = kernel.scaled_sign(filters, center)
         # The filters are a parameter, or kept by what made them of one.

@@ -94,7 +94,7 @@ def magnitude(x: Tensor) -> Tensor:
 
 class _Clip(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:
+    def forward(ctx, x: Tensor, low, high) -> Tensor:
         ctx.save_for_backward((x >= low) & (x <= high))
         return x.clamp(low, high)
 

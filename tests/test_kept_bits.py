@@ -14,8 +14,8 @@ from torch.utils.checkpoint import checkpoint
 
 import quantize
 from quantize import kept_bits, kernels
+from quantize.kernels import cpu_signs as kernel
 from quantize.kernels import library
-from quantize.kernels import straight_through as kernel
 from quantize.schemes.xnor import center_filters, scaled_sign
 from quantize.ste import inside_closed, inside_open, ste_sign, triangle
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from kernel_problems import expected_sums, signs, square
 
 from quantize import kernels, packing
-from quantize.kernels import ConvGeometry, Epilogue, cpu
+from quantize.kernels import Binarize, ConvGeometry, Epilogue, cpu
 
 KERNELS = kernels.available_kernels()
 native = pytest.mark.skipif(not cpu.is_available(), reason="the native library was not built")
@@ -179,7 +179,7 @@ def test_pack_equals_the_definition(shape):
     for layout in (torch.contiguous_format, torch.channels_last):
         laid_out = x.contiguous(memory_format=layout)
         for options in ((), (threshold,), (threshold, flip)):
-            assert torch.equal(cpu.pack(laid_out, *options), packing.pack_activations(x, *options))
+            assert torch.equal(cpu.pack(laid_out, Binarize(*options)), packing.pack_activations(x, *options))
 
 
 @native

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from quantize import kernels, packing
-from quantize.kernels import ConvGeometry, Epilogue, cpu
+from quantize.kernels import Binarize, ConvGeometry, Epilogue, cpu
 
 pytestmark = pytest.mark.skipif(not cpu.is_available(), reason="the native library was not built")
 
@@ -63,20 +63,20 @@ def test_bad_geometry(changes, message):
 
 
 @pytest.mark.parametrize(
-    ("epilogue", "output", "message"),
+    ("epilogue", "message"),
     [
-        (Epilogue(scale=torch.ones(19)), "float32", r"scale has shape \(19,\); it must be \(20,\)"),
-        (Epilogue(bias=torch.ones(20).double()), "float32", "bias is float64"),
-        (Epilogue(input_scale=torch.ones(2, 1, 5, 6)), "float32", r"input_scale has shape .* must be \(2, 1, 6, 6\)"),
-        (Epilogue(relu=True), "int32", "int32 output holds bare sums"),
-        (Epilogue(threshold=torch.ones(1)), "bits", "threshold has shape"),
-        (Epilogue(flip=torch.ones(20)), "bits", "flip is float32; it must be bool"),
-        (None, "int8", "output is 'int8'; valid: float32, int32, bits"),
+        (Epilogue(scale=torch.ones(19)), r"scale has shape \(19,\); it must be \(20,\)"),
+        (Epilogue(bias=torch.ones(20).double()), "bias is float64"),
+        (Epilogue(input_scale=torch.ones(2, 1, 5, 6)), r"input_scale has shape .* must be \(2, 1, 6, 6\)"),
+        (Epilogue(relu=True, output="int32"), "int32 output holds bare sums"),
+        (Epilogue(threshold=torch.ones(1), output="bits"), "threshold has shape"),
+        (Epilogue(flip=torch.ones(20), output="bits"), "flip is float32; it must be bool"),
+        (Epilogue(output="int8"), "output is 'int8'; valid: float32, int32, bits"),
     ],
 )
-def test_bad_epilogue(epilogue, output, message):
+def test_bad_epilogue(epilogue, message):
     with pytest.raises(ValueError, match=message):
-        cpu.conv2d(WORDS, prepared(), GEOMETRY, epilogue, output)
+        cpu.conv2d(WORDS, prepared(), GEOMETRY, epilogue)
 
 
 @pytest.mark.parametrize("kernel", cpu.available_kernels())
@@ -91,7 +91,7 @@ def test_damaged_weights(kernel):
         with pytest.raises(ValueError, match="weights"):
             cpu.conv2d(WORDS, damaged, GEOMETRY)
     with pytest.raises(ValueError, match="not weights that prepare_weights made"):
-        cpu.weights_kernel(torch.zeros(200, dtype=torch.uint8))
+        cpu.kernel_name(torch.zeros(200, dtype=torch.uint8))
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_damaged_weights(kernel):
 )
 def test_bad_input_to_pack(x, options, message):
     with pytest.raises(ValueError, match=message):
-        cpu.pack(x, **options)
+        cpu.pack(x, Binarize(**options))
 
 
 def test_floats_with_other_channels():

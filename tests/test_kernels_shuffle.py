@@ -71,7 +71,7 @@ def test_groups_that_do_not_divide_the_channels(backend, shuffle):
     weights = backend.prepare_weights(dense, geometry)
     for output in ("float32", "int32", "bits"):
         with pytest.raises(ValueError, match=rf"shuffle is {shuffle}; it must divide the 64 output channels"):
-            backend.conv2d(words, weights, geometry, Epilogue(shuffle=shuffle), output)
+            backend.conv2d(words, weights, geometry, Epilogue(shuffle=shuffle, output=output))
 
 
 def test_no_shuffle_is_one_group():

@@ -13,7 +13,7 @@ from shipped_files import prepared, write_checkpoint
 pytest.importorskip("cv2")
 
 import models
-from quantize import kernels
+from quantize.kernels import cpu
 from tools import convert
 from tools.moving_objects import classify_speed
 from tools.moving_objects.classify import CLASSES, load_classifier
@@ -127,8 +127,8 @@ def test_binary_layers_of_a_checkpoint_compute_with_bits(tmp_path, picture, monk
     model, plan = prepared("lenet5_xnornet", torch.randn(8, 1, 28, 28))
     path = write_checkpoint(tmp_path / "best.pt", "lenet5_xnornet", model, plan, (1, 28, 28), "mnist")
     assert convert.main([str(path)]) == 0
-    calls, compute = [], kernels.conv2d_float
-    monkeypatch.setattr(kernels, "conv2d_float", lambda *args: calls.append(args) or compute(*args))
+    calls, compute = [], cpu.conv2d_float
+    monkeypatch.setattr(cpu, "conv2d_float", lambda *args: calls.append(args) or compute(*args))
     for name in ("best.pt", "packed.pt"):
         classifier = load_classifier(str(tmp_path / name))
         calls.clear()

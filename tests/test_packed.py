@@ -1,6 +1,7 @@
 """Packed and expanded layers: what they compute, hold, save, refuse."""
 
 import copy
+import dataclasses
 import io
 import pickle
 import threading
@@ -119,6 +120,59 @@ def test_a_file_is_as_small_as_the_summary_says():
 def test_copies_compute_the_same(way):
     _, packed, x = network()
     assert torch.equal(way(packed)(x), packed(x))
+
+
+def doubled(packed, way: str) -> torch.Tensor | None:
+    """The layer's scale is doubled in one of the ways in which buffers change; its output, where that is for a call."""
+    x, scale = torch.ones(1, 64, 6, 6), packed.scale * 2
+    if way == "lent for a call":
+        return torch.func.functional_call(packed, {"scale": scale}, (x,))
+    if way == "set":
+        packed.scale = scale
+    elif way == "registered":
+        packed.register_buffer("scale", scale)
+    elif way == "written over":
+        packed.scale.mul_(2)
+    elif way == "applied":
+        packed._apply(lambda t: t * 2 if t.shape == scale.shape and t.dtype == scale.dtype else t)
+    else:
+        packed.load_state_dict({**packed.state_dict(), "scale": scale}, assign=way == "assigned")
+    return packed(x)
+
+
+WAYS = ["lent for a call", "set", "registered", "written over", "applied", "loaded", "assigned"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_layer_computes_with_the_buffers_that_it_has_now(way):
+    prepared = quantize.prepare(nn.Conv2d(64, 32, 3, bias=False), keep_float=())
+    packed = quantize.convert(prepared, torch.randn(1, 64, 6, 6))
+    expected = packed(torch.ones(1, 64, 6, 6)) * 2
+    assert expected.abs().sum() > 0
+    packed = copy.deepcopy(packed)
+    packed(torch.ones(1, 64, 6, 6))
+    assert torch.equal(doubled(packed, way), expected)
+    if way == "lent for a call":
+        assert torch.equal(packed(torch.ones(1, 64, 6, 6)) * 2, expected)
+
+
+def test_a_changed_folding_counts_at_once():
+    x = torch.randn(1, 64, 6, 6)
+    packed = quantize.convert(quantize.prepare(nn.Conv2d(64, 32, 3, bias=False), keep_float=()), x)
+    before = packed(x)
+    assert (before < 0).any()
+    packed.folding = dataclasses.replace(packed.folding, relu=True)
+    assert torch.equal(packed(x), before.relu())
+
+
+def test_what_was_loaded_and_has_not_run_is_not_traced():
+    x = torch.randn(1, 64, 6, 6)
+    packed = quantize.convert(quantize.prepare(nn.Conv2d(64, 32, 3), keep_float=()), x)
+    packed.load_state_dict(packed.state_dict())
+    with pytest.raises(RuntimeError, match=r"cannot be exported or compiled before it ran: .* call the model once"):
+        torch.export.export(packed, (x,))
+    expected = packed(x)
+    assert torch.equal(torch.export.export(packed, (x,)).module()(x), expected)
 
 
 def test_another_device_gets_dense_bits():

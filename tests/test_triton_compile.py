@@ -12,7 +12,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from quantize.kernels.cuda import bits, convolution, pool, tuning  # noqa: E402
+from quantize.kernels.cuda import bits, convolution, max_pool, tuning  # noqa: E402
 
 POINTERS = {
     **{"words": "*i32", "weights": "*i32", "scale": "*fp32", "bias": "*fp32", "input_scale": "*fp32"},
@@ -97,7 +97,7 @@ def test_packing_and_pooling_compile(capability):
         assert compiled(bits.pack_kernel, capability, {"CHANNELS": 70, "ROW": 4, **tile}, {"x": source}).asm["cubin"]
     names = ("H", "W", "OH", "OW", "KH", "KW", "SH", "SW", "TOP", "LEFT", "DH", "DW")
     sizes = dict(zip(names, (9, 8, 5, 4, 3, 3, 2, 2, 1, 1, 1, 1), strict=True))
-    assert compiled(pool.pool_kernel, capability, {"CHANNELS": 70, "ROW": 4, **sizes, **tile}, {"result": "*i32"})
+    assert compiled(max_pool.pool_kernel, capability, {"CHANNELS": 70, "ROW": 4, **sizes, **tile}, {"result": "*i32"})
 
 
 def test_the_estimate_prefers_tiles_that_fit():

@@ -1,28 +1,33 @@
 """Binary convolutions and max pooling on bits, and the choice of who computes them.
 
 On the CPU the native library where it was built (:mod:`.cpu`), else the reference (:mod:`.reference`) with one
-warning; on CUDA devices Triton kernels (:mod:`.cuda`); on others the reference. Weights are prepared once for a
-backend, which then runs them: those of the native library are flat bytes, Triton's flat int32, the reference's
-the dense ones.
+warning; on CUDA devices Triton kernels (:mod:`.cuda`); on others the reference. A convolution's backend is chosen
+once, when its weights are prepared.
 """
 
 import functools
 import os
 import warnings
-from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from . import cpu, library, reference, straight_through
-from .geometry import ConvGeometry, Epilogue, Layout, Output, PoolGeometry
+from . import cpu, cpu_signs, library, reference
+from .backend import Backend, PreparedWeights
+from .epilogue import PLAIN, Binarize, Epilogue, Layout, Output
+from .geometry import ConvGeometry, PoolGeometry
+from .training import TrainingBackend
 
 __all__ = [
+    "Backend",
+    "Binarize",
     "ConvGeometry",
     "Epilogue",
     "Layout",
     "Output",
     "PoolGeometry",
+    "PreparedWeights",
+    "TrainingBackend",
     "available_kernels",
     "conv2d",
     "conv2d_float",
@@ -31,6 +36,8 @@ __all__ = [
     "max_pool2d",
     "pack",
     "prepare_weights",
+    "training_backend",
+    "weights_of_tensor",
 ]
 
 
@@ -45,7 +52,7 @@ def _warn_once() -> None:
     warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
-def _triton() -> ModuleType:
+def _triton() -> Backend:
     """The Triton backend; ImportError where there is no Triton."""
     try:
         from . import cuda
@@ -59,15 +66,14 @@ def _triton() -> ModuleType:
     return cuda
 
 
-def _choose(kernel: str | None, *tensors: Tensor | None) -> ModuleType:
-    """The backend for tensors, or the one that ``kernel`` or XNORKIT_KERNEL forces."""
-    forced = kernel or os.environ.get("XNORKIT_KERNEL")
+def _choose(kernel: str | None, tensor: Tensor) -> Backend:
+    """The backend for a tensor's device, or the one that ``kernel`` or XNORKIT_KERNEL forces."""
+    forced, device = kernel or os.environ.get("XNORKIT_KERNEL"), tensor.device.type
     if forced == "reference":
         return reference
-    devices = {t.device.type for t in tensors if t is not None}
-    if forced == "triton" or "cuda" in devices:
+    if forced == "triton" or device == "cuda":
         return _triton()
-    if devices != {"cpu"}:
+    if device != "cpu":
         return reference
     if not cpu.is_available():
         _warn_once()
@@ -75,77 +81,88 @@ def _choose(kernel: str | None, *tensors: Tensor | None) -> ModuleType:
     return cpu
 
 
-def _backend(weights: Tensor) -> ModuleType:
-    """The backend that weights were prepared for."""
-    if weights.dtype is torch.int32:
-        return _triton()
-    return cpu if weights.dim() == 1 else reference
+def prepare_weights(
+    dense: Tensor, geometry: ConvGeometry, kernel: str | None = None, size: tuple[int, int] = (0, 0)
+) -> PreparedWeights:
+    """Dense weights, uint8 (out, bytes), for a backend's kernel; see :meth:`Backend.prepare_weights`."""
+    backend = _choose(kernel, dense)
+    return PreparedWeights(backend, backend.prepare_weights(dense, geometry, kernel, size))
 
 
-def training_backend(x: Tensor) -> ModuleType | None:
+def training_backend(x: Tensor) -> TrainingBackend | None:
     """Who computes signs and their gradients in training on tensors such as ``x``; None: plain torch does."""
     forced = os.environ.get("XNORKIT_KERNEL")
     if forced == "reference":
         return None
     if forced != "triton" and x.device.type != "cuda":
-        return straight_through
+        return cpu_signs
     try:
-        from .cuda import straight_through as on_cuda
+        from .cuda import signs
     except ImportError:  # no Triton: training needs none
         return None
-    return on_cuda
+    return signs
+
+
+def weights_of_tensor(data: Tensor) -> PreparedWeights:
+    """Prepared weights of which the data alone came through an operator of torch, where values are plain tensors.
+
+    Each backend's have a form of their own: Triton's are flat int32, the library's flat bytes, the reference's dense.
+    """
+    if data.dtype is torch.int32:
+        return PreparedWeights(_triton(), data)
+    return PreparedWeights(cpu if data.dim() == 1 else reference, data)
+
+
+# One call each, of a caller without a layer that holds the parts together.
 
 
 def pack(x: Tensor, threshold: Tensor | None = None, flip: Tensor | None = None) -> Tensor:
-    """Floats (N, C, H, W) to bits, int64 (N, H, W, words); see :func:`quantize.packing.pack_activations`."""
-    return _choose(None, x).pack(x, threshold, flip)
+    """Floats (N, C, H, W) to bits, int64 (N, H, W, words); see :class:`Binarize`."""
+    return _choose(None, x).pack(x, Binarize(threshold, flip))
 
 
-def prepare_weights(
-    dense: Tensor, geometry: ConvGeometry, kernel: str | None = None, size: tuple[int, int] = (0, 0)
-) -> Tensor:
-    """Dense weights, uint8 (out, bytes), in the order a kernel reads them; see :func:`.cpu.prepare_weights`."""
-    return _choose(kernel, dense).prepare_weights(dense, geometry, kernel, size)
+def max_pool2d(words: Tensor, channels: int, geometry: PoolGeometry, flip: Tensor | None = None) -> Tensor:
+    """Max pooling of bits, int64 (N, H, W, words) -> (N, H', W', words); see :meth:`Backend.max_pool2d`."""
+    return _choose(None, words).max_pool2d(words, channels, geometry, flip)
 
 
-def dense_weights(prepared: Tensor, geometry: ConvGeometry) -> Tensor:
-    """The dense weights, uint8 (out, bytes), that :func:`prepare_weights` made ``prepared`` from."""
-    return _backend(prepared).dense_weights(prepared, geometry)
+def dense_weights(weights: PreparedWeights, geometry: ConvGeometry) -> Tensor:
+    """The dense weights, uint8 (out, bytes), that :func:`prepare_weights` made ``weights`` from."""
+    return weights.backend.dense_weights(weights.data, geometry)
 
 
-def kernel_name(weights: Tensor) -> str:
+def kernel_name(weights: PreparedWeights) -> str:
     """The kernel that prepared weights are for."""
-    if weights.dtype is torch.int32:
-        return "triton"
-    return cpu.weights_kernel(weights) if _backend(weights) is cpu else "reference"
+    return weights.backend.kernel_name(weights.data)
 
 
 def conv2d(
     words: Tensor,
-    weights: Tensor,
+    weights: PreparedWeights,
     geometry: ConvGeometry,
     epilogue: Epilogue | None = None,
-    output: Output = "float32",
+    output: Output | None = None,
     layout: Layout = "nchw",
 ) -> Tensor:
-    """The binary convolution of bits with prepared weights; see :func:`.cpu.conv2d`."""
-    return _backend(weights).conv2d(words, weights, geometry, epilogue, output, layout)
+    """The binary convolution of bits; ``output`` is the epilogue's where it is None. See :meth:`Backend.conv2d`."""
+    return weights.backend.conv2d(words, weights.data, geometry, _whole(epilogue, output), layout)
 
 
 def conv2d_float(
     x: Tensor,
-    weights: Tensor,
+    weights: PreparedWeights,
     geometry: ConvGeometry,
     epilogue: Epilogue | None = None,
-    output: Output = "float32",
+    output: Output | None = None,
     layout: Layout = "nchw",
     threshold: Tensor | None = None,
     flip: Tensor | None = None,
 ) -> Tensor:
-    """The binary convolution of the signs of floats with prepared weights; see :func:`.cpu.conv2d_float`."""
-    return _backend(weights).conv2d_float(x, weights, geometry, epilogue, output, layout, threshold, flip)
+    """The binary convolution of the signs of floats; see :func:`conv2d` and :func:`pack`."""
+    whole = _whole(epilogue, output)
+    return weights.backend.conv2d_float(x, weights.data, geometry, whole, layout, Binarize(threshold, flip))
 
 
-def max_pool2d(words: Tensor, channels: int, geometry: PoolGeometry, flip: Tensor | None = None) -> Tensor:
-    """Max pooling of bits, int64 (N, H, W, words) -> (N, H', W', words); see :func:`.cpu.max_pool2d`."""
-    return _choose(None, words, flip).max_pool2d(words, channels, geometry, flip)
+def _whole(epilogue: Epilogue | None, output: Output | None) -> Epilogue:
+    epilogue = PLAIN if epilogue is None else epilogue
+    return epilogue if output is None else epilogue._replace(output=output)

@@ -1,4 +1,4 @@
-"""The native backend: operations on tensors that the shared library carries out (:mod:`.library`).
+"""The native backend, a :class:`.backend.Backend`: the shared library carries the operations out (:mod:`.library`).
 
 The library knows neither Python nor torch. It gets raw pointers, checks every size itself, and takes its
 threads from the OpenMP pool that torch has already started.
@@ -12,12 +12,12 @@ from torch import Tensor
 
 from .. import packing
 from . import library
-from .geometry import ConvGeometry, Epilogue, Layout, Output, PoolGeometry, check_choice
+from .epilogue import AT_ZERO, PLAIN, Binarize, Epilogue, Layout, Output, check_epilogue
+from .geometry import ConvGeometry, PoolGeometry
 
 _LAYOUTS = {"nchw": 0, "nhwc": 1}
 _OUTPUTS = {"float32": 0, "int32": 1, "bits": 2}
 _AT_ZERO = library.Binarize(None, None)
-_PLAIN = library.Epilogue(None, None, None, False), _AT_ZERO, 1
 
 
 def is_available() -> bool:
@@ -33,12 +33,11 @@ def available_kernels() -> list[str]:
 
 def last_kernel() -> str:
     """The kernel that this thread's last :func:`conv2d` ran."""
-    return library.load().xk_last_kernel().decode()
+    return library.loaded().xk_last_kernel().decode()
 
 
-def weights_kernel(weights: Tensor) -> str:
-    """The kernel that prepared weights are for."""
-    name = library.load().xk_weights_kernel(weights.data_ptr(), weights.numel())
+def kernel_name(weights: Tensor) -> str:
+    name = library.loaded().xk_weights_kernel(weights.data_ptr(), weights.numel())
     if name is None:
         raise library.KernelError("these are not weights that prepare_weights made for a kernel of this machine")
     return name.decode()
@@ -56,13 +55,16 @@ def _mismatch(name: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int, .
     return ValueError(f"{name} {problem}")
 
 
-def _address(name: str, tensor: Tensor | None, dtype: torch.dtype, shape: tuple[int, ...]) -> int | None:
+def _address(name: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> int:
     """Where a tensor's data is, once it is what the library will take it for."""
-    if tensor is None:
-        return None
     if tensor.dtype is dtype and tensor.is_cpu and tensor.shape == shape and tensor.is_contiguous():
         return tensor.data_ptr()
     raise _mismatch(name, tensor, dtype, shape)
+
+
+def _values(name: str, tensor: Tensor | None, channels: int, dtype: torch.dtype = torch.float32) -> int | None:
+    """The address of one value a channel, where there are any."""
+    return None if tensor is None else _address(name, tensor, dtype, (channels,))
 
 
 def _input_address(x: Tensor) -> tuple[int, int]:
@@ -81,16 +83,16 @@ def _words_address(words: Tensor, channels: int) -> tuple[int, tuple[int, int, i
     """Address, and batch, height and width, of bits (N, H, W, words)."""
     if words.dim() != 4:
         raise ValueError(f"words has shape {tuple(words.shape)}; it must be (N, H, W, words)")
-    sizes = tuple(words.shape[:3])
-    return _address("words", words, torch.int64, (*sizes, packing.words_for(channels))), sizes
+    batch, height, width, _ = words.shape
+    shape = (batch, height, width, packing.words_for(channels))
+    return _address("words", words, torch.int64, shape), (batch, height, width)
 
 
 def _binarize(threshold: Tensor | None, flip: Tensor | None, channels: int) -> library.Binarize:
+    """The library's view of a :class:`Binarize`."""
     if threshold is None and flip is None:
         return _AT_ZERO
-    return library.Binarize(
-        _address("threshold", threshold, torch.float32, (channels,)), _address("flip", flip, torch.bool, (channels,))
-    )
+    return library.Binarize(_values("threshold", threshold, channels), _values("flip", flip, channels, torch.bool))
 
 
 def _shape(geometry: ConvGeometry, batch: int, height: int, width: int) -> library.Shape:
@@ -110,27 +112,19 @@ def _checked_shape(
     return shape, (batch, out_height.value, out_width.value)
 
 
-def pack(x: Tensor, threshold: Tensor | None = None, flip: Tensor | None = None) -> Tensor:
-    """Floats (N, C, H, W), contiguous or channels-last, to bits, int64 (N, H, W, words).
-
-    The bit of channel c is ``x >= threshold[c]``, or ``x <= threshold[c]`` where ``flip[c]`` (bool).
-    """
+def pack(x: Tensor, binarize: Binarize = AT_ZERO) -> Tensor:
     address, layout = _input_address(x)
     batch, channels, height, width = x.shape
-    binarize = _binarize(threshold, flip, channels)
+    level = _binarize(*binarize, channels)
     words = torch.empty((batch, height, width, packing.words_for(channels)), dtype=torch.int64)
-    library.call("xk_pack", address, layout, *x.shape, ctypes.byref(binarize), words.data_ptr(), library.parallel())
+    library.call("xk_pack", address, layout, *x.shape, ctypes.byref(level), words.data_ptr(), library.parallel())
     return words
 
 
 def prepare_weights(
     dense: Tensor, geometry: ConvGeometry, kernel: str | None = None, size: tuple[int, int] = (0, 0)
 ) -> Tensor:
-    """Dense weights in the order that a kernel reads them: uint8 (bytes,), for this machine, not for a file.
-
-    ``kernel`` forces one (so does the environment variable XNORKIT_KERNEL); otherwise the fastest for the
-    geometry and, where given, the input ``size`` (height, width).
-    """
+    """They are uint8 (bytes,), with a header by which the library knows them."""
     packing.check_weights(dense, geometry.filters)
     source = _address("weights", dense, torch.uint8, dense.shape)
     shape, name = ctypes.byref(_shape(geometry, 0, *size)), kernel.encode() if kernel else None
@@ -142,7 +136,6 @@ def prepare_weights(
 
 
 def dense_weights(weights: Tensor, geometry: ConvGeometry) -> Tensor:
-    """The dense weights, uint8 (out, bytes), that :func:`prepare_weights` made ``weights`` from."""
     prepared = _address("weights", weights, torch.uint8, (weights.numel(),))
     dense = torch.empty((geometry.out_channels, packing.filter_bytes(geometry.filters)), dtype=torch.uint8)
     shape = ctypes.byref(_shape(geometry, 0, 0, 0))
@@ -161,18 +154,15 @@ def _empty_output(out_channels: int, sizes: tuple[int, int, int], output: Output
     return torch.empty((batch, out_channels, height, width), dtype=dtype, memory_format=memory_format)
 
 
-def _finish(
+def _epilogue(
     e: Epilogue, geometry: ConvGeometry, batch: int, out: tuple[int, int, int]
-) -> tuple[library.Epilogue, library.Binarize, int]:
+) -> tuple[library.Epilogue, library.Binarize]:
     """The library's view of an epilogue."""
-    channels = geometry.out_channels
-    finish = library.Epilogue(
-        _address("scale", e.scale, torch.float32, (channels,)),
-        _address("bias", e.bias, torch.float32, (channels,)),
-        _address("input_scale", e.input_scale, torch.float32, (batch, geometry.groups, *out[1:])),
-        e.relu,
-    )
-    return finish, _binarize(e.threshold, e.flip, channels), e.shuffle
+    channels, factor = geometry.out_channels, None
+    if e.input_scale is not None:
+        factor = _address("input_scale", e.input_scale, torch.float32, (batch, geometry.groups, *out[1:]))
+    scale, bias = _values("scale", e.scale, channels), _values("bias", e.bias, channels)
+    return library.Epilogue(scale, bias, factor, e.relu), _binarize(e.threshold, e.flip, channels)
 
 
 def _convolve(
@@ -181,60 +171,45 @@ def _convolve(
     sizes: tuple[int, int, int],
     weights: Tensor,
     geometry: ConvGeometry,
-    epilogue: Epilogue | None,
-    output: Output,
+    e: Epilogue,
     layout: Layout,
 ) -> Tensor:
     """Calls ``function`` with the shape, ``source`` (its input), and what all convolutions have in common."""
-    check_choice("output", output, _OUTPUTS)
-    check_choice("layout", layout, _LAYOUTS)
-    channels = geometry.out_channels
+    kind, order = _OUTPUTS.get(e.output), _LAYOUTS.get(layout)
+    if kind is None or order is None:
+        check_epilogue(e, layout)
     shape, out = _checked_shape(geometry, *sizes)
-    finish, binarize, shuffle = _PLAIN if epilogue is None else _finish(epilogue, geometry, sizes[0], out)
+    epilogue, binarize = _epilogue(e, geometry, sizes[0], out)
     count = weights.numel()
     prepared = _address("weights", weights, torch.uint8, (count,))
-    result = _empty_output(channels, out, output, layout)
-    target = library.Output(result.data_ptr(), _OUTPUTS[output], _LAYOUTS[layout], binarize, shuffle)
-    common = (prepared, count, ctypes.byref(finish), ctypes.byref(target), library.parallel())
+    result = _empty_output(geometry.out_channels, out, e.output, layout)
+    target = library.Output(result.data_ptr(), kind, order, binarize, e.shuffle)
+    common = (prepared, count, ctypes.byref(epilogue), ctypes.byref(target), library.parallel())
     library.call(function, ctypes.byref(shape), *source, *common)
     return result
 
 
 def conv2d(
-    words: Tensor,
-    weights: Tensor,
-    geometry: ConvGeometry,
-    epilogue: Epilogue | None = None,
-    output: Output = "float32",
-    layout: Layout = "nchw",
+    words: Tensor, weights: Tensor, geometry: ConvGeometry, epilogue: Epilogue = PLAIN, layout: Layout = "nchw"
 ) -> Tensor:
-    """The binary convolution of bits (N, H, W, words) with weights of :func:`prepare_weights`.
-
-    Returns (N, out, H', W') float32 after the epilogue, or int32 sums (no epilogue), in memory order
-    ``layout``; or bits, int64 (N, H', W', words).
-    """
     bits, sizes = _words_address(words, geometry.channels)
-    return _convolve("xk_conv", (bits,), sizes, weights, geometry, epilogue, output, layout)
+    return _convolve("xk_conv", (bits,), sizes, weights, geometry, epilogue, layout)
 
 
 def conv2d_float(
     x: Tensor,
     weights: Tensor,
     geometry: ConvGeometry,
-    epilogue: Epilogue | None = None,
-    output: Output = "float32",
+    epilogue: Epilogue = PLAIN,
     layout: Layout = "nchw",
-    threshold: Tensor | None = None,
-    flip: Tensor | None = None,
+    binarize: Binarize = AT_ZERO,
 ) -> Tensor:
-    """:func:`pack` and :func:`conv2d` in one call, of floats (N, C, H, W)."""
     address, input_layout = _input_address(x)
     batch, channels, height, width = x.shape
     if channels != geometry.channels:
         raise ValueError(f"x has {channels} channels; the convolution takes {geometry.channels}")
-    binarize = _binarize(threshold, flip, channels)
-    source, sizes = (address, input_layout, ctypes.byref(binarize)), (batch, height, width)
-    return _convolve("xk_conv_float", source, sizes, weights, geometry, epilogue, output, layout)
+    source = (address, input_layout, ctypes.byref(_binarize(*binarize, channels)))
+    return _convolve("xk_conv_float", source, (batch, height, width), weights, geometry, epilogue, layout)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -247,13 +222,8 @@ def _checked_pool(geometry: PoolGeometry, batch: int, channels: int, height: int
 
 
 def max_pool2d(words: Tensor, channels: int, geometry: PoolGeometry, flip: Tensor | None = None) -> Tensor:
-    """The bits of a max pooling, from bits (N, H, W, words) of ``channels``: int64 (N, H', W', words).
-
-    The bit of a channel is ``x >= threshold``, so the maximum's is the or of a window's bits; it is their and
-    where ``flip``, bool (channels,): there the bit is ``x <= threshold``.
-    """
     bits, (batch, height, width) = _words_address(words, channels)
-    flips = _address("flip", flip, torch.bool, (channels,))
+    flips = _values("flip", flip, channels, torch.bool)
     shape = _checked_pool(geometry, batch, channels, height, width)
     result = torch.empty((batch, *geometry.output, words.shape[3]), dtype=torch.int64)
     library.call("xk_max_pool", ctypes.byref(shape), bits, flips, result.data_ptr(), library.parallel())

@@ -6,6 +6,7 @@ The structures and signatures are those of ``csrc/xnorkit.h``.
 import ctypes
 import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -123,11 +124,23 @@ def load() -> ctypes.CDLL | None:
     return library
 
 
+def loaded() -> ctypes.CDLL:
+    """The library; :class:`KernelError` where it was not built."""
+    library = load()
+    if library is None:
+        raise KernelError(not_built())
+    return library
+
+
 def call(function: str, *arguments) -> None:
     """Calls a function that returns a status; raises :class:`KernelError` with the library's own words."""
-    library = load()
-    if getattr(library, function)(*arguments) != 0:
-        raise KernelError(library.xk_last_error().decode())
+    if _function(function)(*arguments) != 0:
+        raise KernelError(loaded().xk_last_error().decode())
+
+
+@functools.cache
+def _function(name: str) -> Callable[..., int]:
+    return getattr(loaded(), name)
 
 
 @functools.cache
@@ -147,7 +160,7 @@ def _pool(threads: int) -> _Parallel | None:
     if threads < 2 or address is None:
         return None
     context = _OpenMP(address, threads)
-    pool = _Parallel(ctypes.cast(load().xk_openmp_for, POINTER), ctypes.cast(ctypes.pointer(context), POINTER))
+    pool = _Parallel(ctypes.cast(loaded().xk_openmp_for, POINTER), ctypes.cast(ctypes.pointer(context), POINTER))
     pool.keep_alive = context
     return pool
 

@@ -1,5 +1,6 @@
 """convert: a trained binary model as inference modules that hold one bit a weight."""
 
+import dataclasses
 import functools
 from collections.abc import Iterable, Sequence
 from types import SimpleNamespace
@@ -206,7 +207,7 @@ class _Converter:
         """Make what stands before a packed layer its threshold; where it is a packed layer, hand on its bits."""
         packed = self.packed[layer]
         if packed.window_scale:
-            packed.folding.note = "its scale needs the floats that go in"
+            _fold(packed, note="its scale needs the floats that go in")
             return
         before = self._upstream(layer)
         if before and before[-1] in self.packed:
@@ -263,8 +264,8 @@ class _Converter:
                 self.replaced[module] = PackedMaxPool2d(module, fold.shuffle_values(flip, groups))
         first.output_threshold, first.output_flip = self._before(steps, threshold, flip)
         target.threshold = target.flip = None
-        first.folding.output_bits = target.folding.input_bits = True
-        first.folding.shuffle = groups
+        _fold(first, output_bits=True, shuffle=groups)
+        _fold(target, input_bits=True)
         self._absorb(first, between)
 
     def fuse_output(self, layer: BinaryLayer) -> None:
@@ -278,14 +279,14 @@ class _Converter:
                 break
             if self.shuffles.get(module) is not None:
                 if self._passes(module, layer):
-                    packed.folding.shuffle = self.shuffles[module]
+                    _fold(packed, shuffle=self.shuffles[module])
                     self._absorb(packed, [module])
                 break
             if at_once and fold.is_batch_norm(module) and not packed.folding.relu and self._passes(module, layer):
                 _scale_by(packed, *fold.affine_of(module))
                 self._absorb(packed, [module])
             elif at_once and fold.is_relu(module):
-                packed.folding.relu = True
+                _fold(packed, relu=True)
                 self._absorb(packed, [module])
             elif fold.keeps_channels(module, len(self.flow.input_shape[module])):
                 at_once = False
@@ -299,7 +300,7 @@ class _Converter:
         return fold.threshold_before(steps, self.flow.input_shape[steps[0]], threshold, flip)
 
     def _absorb(self, packed: PackedLayer, modules: Sequence[nn.Module]) -> None:
-        packed.folding.absorbed += tuple(self.names[module] for module in modules)
+        _fold(packed, absorbed=packed.folding.absorbed + tuple(self.names[module] for module in modules))
         for module in modules:
             self.replaced.setdefault(module, nn.Identity())
 
@@ -317,6 +318,10 @@ class _Converter:
     def _threshold(self, packed: PackedLayer) -> tuple[Tensor, Tensor]:
         none = torch.zeros(packed.geometry.channels, dtype=torch.float32, device=packed.weights.device)
         return none if packed.threshold is None else packed.threshold, none.bool()
+
+
+def _fold(packed: PackedLayer, **changes: Any) -> None:
+    packed.folding = dataclasses.replace(packed.folding, **changes)
 
 
 def _scale_by(packed: PackedLayer, a: Tensor, b: Tensor) -> None:

@@ -33,7 +33,7 @@ def is_batch_norm(module: nn.Module) -> bool:
 
 
 def is_monotone(module: nn.Module) -> bool:
-    """Whether it works channel by channel, element by element, and never turns around inside a channel."""
+    """Whether it works channel by channel, element by element, and never changes its direction inside a channel."""
     return is_batch_norm(module) or is_kind(module, _INCREASING)
 
 
@@ -107,7 +107,7 @@ def threshold_before(
     """(threshold, flip) a channel of the input of ``modules`` that stand for these of their output.
 
     A value y has the bit ``y >= threshold``, or ``y <= threshold`` where flipped; a batch norm with a negative
-    gamma turns it around. Found by bisection over all floats, through the modules themselves, so that none
+    gamma flips it. Found by bisection over all floats, through the modules themselves, so that none
     of their roundings is left out. A bit that is always 1 or 0 has the threshold minus or plus infinity.
 
     Args:
@@ -127,10 +127,10 @@ def threshold_before(
 
     largest = torch.full((channels,), _LARGEST)
     before, after, at_lowest, at_highest = bisect(bits, -largest, largest)
-    turned = at_lowest & ~at_highest
-    found = torch.where(turned, _float_at(before), _float_at(after))
+    flipped = at_lowest & ~at_highest
+    found = torch.where(flipped, _float_at(before), _float_at(after))
     constant = torch.where(at_lowest, -math.inf, math.inf).to(found.dtype)
-    return torch.where(at_lowest == at_highest, constant, found), turned
+    return torch.where(at_lowest == at_highest, constant, found), flipped
 
 
 def bisect(bits: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -139,10 +139,10 @@ def bisect(bits: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> tuple
     Returns (the last integer before the change, the first after it, the bits at ``low``, the bits at ``high``).
     """
     at_low, at_high = bits(low), bits(high)
-    turned = at_low & ~at_high
+    flipped = at_low & ~at_high
     while bool((high - low > 1).any()):
         middle = (low + high).div(2, rounding_mode="floor")
-        above = bits(middle) != turned  # where the search goes on below
+        above = bits(middle) != flipped  # where the search goes on below
         low, high = torch.where(above, low, middle), torch.where(above, middle, high)
     return low, high, at_low, at_high
 

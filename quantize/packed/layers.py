@@ -6,8 +6,9 @@ bits of another packed layer.
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +16,14 @@ from torch.nn import functional as F
 
 from .. import kernels, packing
 from ..binary.adapters import added_zeros
-from ..kernels import ConvGeometry
+from ..kernels import Binarize, ConvGeometry, Epilogue, Output, PreparedWeights, reference
 from . import ops
 from .state import STATE_VERSION, state_problems
 
+_preparing = threading.Lock()  # of several threads that call a layer first, one puts its bits in order
 
-@dataclasses.dataclass
+
+@dataclasses.dataclass(frozen=True)
 class Folding:
     """What a packed layer computes besides its convolution, and what convert made of its neighbours.
 
@@ -41,6 +44,29 @@ class Folding:
     note: str = ""
 
 
+class Operands(NamedTuple):
+    """What the kernels take of a layer: its buffers and its folding, in the forms in which they are used."""
+
+    weights: PreparedWeights
+    binarize: Binarize
+    epilogue: Epilogue
+    folding: Folding
+
+    def are_of(self, buffers: Mapping[str, Tensor | None], folding: Folding) -> bool:
+        """Whether a layer with these buffers has these operands: the same tensors, not equal ones."""
+        binarize, epilogue = self.binarize, self.epilogue
+        return (
+            buffers["weights"] is self.weights.data
+            and buffers["scale"] is epilogue.scale
+            and buffers["bias"] is epilogue.bias
+            and buffers["threshold"] is binarize.threshold
+            and buffers["flip"] is binarize.flip
+            and buffers["output_threshold"] is epilogue.threshold
+            and buffers["output_flip"] is epilogue.flip
+            and folding is self.folding
+        )
+
+
 class PackedLayer(nn.Module):
     """What all packed layers share.
 
@@ -57,6 +83,15 @@ class PackedLayer(nn.Module):
     """
 
     dims = 2  # spatial dimensions of the input
+    scale: Tensor | None
+    bias: Tensor | None
+    threshold: Tensor | None
+    flip: Tensor | None
+    output_threshold: Tensor | None
+    output_flip: Tensor | None
+    weights: Tensor
+    prepared: PreparedWeights | None = None  # the weights, once they are in the order of a kernel
+    _held: Operands | None = None
 
     def __init__(
         self,
@@ -79,7 +114,6 @@ class PackedLayer(nn.Module):
         self.scheme = scheme
         # Dense bits, or in the order that a kernel reads them: one copy. state_dict holds them dense.
         self.register_buffer("weights", weight_bits, persistent=False)
-        self.prepared = False
         for name, values in (("scale", scale), ("bias", bias), ("threshold", threshold)):
             self.register_buffer(name, values)
         for name in ("flip", "output_threshold", "output_flip"):
@@ -99,35 +133,43 @@ class PackedLayer(nn.Module):
         """As the float layer; packed layers have no gradient."""
         self._check(input)
         image, geometry = self._padded(self.to_image(input))
-        if not self.prepared and image.numel():
+        if self.prepared is None and image.numel():
             self.prepare(image)
         scale = self.window_mean(image, geometry) if self.window_scale else None
         return self.from_image(self.convolve(image, geometry, scale), input)
 
     def convolve(self, image: Tensor, geometry: ConvGeometry, input_scale: Tensor | None) -> Tensor:
         """The convolution and all that the layer computes after it, of an image."""
-        fold, buffers = self.folding, self._buffers  # an attribute that is a buffer takes a tenth of a small layer
-        return ops.convolve(
-            image,
-            buffers["weights"],
-            geometry,
-            buffers["scale"],
-            buffers["bias"],
-            input_scale,
-            buffers["threshold"],
-            buffers["flip"],
-            buffers["output_threshold"],
-            buffers["output_flip"],
-            fold.relu,
-            fold.shuffle,
-            fold.output_bits,
+        traced, held = ops.is_traced(image), self._held
+        if traced:  # and what stands in for the buffers meanwhile is not held
+            held = self._operands()
+        elif held is None or not held.are_of(self._buffers, self.folding):
+            with _preparing:  # the weights and who reads them are changed together
+                held = self._held = self._operands()
+        weights, binarize, epilogue, _ = held
+        if input_scale is not None:
+            epilogue = epilogue._replace(input_scale=input_scale)
+        return (ops.convolve_traced if traced else ops.convolve)(image, weights, geometry, binarize, epilogue)
+
+    def _operands(self) -> Operands:
+        """Of the buffers that there are now: they are moved, loaded, set, and lent by functional_call."""
+        b, fold = self._buffers, self.folding
+        backend = reference if self.prepared is None else self.prepared.backend
+        output: Output = "bits" if fold.output_bits else "float32"
+        thresholds = b["output_threshold"], b["output_flip"]
+        return Operands(
+            PreparedWeights(backend, cast(Tensor, b["weights"])),
+            Binarize(b["threshold"], b["flip"]),
+            Epilogue(b["scale"], b["bias"], None, fold.relu, *thresholds, fold.shuffle, output),
+            fold,
         )
 
     def _check(self, x: Tensor) -> None:
-        expected = torch.int64 if self.folding.input_bits else torch.float32
-        half = x.is_cuda and x.dtype in (torch.bfloat16, torch.float16) and not self.folding.input_bits
-        if x.dtype is not expected and not half:
-            kind = "the bits of the packed layer before it" if self.folding.input_bits else "float32"
+        bits = self.folding.input_bits
+        if x.dtype is (torch.int64 if bits else torch.float32):
+            return
+        if bits or not x.is_cuda or x.dtype not in (torch.bfloat16, torch.float16):
+            kind = "the bits of the packed layer before it" if bits else "float32"
             raise TypeError(
                 f"{type(self).__name__} takes {kind}, got {str(x.dtype).removeprefix('torch.')}; "
                 "convert the model under the dtype that it runs with, float32"
@@ -139,8 +181,8 @@ class PackedLayer(nn.Module):
             image = self.pad_with_values(image)
         if self.pad is not None:
             extra = added_zeros(self.pad, self.image_size(image))
-            both = tuple(a + b for a, b in zip(self.geometry.padding, extra, strict=True))
-            return _regular(image), dataclasses.replace(self.geometry, padding=both)
+            top, left, bottom, right = (a + b for a, b in zip(self.geometry.padding, extra, strict=True))
+            return _regular(image), dataclasses.replace(self.geometry, padding=(top, left, bottom, right))
         return _regular(image), self.geometry
 
     def pad_with_values(self, image: Tensor) -> Tensor:
@@ -149,7 +191,8 @@ class PackedLayer(nn.Module):
 
     def image_size(self, image: Tensor) -> tuple[int, int]:
         """Height and width of what :meth:`to_image` returned."""
-        return tuple(image.shape[1:3] if self.folding.input_bits else image.shape[2:])
+        height, width = image.shape[1:3] if self.folding.input_bits else image.shape[2:]
+        return height, width
 
     def window_mean(self, image: Tensor, geometry: ConvGeometry) -> Tensor:
         """K of XNOR-Net: mean of ``|x|`` over a group's channels and the kernel window, (N, groups, H', W')."""
@@ -165,14 +208,21 @@ class PackedLayer(nn.Module):
 
     def prepare(self, image: Tensor) -> None:
         """Put the bits in the order of the kernel that is the fastest for images of this size."""
-        bits = self.dense_weights()
-        if image.device.type in ("cpu", "cuda"):
-            bits = kernels.prepare_weights(bits, self.geometry, size=self.image_size(image))
-        self.weights, self.prepared = bits, True
+        if ops.is_traced(image):
+            raise RuntimeError(
+                f"a {type(self).__name__} cannot be exported or compiled before it ran: which kernel its bits are put "
+                "in order for is found then; call the model once after it was moved or loaded"
+            )
+        with _preparing:
+            if self.prepared is None and image.device.type in ("cpu", "cuda"):
+                prepared = kernels.prepare_weights(self.weights, self.geometry, size=self.image_size(image))
+                self.weights, self.prepared = prepared.data, prepared
 
     def dense_weights(self) -> Tensor:
         """The weights as in the file: uint8 (out, bytes)."""
-        return self.weights if self.weights.dim() == 2 else kernels.dense_weights(self.weights, self.geometry)
+        with _preparing:
+            prepared, weights = self.prepared, self.weights
+        return weights if prepared is None else prepared.backend.dense_weights(weights, self.geometry)
 
     def stored_bytes(self) -> int:
         """Bytes of all that :meth:`state_dict` holds of this layer."""
@@ -181,7 +231,7 @@ class PackedLayer(nn.Module):
         return out * packing.filter_bytes(filters) + sum(b.numel() * b.element_size() for b in persistent)
 
     def _forget_preparation(self) -> None:
-        self.weights, self.prepared = self.dense_weights(), False
+        self.weights, self.prepared = self.dense_weights(), None
 
     def _apply(self, fn, recurse=True):
         self._forget_preparation()  # another device has another order
@@ -189,7 +239,7 @@ class PackedLayer(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         buffers = {**self._buffers, "weights": self.dense_weights()}
-        return {**self.__dict__, "_buffers": buffers, "prepared": False}
+        return {**self.__dict__, "_buffers": buffers, "prepared": None, "_held": None}
 
     # state_dict: the dense bits, the float buffers, and a header.
 
@@ -207,19 +257,21 @@ class PackedLayer(nn.Module):
         super()._save_to_state_dict(destination, prefix, keep_vars)
         destination[prefix + "weight_bits"] = self.dense_weights()
 
-    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors):
+    def _load_from_state_dict(
+        self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+    ) -> None:
         header, bits = state_dict.get(prefix + "_extra_state"), state_dict.get(prefix + "weight_bits")
         problems = state_problems(header, bits, self.get_extra_state(), self.geometry.filters)
         if problems:
-            errors += [f"{prefix.removesuffix('.') or 'the layer'}: {problem}" for problem in problems]
+            error_msgs += [f"{prefix.removesuffix('.') or 'the layer'}: {problem}" for problem in problems]
             return
         found: list[str] = []
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, found, errors)
-        unexpected += [key for key in found if key != prefix + "weight_bits"]
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, found, error_msgs)
+        unexpected_keys += [key for key in found if key != prefix + "weight_bits"]
         if bits is None:
-            missing.append(prefix + "weight_bits")
+            missing_keys.append(prefix + "weight_bits")
         else:
-            self.weights, self.prepared = bits.detach().to(self.weights.device, copy=True), False
+            self.weights, self.prepared = bits.detach().to(self.weights.device, copy=True), None
 
     def extra_repr(self) -> str:
         g, fold = self.geometry, self.folding

@@ -1,16 +1,20 @@
-"""The binary convolution as a torch operator, so that packed models export, compile and run in inference mode.
+"""Binary convolution and max pooling of packed models: called at once, or as torch operators where something traces.
 
-``torch.ops.xnorkit.conv2d`` and ``torch.ops.xnorkit.max_pool2d`` call :mod:`quantize.kernels`. Each has a fake
-implementation (shapes without data) and refuses autograd: bits have no gradient.
+An operator, ``torch.ops.xnorkit.conv2d`` or ``max_pool2d``, takes plain tensors and integers, so that packed models
+export, compile and run under autograd's eyes. It has a fake implementation (shapes without data) and refuses
+gradients: bits have none. Called at once, it does without the dispatcher, which takes as long as a small convolution.
 """
 
 import functools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
+from torch.jit import is_tracing
 
 from .. import kernels, packing
-from ..kernels import ConvGeometry, Epilogue, PoolGeometry
+from ..kernels import Binarize, ConvGeometry, Epilogue, Layout, PoolGeometry, PreparedWeights
 
 _LIBRARY = torch.library.Library("xnorkit", "DEF")
 _LIBRARY.define(
@@ -21,29 +25,9 @@ _LIBRARY.define(
 _LIBRARY.define("max_pool2d(Tensor words, int channels, int[] geometry, Tensor? flip=None) -> Tensor")
 
 
-@functools.lru_cache(maxsize=1024)
-def _conv_geometry(sizes: tuple[int, ...]) -> ConvGeometry:
-    """The inverse of :func:`flatten_geometry`."""
-    channels, out_channels, groups, *rest = sizes
-    return ConvGeometry(
-        channels, out_channels, tuple(rest[:2]), tuple(rest[2:4]), tuple(rest[4:8]), tuple(rest[8:]), groups
-    )
-
-
-def flatten_geometry(g: ConvGeometry) -> tuple[int, ...]:
-    """A convolution's geometry as the integers that the operator takes."""
-    return (g.channels, g.out_channels, g.groups, *g.kernel, *g.stride, *g.padding, *g.dilation)
-
-
-@functools.lru_cache(maxsize=1024)
-def _pool_geometry(sizes: tuple[int, ...]) -> PoolGeometry:
-    """The inverse of :func:`flatten_pool`."""
-    return PoolGeometry(tuple(sizes[:2]), tuple(sizes[2:4]), tuple(sizes[4:8]), tuple(sizes[8:10]), tuple(sizes[10:]))
-
-
-def flatten_pool(g: PoolGeometry) -> tuple[int, ...]:
-    """A pooling's geometry as the integers that the operator takes."""
-    return (*g.kernel, *g.stride, *g.padding, *g.dilation, *g.output)
+def is_traced(x: Tensor) -> bool:
+    """Whether what is computed on ``x`` is written down, so that it must be operators."""
+    return type(x) is not Tensor or is_compiling() or is_tracing()
 
 
 def refuse_gradient(x: Tensor) -> None:
@@ -55,86 +39,123 @@ def refuse_gradient(x: Tensor) -> None:
         )
 
 
-def _conv2d(
-    x: Tensor,
-    weights: Tensor,
-    geometry: list[int],
-    scale: Tensor | None = None,
-    bias: Tensor | None = None,
-    input_scale: Tensor | None = None,
-    threshold: Tensor | None = None,
-    flip: Tensor | None = None,
-    output_threshold: Tensor | None = None,
-    output_flip: Tensor | None = None,
-    relu: bool = False,
-    shuffle: int = 1,
-    bits: bool = False,
+# The convolution.
+
+
+def convolve(
+    x: Tensor, weights: PreparedWeights, geometry: ConvGeometry, binarize: Binarize, epilogue: Epilogue
 ) -> Tensor:
-    """The operator: :func:`convolve` with the geometry as integers."""
-    g = _conv_geometry(tuple(geometry))
-    return _compute(
-        x, weights, g, scale, bias, input_scale, threshold, flip, output_threshold, output_flip, relu, shuffle, bits
-    )
-
-
-def _compute(
-    x, weights, g, scale, bias, input_scale, threshold, flip, output_threshold, output_flip, relu, shuffle, bits
-):
+    """Floats (N, C, H, W), or bits (int64 words), to floats in the same memory order, or to bits."""
     refuse_gradient(x)
-    if not x.numel() and (not len(x) or g.kernel == (1, 1)):  # no sample, or no row
-        return _conv2d_fake(x, weights, flatten_geometry(g), relu=relu, bits=bits)
-    finish = Epilogue(scale, bias, input_scale, relu, threshold=output_threshold, flip=output_flip, shuffle=shuffle)
-    output = "bits" if bits else "float32"
+    if not x.numel() and (not len(x) or geometry.kernel == (1, 1)):  # no sample, or no row
+        return _empty_output(x, geometry, epilogue)
     if x.dtype is torch.int64:
-        return kernels.conv2d(x, weights, g, finish, output)
-    return kernels.conv2d_float(x, weights, g, finish, output, _layout(x), threshold, flip)
+        return weights.backend.conv2d(x, weights.data, geometry, epilogue)
+    return weights.backend.conv2d_float(x, weights.data, geometry, epilogue, _layout(x), binarize)
 
 
-def _layout(x: Tensor) -> str:
+def _layout(x: Tensor) -> Layout:
     rows = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
     return "nhwc" if rows else "nchw"
 
 
-def _conv2d_fake(
-    x, weights, geometry, scale=None, bias=None, input_scale=None, threshold=None, flip=None,
-    output_threshold=None, output_flip=None, relu=False, shuffle=1, bits=False,
-):  # fmt: skip
-    refuse_gradient(x)
-    g = _conv_geometry(tuple(geometry))
+def _empty_output(x: Tensor, g: ConvGeometry, epilogue: Epilogue) -> Tensor:
+    """A tensor like the output of :func:`convolve`, without its values."""
     packed = x.dtype is torch.int64
     batch, *size = x.shape[:3] if packed else (x.shape[0], *x.shape[2:])
     height, width = g.output_size(*size)
-    if bits:
+    if epilogue.output == "bits":
         return x.new_empty((batch, height, width, packing.words_for(g.out_channels)), dtype=torch.int64)
     result = x.new_empty((batch, g.out_channels, height, width), dtype=torch.float32 if packed else x.dtype)
     rows = not packed and _layout(x) == "nhwc"
     return result.contiguous(memory_format=torch.channels_last) if rows else result
 
 
-def convolve(x: Tensor, weights: Tensor, geometry: ConvGeometry, *finish) -> Tensor:
-    """Floats (N, C, H, W), or bits (int64 words), to floats in the same memory order, or to bits.
-
-    ``finish`` are the operator's further arguments. It is called where something traces; otherwise the kernel is,
-    without the dispatcher, which takes as long as a small convolution.
-    """
-    if type(x) is Tensor and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
-        return _compute(x, weights, geometry, *finish)
-    return conv2d(x, weights, flatten_geometry(geometry), *finish)
+def convolve_traced(
+    x: Tensor, weights: PreparedWeights, geometry: ConvGeometry, binarize: Binarize, epilogue: Epilogue
+) -> Tensor:
+    """:func:`convolve` as the operator."""
+    e, bits = epilogue, epilogue.output == "bits"
+    values = (e.scale, e.bias, e.input_scale, *binarize, e.threshold, e.flip, e.relu, e.shuffle, bits)
+    return conv2d(x, weights.data, flatten_geometry(geometry), *values)
 
 
-def _max_pool2d(words: Tensor, channels: int, geometry: list[int], flip: Tensor | None = None) -> Tensor:
+def flatten_geometry(g: ConvGeometry) -> tuple[int, ...]:
+    """A convolution's geometry as the integers that the operator takes."""
+    return (g.channels, g.out_channels, g.groups, *g.kernel, *g.stride, *g.padding, *g.dilation)
+
+
+@functools.lru_cache(maxsize=1024)
+def _conv_geometry(
+    channels: int, out_channels: int, groups: int, kh: int, kw: int, sh: int, sw: int,
+    top: int, left: int, bottom: int, right: int, dh: int, dw: int,
+) -> ConvGeometry:  # fmt: skip
+    """The inverse of :func:`flatten_geometry`."""
+    padding = (top, left, bottom, right)
+    return ConvGeometry(channels, out_channels, (kh, kw), (sh, sw), padding, (dh, dw), groups)
+
+
+def _of_operator(compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """``compute`` with the operator's arguments: the inverse of :func:`convolve_traced`."""
+
+    def function(
+        x, weights, geometry, scale=None, bias=None, input_scale=None, threshold=None, flip=None,
+        output_threshold=None, output_flip=None, relu=False, shuffle=1, bits=False,
+    ):  # fmt: skip
+        output = "bits" if bits else "float32"
+        epilogue = Epilogue(scale, bias, input_scale, relu, output_threshold, output_flip, shuffle, output)
+        return compute(x, weights, _conv_geometry(*geometry), Binarize(threshold, flip), epilogue)
+
+    return function
+
+
+def _convolve(x: Tensor, weights: Tensor, *rest) -> Tensor:
+    return convolve(x, kernels.weights_of_tensor(weights), *rest)
+
+
+def _fake_convolve(x, _weights, geometry, _binarize, epilogue) -> Tensor:
+    refuse_gradient(x)
+    return _empty_output(x, geometry, epilogue)
+
+
+# Max pooling.
+
+
+def pool(words: Tensor, channels: int, geometry: PoolGeometry, flip: Tensor | None) -> Tensor:
     """Max pooling of bits, int64 (N, H, W, words) -> (N, H', W', words)."""
+    if is_traced(words):
+        return max_pool2d(words, channels, flatten_pool(geometry), flip)
+    return _pool(words, channels, geometry, flip)
+
+
+def _pool(words: Tensor, channels: int, geometry: PoolGeometry, flip: Tensor | None) -> Tensor:
     if not words.numel():
-        return _max_pool2d_fake(words, channels, geometry)
-    return kernels.max_pool2d(words, channels, _pool_geometry(tuple(geometry)), flip)
+        return _fake_pool(words, channels, geometry, flip)
+    return kernels.max_pool2d(words, channels, geometry, flip)
 
 
-def _max_pool2d_fake(words, channels, geometry, flip=None):
-    height, width = _pool_geometry(tuple(geometry)).output
-    return words.new_empty((words.shape[0], height, width, words.shape[3]))
+def _fake_pool(words: Tensor, _channels: int, geometry: PoolGeometry, _flip: Tensor | None) -> Tensor:
+    return words.new_empty((words.shape[0], *geometry.output, words.shape[3]))
 
 
-for _name, _function, _fake in (("conv2d", _conv2d, _conv2d_fake), ("max_pool2d", _max_pool2d, _max_pool2d_fake)):
+def flatten_pool(g: PoolGeometry) -> tuple[int, ...]:
+    """A pooling's geometry as the integers that the operator takes."""
+    return (*g.kernel, *g.stride, *g.padding, *g.dilation, *g.output)
+
+
+def _pool_of_operator(compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def function(words, channels, geometry, flip=None):
+        kh, kw, sh, sw, top, left, bottom, right, dh, dw, height, width = geometry
+        sizes = PoolGeometry((kh, kw), (sh, sw), (top, left, bottom, right), (dh, dw), (height, width))
+        return compute(words, channels, sizes, flip)
+
+    return function
+
+
+for _name, _function, _fake in (
+    ("conv2d", _of_operator(_convolve), _of_operator(_fake_convolve)),
+    ("max_pool2d", _pool_of_operator(_pool), _pool_of_operator(_fake_pool)),
+):
     _LIBRARY.impl(_name, _function, "CompositeExplicitAutograd")
     torch.library.register_fake(f"xnorkit::{_name}", _fake, lib=_LIBRARY)
 

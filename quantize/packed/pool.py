@@ -16,18 +16,19 @@ class PackedMaxPool2d(nn.Module):
         flip: bool (channels,).
     """
 
+    flip: Tensor
+
     def __init__(self, pool: nn.MaxPool2d, flip: Tensor):
         super().__init__()
-        self.kernel, self.stride, self.padding, self.dilation = (
-            _pair(option) for option in (pool.kernel_size, pool.stride, pool.padding, pool.dilation)
-        )
+        self.kernel, self.stride = _pair(pool.kernel_size), _pair(pool.stride)
+        self.padding, self.dilation = _pair(pool.padding), _pair(pool.dilation)
         self.ceil_mode = pool.ceil_mode
         self.register_buffer("flip", flip)
 
     def forward(self, input: Tensor) -> Tensor:
         output = self.output_size(*input.shape[1:3])
-        geometry = kernels.PoolGeometry(self.kernel, self.stride, self.padding * 2, self.dilation, output)
-        return ops.max_pool2d(input, len(self.flip), ops.flatten_pool(geometry), self.flip)
+        geometry = kernels.PoolGeometry(self.kernel, self.stride, (*self.padding, *self.padding), self.dilation, output)
+        return ops.pool(input, len(self.flip), geometry, self.flip)
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the output of an input of ``height`` x ``width``."""
@@ -52,4 +53,4 @@ class PackedMaxPool2d(nn.Module):
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
-    return tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    return (value[0], value[1]) if isinstance(value, (tuple, list)) else (value, value)

@@ -6,6 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ... import packing
+from ..epilogue import AT_ZERO, Binarize
 from .arguments import FLOATS, bare, check_indices, checked, checked_flip, device_of, on
 
 PIXELS, WORDS = 64, 2  # of a block: 4096 values in, coalesced along whichever of the two is contiguous
@@ -28,8 +29,8 @@ def compare(y, threshold, flip, channel, inside):
         level = tl.load(threshold + channel, mask=inside, other=0.0)
     bits = y >= level[None, :]
     if flip is not None:
-        turned = tl.load(flip + channel, mask=inside, other=0) != 0
-        bits = tl.where(turned[None, :], y <= level[None, :], bits)
+        flipped = tl.load(flip + channel, mask=inside, other=0) != 0
+        bits = tl.where(flipped[None, :], y <= level[None, :], bits)
     return bits & inside[None, :]
 
 
@@ -56,11 +57,8 @@ def row_words(channels: int) -> int:
     return 2 * packing.words_for(channels)
 
 
-def pack(x: Tensor, threshold: Tensor | None = None, flip: Tensor | None = None) -> Tensor:
-    """Floats (N, C, H, W) to bits, int64 (N, H, W, words); see :func:`quantize.packing.pack_activations`.
-
-    Half-precision values are compared as they are: float32 holds them all.
-    """
+def pack(x: Tensor, binarize: Binarize = AT_ZERO) -> Tensor:
+    """``x`` may be bfloat16 or float16 too, and is compared as it is: float32 holds all values."""
     if x.dim() != 4 or x.dtype not in (*FLOATS, torch.int8):
         problem = f"x is {bare(x.dtype)} {tuple(x.shape)}"
         raise ValueError(f"{problem}; it must be {', '.join(map(bare, FLOATS))} (N, C, H, W)")
@@ -70,13 +68,13 @@ def pack(x: Tensor, threshold: Tensor | None = None, flip: Tensor | None = None)
         x, strides = x.contiguous(), (channels * image, image, 1)
     else:
         strides = (channels * image, 1, channels)
-    threshold = checked("threshold", threshold, torch.float32, (channels,), device)
+    threshold = checked("threshold", binarize.threshold, torch.float32, (channels,), device)
     words = torch.empty((batch, height, width, row // 2), dtype=torch.int64, device=device)
     check_indices("the bits of x", batch * image * row)
     grid = (triton.cdiv(batch * image, PIXELS), triton.cdiv(row, WORDS))
     with on(device):
         pack_kernel[grid](
-            x, words.view(torch.int32), threshold, checked_flip(flip, channels, device), batch * image, image,
+            x, words.view(torch.int32), threshold, checked_flip(binarize.flip, channels, device), batch * image, image,
             *strides, CHANNELS=channels, ROW=row, BLOCK_P=PIXELS, BLOCK_W=WORDS, enable_fp_fusion=False,
         )  # fmt: skip
     return words

@@ -25,13 +25,13 @@ import triton.language as tl
 from torch import Tensor
 
 from ... import packing
-from ..geometry import ConvGeometry, Epilogue, Layout, Output, check_choice
+from ..epilogue import AT_ZERO, PLAIN, Binarize, Epilogue, Layout, check_epilogue
+from ..geometry import ConvGeometry
 from .arguments import check_indices, checked, checked_flip, device_of, on
 from .bits import compare, pack, row_words, signs_to_words
 from .tuning import CONFIGS, TRIED, estimate
 from .weights import WORD_BITS, filter_words
 
-_OUTPUTS = ("float32", "int32", "bits")
 _launching = threading.Lock()  # Triton's autotuner holds the arguments of a call while it tunes
 
 
@@ -44,7 +44,7 @@ def _quad(inverted, mask, b: tl.constexpr):
 def _expand(word, mask):
     """Words uint32 [rows, n] to int8 [rows, 32 n]: +-1 where the mask's bit is 1, else 0."""
     rows: tl.constexpr = word.shape[0]
-    inverted = (word ^ 0xFFFFFFFF) & mask
+    inverted = (word ^ 0xFFFFFFFF) & mask  # ~word, which the interpreter takes for a negative uint32
     even = tl.join(
         tl.join(_quad(inverted, mask, 0), _quad(inverted, mask, 4)),
         tl.join(_quad(inverted, mask, 2), _quad(inverted, mask, 6)),
@@ -115,7 +115,7 @@ def _sums(
 
 
 @triton.jit
-def _finish(sums, scale, bias, input_scale, channel, inside, factor, valid, RELU: tl.constexpr):
+def _epilogue(sums, scale, bias, input_scale, channel, inside, factor, valid, RELU: tl.constexpr):
     """``relu(sums * scale * input_scale + bias)``, each step rounded by itself: the kernel is built without fma."""
     y = sums.to(tl.float32)
     if scale is not None:
@@ -168,7 +168,7 @@ def conv_kernel(
     place = pixel % (OH * OW)
     if KIND != "int32":
         factor = (image * GROUPS + group) * (OH * OW) + place
-        sums = _finish(sums, scale, bias, input_scale, channel, inside, factor, valid, RELU)
+        sums = _epilogue(sums, scale, bias, input_scale, channel, inside, factor, valid, RELU)
     if KIND == "bits":
         word = group * (OUTPUTS // 32) + tile % TILES * (BLOCK_O // 32) + tl.arange(0, BLOCK_O // 32)
         last = OUT_ROW if GROUPS == 1 else (group + 1) * (OUTPUTS // 32)
@@ -184,12 +184,6 @@ def conv_kernel(
         else:
             address = (image * OUT_CHANNELS * (OH * OW) + place)[:, None] + (moved * (OH * OW))[None, :]
         tl.store(result + address, sums, mask=valid[:, None] & inside[None, :])
-
-
-def check_channels(x: Tensor, geometry: ConvGeometry) -> None:
-    """ValueError where floats (N, C, H, W) are not what a convolution takes."""
-    if x.dim() == 4 and x.shape[1] != geometry.channels:
-        raise ValueError(f"x has {x.shape[1]} channels; the convolution takes {geometry.channels}")
 
 
 def _checked_output(words: Tensor, geometry: ConvGeometry, shuffle: int) -> tuple[int, int, int]:
@@ -237,41 +231,52 @@ def conv2d(
     words: Tensor,
     weights: Tensor,
     geometry: ConvGeometry,
-    epilogue: Epilogue | None = None,
-    output: Output = "float32",
+    epilogue: Epilogue = PLAIN,
     layout: Layout = "nchw",
     floats: torch.dtype = torch.float32,
 ) -> Tensor:
-    """The binary convolution of bits (N, H, W, words) with weights of :func:`.prepare_weights`.
-
-    Returns (N, out, H', W') float32 after the epilogue, or int32 sums (no epilogue), in memory order
-    ``layout``; or bits, int64 (N, H', W', words). ``floats``: round the float32 result to another type.
-    The first call of a shape on a device tries the tiles.
-    """
-    check_choice("output", output, _OUTPUTS)
-    check_choice("layout", layout, ("nchw", "nhwc"))
-    g, e, device = geometry, epilogue or Epilogue(), device_of("words", words)
-    if output == "int32" and not e.is_empty:
-        raise ValueError("an int32 output holds bare sums: it takes no scale, bias, input_scale or relu")
+    """The first call of a shape on a device tries the tiles. ``floats``: round the float32 result to another type."""
+    check_epilogue(epilogue, layout)
+    g, e, device = geometry, epilogue, device_of("words", words)
     checked("words", words, torch.int64, (*words.shape[:3], packing.words_for(g.channels)), device)
     checked("weights", weights, torch.int32, (g.out_channels * filter_words(g),), device)
     sizes = _checked_output(words, g, e.shuffle)
     whole = e.shuffle < 2 and (g.groups == 1 or g.out_channels // g.groups % WORD_BITS == 0)
-    kind = output if output != "bits" or whole else "signs"  # signs of channels that do not make whole words
+    kind = e.output if e.output != "bits" or whole else "signs"  # signs of channels that do not make whole words
     result = _empty_result(kind, "nhwc" if kind == "signs" else layout, g.out_channels, sizes, device, floats)
     _launch(words, weights, result, g, e, kind, sizes, layout)
     return pack(result) if kind == "signs" else result
 
 
-def _launch(words, weights, result, g, e, kind, sizes, layout):
+def conv2d_float(
+    x: Tensor,
+    weights: Tensor,
+    geometry: ConvGeometry,
+    epilogue: Epilogue = PLAIN,
+    layout: Layout = "nchw",
+    binarize: Binarize = AT_ZERO,
+) -> Tensor:
+    """``x`` may be bfloat16 or float16 too; a float output is of its type, rounded once, at the end.
+
+    Two kernels: a convolution reads a pixel once a tap and a block of filters, and bits are 32 times less to read.
+    """
+    if x.dim() == 4 and x.shape[1] != geometry.channels:
+        raise ValueError(f"x has {x.shape[1]} channels; the convolution takes {geometry.channels}")
+    return conv2d(pack(x, binarize), weights, geometry, epilogue, layout, x.dtype)
+
+
+def _launch(
+    words: Tensor, weights: Tensor, result: Tensor, g: ConvGeometry, e: Epilogue, kind: str,
+    sizes: tuple[int, int, int], layout: Layout,
+) -> None:  # fmt: skip
     """Run the kernel on tensors that were checked, but for the epilogue's."""
     device, channels = words.device, (g.out_channels,)
     batch, height, width = sizes
     pixels = batch * height * width
     check_indices("words", words.numel() * 2)
-    finish = [checked(name, getattr(e, name), torch.float32, channels, device) for name in ("scale", "bias")]
-    finish.append(checked("input_scale", e.input_scale, torch.float32, (batch, g.groups, height, width), device))
-    finish.append(checked("threshold", e.threshold, torch.float32, channels, device))
+    names = ("scale", "bias", "input_scale", "threshold")
+    shapes = (channels, channels, (batch, g.groups, height, width), channels)
+    values = [checked(n, getattr(e, n), torch.float32, shape, device) for n, shape in zip(names, shapes, strict=True)]
     constants = _constants(g, words, sizes)
 
     def grid(meta):
@@ -281,7 +286,7 @@ def _launch(words, weights, result, g, e, kind, sizes, layout):
     with _launching, on(device):
         conv_kernel[grid](
             words.view(torch.int32), weights, result.view(torch.int32) if kind == "bits" else result,
-            *finish, checked_flip(e.flip, g.out_channels, device), pixels, pixels.bit_length(), **constants,
+            *values, checked_flip(e.flip, g.out_channels, device), pixels, pixels.bit_length(), **constants,
             KIND=kind, NHWC=kind == "signs" or layout == "nhwc", RELU=bool(e.relu), SHUFFLE=max(e.shuffle, 1),
             enable_fp_fusion=False,
         )  # fmt: skip

@@ -18,7 +18,7 @@ def filter_words(geometry: ConvGeometry) -> int:
 def prepare_weights(
     dense: Tensor, geometry: ConvGeometry, kernel: str | None = None, size: tuple[int, int] = (0, 0)
 ) -> Tensor:
-    """Dense weights, uint8 (out, bytes), as int32 (out * words,): still one bit a weight.
+    """They are int32 (out * words,): still one bit a weight.
 
     The tile that suits an image is found when a convolution first runs, so ``kernel`` and ``size`` change nothing.
     """
@@ -28,9 +28,9 @@ def prepare_weights(
 
 
 def dense_weights(weights: Tensor, geometry: ConvGeometry) -> Tensor:
-    """The dense weights, uint8 (out, bytes), that :func:`prepare_weights` made ``weights`` from."""
-    return (
-        weights.view(torch.uint8)
-        .view(geometry.out_channels, -1)[:, : packing.filter_bytes(geometry.filters)]
-        .contiguous()
-    )
+    rows = weights.view(torch.uint8).view(geometry.out_channels, -1)
+    return rows[:, : packing.filter_bytes(geometry.filters)].contiguous()
+
+
+def kernel_name(weights: Tensor) -> str:
+    return "triton"

@@ -1,7 +1,6 @@
-"""Training on a GPU: signs and what their gradients need, one bit an element; as :mod:`..straight_through`.
+"""The training backend of a GPU; bits are int32 words.
 
-Bits are int32 words of 32 elements in the order of memory. Of weights nothing is kept but themselves: what the backward
-pass needs of them is computed again.
+Of weights nothing is kept but themselves: what the backward pass needs of them is computed again.
 """
 
 import torch
@@ -9,10 +8,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..straight_through import Layout, filter_strides, is_plain, layout_of
+from ..training import MemoryOrder, is_plain, memory_order
 from .arguments import FLOATS, INTERPRETED, on
-
-__all__ = ["layout_of", "pass_inside", "positive_bits", "scaled_sign", "scaled_sign_gradient", "sign", "signs", "takes"]
 
 WORDS = 32  # of a program, 32 elements each
 _LARGEST_FILTER = 2**15  # elements that a program holds
@@ -89,30 +86,27 @@ def _launch(kernel, device: torch.device, *arguments, **options) -> None:
 
 
 def sign(x: Tensor, closed: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """As on the CPU; values have the dtype of ``x``."""
+    """Values have the dtype of ``x``."""
     values, positive, inside = torch.empty_like(x), _words(x), _words(x)
     _launch(sign_kernel, x.device, x, values, positive, inside, x.numel(), CLOSED=closed)
     return values, positive, inside
 
 
 def positive_bits(x: Tensor) -> Tensor:
-    """As on the CPU."""
     positive = _words(x)
     _launch(sign_kernel, x.device, x, None, positive, None, x.numel(), CLOSED=False)
     return positive
 
 
-def signs(positive: Tensor, layout: Layout) -> Tensor:
-    """As on the CPU."""
-    values = layout.empty()
+def signs(positive: Tensor, order: MemoryOrder) -> Tensor:
+    values = order.empty()
     _launch(signs_kernel, values.device, positive, values, values.numel())
     return values
 
 
-def pass_inside(gradient: Tensor, inside: Tensor, layout: Layout) -> Tensor:
-    """As on the CPU."""
-    result = layout.empty()
-    _launch(pass_kernel, result.device, layout.take(gradient), inside, result, result.numel())
+def pass_inside(gradient: Tensor, inside: Tensor, order: MemoryOrder) -> Tensor:
+    result = order.empty()
+    _launch(pass_kernel, result.device, order.take(gradient), inside, result, result.numel())
     return result
 
 
@@ -166,7 +160,7 @@ def _per_filter(filters: Tensor, gradient: Tensor | None, center: bool) -> Tenso
     result, (inputs, taps) = torch.empty_like(filters), _blocks(filters)
     with on(filters.device):
         scaled_sign_kernel[(len(filters),)](
-            filters, gradient, result, *filter_strides(layout_of(filters)),
+            filters, gradient, result, *memory_order(filters).filter_strides(),
             INPUTS=filters.shape[1], TAPS=filters[0, 0].numel(), CENTER=center, BLOCK_I=inputs, BLOCK_T=taps,
             num_warps=8 if inputs * taps > 2048 else 4,
         )  # fmt: skip
@@ -174,10 +168,9 @@ def _per_filter(filters: Tensor, gradient: Tensor | None, center: bool) -> Tenso
 
 
 def scaled_sign(filters: Tensor, center: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """As on the CPU; nothing is kept."""
+    """Nothing is kept."""
     return _per_filter(filters, None, center), ()
 
 
-def scaled_sign_gradient(gradient: Tensor, filters: Tensor, center: bool) -> Tensor:
-    """As on the CPU."""
-    return _per_filter(filters, layout_of(filters).take(gradient), center)
+def scaled_sign_gradient(gradient: Tensor, filters: Tensor, center: bool, *kept: Tensor) -> Tensor:
+    return _per_filter(filters, memory_order(filters).take(gradient), center)

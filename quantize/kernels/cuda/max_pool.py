@@ -40,9 +40,9 @@ def pool_kernel(
         smallest &= tl.where(mask, value, -1)
     if flip is not None:
         channel = tl.program_id(1) * (BLOCK_W * 32) + tl.arange(0, BLOCK_W * 32)
-        turned = tl.load(flip + channel, mask=channel < CHANNELS, other=0) != 0
-        turned = signs_to_words(turned[None, :])
-        largest = (largest & ~turned) | (smallest & turned)
+        flipped = tl.load(flip + channel, mask=channel < CHANNELS, other=0) != 0
+        flipped = signs_to_words(flipped[None, :])
+        largest = (largest & ~flipped) | (smallest & flipped)
     tl.store(result + pixel[:, None] * ROW + word[None, :], largest, mask=inside)
 
 
@@ -59,7 +59,6 @@ def _check_windows(geometry: PoolGeometry, size: tuple[int, int]) -> None:
 
 
 def max_pool2d(words: Tensor, channels: int, geometry: PoolGeometry, flip: Tensor | None = None) -> Tensor:
-    """Max pooling of bits, int64 (N, H, W, words) -> (N, H', W', words); see :func:`quantize.kernels.max_pool2d`."""
     device, row = device_of("words", words), row_words(channels)
     batch, height, width = words.shape[:3]
     checked("words", words, torch.int64, (batch, height, width, row // 2), device)
