@@ -19,7 +19,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from ..binary.layers import BinaryLayer, BinaryLinear
+from ..binary.quantized_layer import QuantizedLayer
 from ..scheme import QuantizedWeight, Scheme
 from ..schemes.dorefa import FLOAT_BITS, DoReFa
 from . import standard
@@ -36,7 +36,7 @@ def lower(model: nn.Module, batch: Any) -> tuple[nn.Module, nn.Module]:
     Raises ValueError where a layer has values that neither ``BipolarQuant`` nor ``Quant`` gives exactly.
     """
     reference, lowered = standard.lower(model, batch, "qonnx")
-    layers = [(name, layer) for name, layer in lowered.named_modules() if isinstance(layer, BinaryLayer)]
+    layers = [(name, layer) for name, layer in lowered.named_modules() if isinstance(layer, QuantizedLayer)]
     for name, layer in layers:
         try:
             _speak_qonnx(layer)
@@ -76,12 +76,12 @@ class _DialectScheme:
 
 
 @torch.no_grad()
-def _speak_qonnx(layer: BinaryLayer) -> None:
+def _speak_qonnx(layer: QuantizedLayer) -> None:
     """Make a frozen layer one of the dialect, in place."""
     layer.scheme = _DialectScheme(layer.scheme, _input_of(layer.scheme))
     layer.quantize_weight = _store_weight(layer)
     kind = _Dialect
-    if isinstance(layer, BinaryLinear):
+    if not layer.kernel_size:
         kind, stored = _DialectLinear, "weight_levels" if layer.weight_bits is None else "weight_bits"
         _store(layer, stored, getattr(layer, stored).t().contiguous())
     layer.__class__ = type(type(layer).__name__, (kind, type(layer)), {})
@@ -98,7 +98,7 @@ def _input_of(scheme: Scheme) -> Callable[[Tensor, nn.Module], Tensor]:
     return scheme.input if scheme.a_bits == FLOAT_BITS else lambda x, layer: _unit(x, scheme.a_bits)
 
 
-def _store_weight(layer: BinaryLayer) -> Callable[[Tensor], Tensor]:
+def _store_weight(layer: QuantizedLayer) -> Callable[[Tensor], Tensor]:
     """Store the weight of a frozen layer as floats that a node gives back as they are; the node."""
     if layer.weight_bits is None:
         if layer.float_weights or layer.scheme.weight_bits == FLOAT_BITS:
@@ -114,7 +114,7 @@ def _store_weight(layer: BinaryLayer) -> Callable[[Tensor], Tensor]:
     return lambda values: _quant(values, 1 + largest.bit_length(), signed=True)
 
 
-def _store(layer: BinaryLayer, name: str, value: Tensor) -> None:
+def _store(layer: QuantizedLayer, name: str, value: Tensor) -> None:
     """Make ``value`` a buffer, whatever ``name`` is now."""
     if hasattr(layer, name):
         delattr(layer, name)

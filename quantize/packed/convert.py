@@ -14,11 +14,10 @@ from ..binary.layers import BinaryConv1d, BinaryConv2d, BinaryLayer, BinaryLinea
 from ..calling import evaluation_copy, float_inputs, run
 from ..kernels import ConvGeometry
 from . import fold
-from .expanded import expand
+from .expanded import ExpandedLayer, is_converted
 from .flow import Flow, chain, trace_flow
 from .layers import PackedConv1d, PackedConv2d, PackedLayer, PackedLinear
 from .pool import PackedMaxPool2d
-from .report import is_converted
 
 _PACKED = {BinaryConv2d: PackedConv2d, BinaryConv1d: PackedConv1d, BinaryLinear: PackedLinear}
 
@@ -50,7 +49,7 @@ def convert(model: nn.Module, example_input: Any) -> nn.Module:
     cannot be copied.
     """
     model = evaluation_copy(model).requires_grad_(False)
-    if not any(isinstance(module, BinaryLayer) and module.trainable for module in model.modules()):
+    if not any(isinstance(module, BinaryLayer) for module in model.modules()):
         if is_converted(model):
             raise ValueError("nothing to convert: the model is a converted one already, and holds bits only")
         raise ValueError("nothing to convert: no layer of the model is binary; quantize.prepare makes them so")
@@ -62,10 +61,6 @@ def convert(model: nn.Module, example_input: Any) -> nn.Module:
     for layer in converter.packed:
         converter.fuse_output(layer)
     model = converter.replace(model)
-    for module in model.modules():
-        if isinstance(module, BinaryLayer) and module.trainable:
-            left = expand(module)
-            module.note += f"; {left}: left as it was" if left else ""
     run(model, example_input)  # puts the bits in the order of the kernels
     return model
 
@@ -146,11 +141,11 @@ def _padding_function(layer: BinaryLayer):
 
 
 class _Converter:
-    """Packs the layers of a model, a copy, and fuses what stands between them.
+    """Packs the layers of a model, a copy, or has them expand their bits, and fuses what stands between packed ones.
 
     Attributes:
         packed: binary layer -> its packed layer.
-        replaced: module -> what takes its place.
+        replaced: another module -> what takes its place.
     """
 
     def __init__(self, model: nn.Module, flow: Flow):
@@ -159,16 +154,23 @@ class _Converter:
         self.packed: dict[BinaryLayer, PackedLayer] = {}
         self.replaced: dict[nn.Module, nn.Module] = {}
         for layer in model.modules():
-            if isinstance(layer, BinaryLayer) and layer.trainable:
-                try:
-                    self.packed[layer] = pack_layer(layer)
-                except ValueError as reason:
-                    layer.note = str(reason)
+            if isinstance(layer, BinaryLayer):
+                self._pack_or_expand(layer)
         self.shuffles = {
             module: fold.shuffle_groups(module, shape)
             for module, shape in flow.input_shape.items()
             if fold.may_shuffle(module)
         }
+
+    def _pack_or_expand(self, layer: BinaryLayer) -> None:
+        try:
+            self.packed[layer] = pack_layer(layer)
+        except ValueError as no_kernel:
+            layer.note = str(no_kernel)
+            try:
+                self.replaced[layer] = ExpandedLayer(layer)
+            except ValueError as no_codes:
+                layer.note += f"; {no_codes}: left as it was"
 
     def fuse_input(self, layer: BinaryLayer) -> None:
         """Make what stands before a packed layer its threshold; where it is a packed layer, hand on its bits."""
