@@ -31,7 +31,7 @@ ROOMS_OF_QUANTIZE = {
     "scheme": {"words", "ste"},
     "schemes": SCHEME,
     "binary": SCHEME,
-    "optim": {"binary"},
+    "optim": {"binary"} | CALLING,
     "packed": {"binary", "scheme"} | BITS | CALLING | WORDS,
     "planning": {"binary", "scheme", "packed"} | CALLING | WORDS,
     "prepare": {"binary", "planning", "scheme", "packed"} | CALLING,

@@ -23,6 +23,7 @@ STATE = (
     "float_weights",
     "progress",
     "progress_set",
+    "drawn",
     "float_class",
     "float_keys",
 )
@@ -34,6 +35,7 @@ class BinaryLayer(QuantizedLayer):
     Attributes:
         threshold_pending: the first training batch decides where the threshold starts.
         float_weights: the latent weight is used as it is, see :func:`use_float_weights`.
+        drawn: the scheme has drawn weights in training, and nobody has estimated the statistics of its signs since.
         float_class: the class that :func:`unbinarize` gives back.
         float_keys: the parameters and buffers that the float layer has.
     """
@@ -42,6 +44,7 @@ class BinaryLayer(QuantizedLayer):
     threshold_pending: bool
     float_weights: bool
     progress_set: bool
+    drawn: bool = False
     float_class: type[nn.Module]
     float_keys: frozenset[str]
 
@@ -77,6 +80,8 @@ class BinaryLayer(QuantizedLayer):
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         if self.training:
             self._prepare_step(input)
+        elif self.drawn and not torch.compiler.is_compiling():
+            warn_statistics(str(self.scheme))
         return super().forward(input, output_size)
 
     def compute(self, x: Tensor, output_scale: Tensor | None, *args) -> Tensor:
@@ -114,6 +119,8 @@ class BinaryLayer(QuantizedLayer):
             self._settle_threshold(self.threshold, x)
         if self.scheme.annealed and not self.progress_set and not torch.compiler.is_compiling():
             warn_no_progress(self.scheme.name)
+        if self.scheme.random_in_training and not self.float_weights:
+            self.drawn = True
 
     @torch.no_grad()
     def _settle_threshold(self, threshold: Tensor, x: Tensor) -> None:
@@ -154,5 +161,15 @@ def warn_no_progress(scheme_name: str) -> None:
     warnings.warn(
         f"scheme {scheme_name!r} is annealed over training and nobody tells it the progress, which stays at 0: "
         "call quantize.set_progress(model, progress) once an epoch, from 0 to 1",
+        stacklevel=2,
+    )
+
+
+@functools.cache
+def warn_statistics(scheme: str) -> None:
+    """Say that batch norm has the statistics of weights that do not ship."""
+    warnings.warn(
+        f"scheme {scheme!r} draws its weights in training and evaluates, and ships, their signs: batch norm's "
+        "statistics are still those of the draws; call quantize.estimate_statistics(model, batches) before it",
         stacklevel=2,
     )

@@ -20,8 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..binary.quantized_layer import QuantizedLayer
-from ..scheme import QuantizedWeight, Scheme
-from ..schemes.dorefa import FLOAT_BITS, DoReFa
+from ..scheme import FLOAT_BITS, QuantizedWeight, Scheme
 from . import standard
 from .lowering import onnx_node
 
@@ -89,13 +88,12 @@ def _speak_qonnx(layer: QuantizedLayer) -> None:
 
 def _input_of(scheme: Scheme) -> Callable[[Tensor, nn.Module], Tensor]:
     """What stands for ``scheme.input``. ValueError where there is nothing."""
+    bits = scheme.input_bits
+    if bits is None:
+        raise ValueError(f"scheme {str(scheme)!r} quantizes its input in a way of its own")
     if scheme.signed_input:
         return lambda x, layer: _bipolar(x)
-    if type(scheme).input is Scheme.input:
-        return scheme.input
-    if not isinstance(scheme, DoReFa):
-        raise ValueError(f"scheme {str(scheme)!r} quantizes its input in a way of its own")
-    return scheme.input if scheme.a_bits == FLOAT_BITS else lambda x, layer: _unit(x, scheme.a_bits)
+    return scheme.input if bits == FLOAT_BITS else lambda x, layer: _unit(x, bits)
 
 
 def _store_weight(layer: QuantizedLayer) -> Callable[[Tensor], Tensor]:
@@ -144,7 +142,7 @@ def _quant(x: Tensor, bits: int, signed: bool) -> Tensor:
 
 
 def _unit(x: Tensor, bits: int) -> Tensor:
-    """DoReFa-Net's input: x clamped to [0, 1], rounded to multiples of ``1 / (2^bits - 1)``."""
+    """An unsigned input of so many bits: x clamped to [0, 1], rounded to multiples of ``1 / (2^bits - 1)``."""
     levels = 2**bits - 1
     return _quant(x.clamp(0, 1) * levels, bits, signed=False) / levels
 

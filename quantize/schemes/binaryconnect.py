@@ -7,9 +7,9 @@ propagations*, 2015.
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..scheme import QuantizedWeight, Scheme, register_scheme
+from ..scheme import Layer, QuantizedWeight, Scheme, register_scheme
 from ..ste import inside_closed, plus_minus, ste_sign
 
 
@@ -43,8 +43,14 @@ class BinaryConnect(Scheme):
     """
 
     stochastic: bool = False
+    clips_weights = True
+    layouts = ("weights",)
 
-    def weight(self, filters: Tensor, layer: nn.Module) -> QuantizedWeight:
+    @property
+    def random_in_training(self) -> bool:
+        return self.stochastic
+
+    def weight(self, filters: Tensor, layer: Layer) -> QuantizedWeight:
         if self.stochastic and layer.training:
             return QuantizedWeight(stochastic_sign(filters))
         return QuantizedWeight(ste_sign(filters, inside_closed))
