@@ -37,9 +37,9 @@ class BinaryConnect(Scheme):
     """``W -> sign(W)``; gradient passed where ``|W| <= 1``.
 
     Args:
-        stochastic: draw the sign in training (eq. 2 of the paper). Evaluation always uses
-            ``sign(W)``, the 1-bit network that ships; the paper evaluates this variant with the
-            float weights instead.
+        stochastic: draw the sign in training (eq. 2 of the paper). Of the three ways to evaluate (sec. 2.6) the
+            paper takes the float weights for this variant; here it is ``sign(W)``, the 1-bit network that ships,
+            whose batch norm needs statistics of its own: :func:`quantize.estimate_statistics`.
     """
 
     stochastic: bool = False
