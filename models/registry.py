@@ -1,7 +1,8 @@
 """Names of networks: ``<arch>``, ``<arch>_xnornet``, ``<arch>_<scheme>`` and ``timm/<name>``.
 
-A network is registered with the layouts it has. A name that ends in a scheme stands for the layout
-made for that scheme; whoever trains it applies the scheme. This package builds float networks only.
+A network is registered with the layouts it has. A name that ends in a scheme stands for the layout that the
+scheme prefers; whoever trains it applies the scheme. This package builds float networks only and knows no
+schemes: who does hands over their names and layouts, which are ``quantize.scheme.preferred_layouts()``.
 
 Layouts: "float", the network as published; "binary", its inputs of binary layers have both signs; and
 where a network has them, "bireal" (a shortcut round every convolution), "react" (the same with RPReLU)
@@ -12,7 +13,7 @@ import dataclasses
 import difflib
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from torch import nn
 
@@ -20,20 +21,11 @@ TIMM_PREFIX = "timm/"
 
 FIRST_AND_LAST = ("first", "last")
 
-# The schemes whose names may end a network's, each with the layouts it prefers to "binary".
-_PREFERRED: dict[str, tuple[str, ...]] = {
-    "binaryconnect": ("weights",),
-    "bireal": ("bireal",),
-    "bnn": (),
-    "bwn": ("weights",),
-    "dorefa": (),
-    "irnet": ("bireal",),
-    "react": ("react",),
-    "recu": ("bireal",),
-    "ternary": ("weights",),
-    "xnor": (),
-    "xnorpp": ("bireal",),
-}
+# Layouts that have the name of the scheme they were made for.
+_SCHEME_LAYOUTS = ("bireal", "react")
+
+# Scheme name -> the layouts that it prefers to "binary", or scheme names alone.
+Schemes = Mapping[str, Sequence[str]] | Iterable[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +56,8 @@ class _Entry:
     layouts: tuple[str, ...]
     keep_float: tuple[str, ...]
 
-    def layout_for(self, scheme: str) -> str:
-        return next((layout for layout in _PREFERRED.get(scheme, ()) if layout in self.layouts), "binary")
+    def first_of(self, preferred: Sequence[str]) -> str:
+        return next((layout for layout in preferred if layout in self.layouts), "binary")
 
 
 _REGISTRY: dict[str, _Entry] = {}
@@ -102,18 +94,18 @@ def list_models() -> list[str]:
 
     Left out: the other ``<arch>_<scheme>`` and timm's (``timm/<name>``).
     """
-    special = [
-        f"{arch}_{layout}" for arch, entry in _REGISTRY.items() for layout in entry.layouts if layout in _PREFERRED
-    ]
+    made_for = [(arch, name) for arch, entry in _REGISTRY.items() for name in _SCHEME_LAYOUTS if name in entry.layouts]
+    special = [f"{arch}_{scheme}" for arch, scheme in made_for]
     return sorted(_REGISTRY) + sorted(f"{arch}_xnornet" for arch in _REGISTRY) + sorted(special)
 
 
-def resolve(name: str, schemes: tuple[str, ...] = ()) -> ModelSpec:
+def resolve(name: str, schemes: Schemes = ()) -> ModelSpec:
     """What ``name`` stands for.
 
     Args:
         name: see the module's docstring.
-        schemes: further scheme names that may end a name (those a user has registered).
+        schemes: those that may end a name beside xnornet, bireal and react, each with the layouts that it
+            prefers to "binary".
 
     Raises ValueError for an unknown name, with close ones.
     """
@@ -123,18 +115,20 @@ def resolve(name: str, schemes: tuple[str, ...] = ()) -> ModelSpec:
     if name in _REGISTRY:
         entry = _REGISTRY[name]
         return ModelSpec(name, name, "float", None, entry.input_size, entry.keep_float)
-    for suffix in (*schemes, *_PREFERRED, "xnornet"):
+    given = schemes if isinstance(schemes, Mapping) else dict.fromkeys(schemes, ())
+    own = {layout: (layout,) for layout in _SCHEME_LAYOUTS}
+    for suffix, preferred in {"xnornet": (), **own, **given}.items():
         arch = name.removesuffix(f"_{suffix}")
         if arch != name and arch in _REGISTRY:
             entry, scheme = _REGISTRY[arch], "xnor" if suffix == "xnornet" else suffix
-            return ModelSpec(name, arch, entry.layout_for(scheme), scheme, entry.input_size, entry.keep_float)
+            return ModelSpec(name, arch, entry.first_of(preferred), scheme, entry.input_size, entry.keep_float)
     more = "each also as <arch>_xnornet or <arch>_<scheme>; timm/<name> gives any timm backbone; "
     more += "READMEs/adding.md says how to add one, or a scheme"
     raise ValueError(_unknown(name, list_models(), f"valid: {', '.join(sorted(_REGISTRY))}; {more}"))
 
 
 def create_model(
-    name: str, num_classes: int = 10, in_chans: int | None = None, schemes: tuple[str, ...] = (), **options
+    name: str, num_classes: int = 10, in_chans: int | None = None, schemes: Schemes = (), **options
 ) -> nn.Module:
     """A float network with fresh weights, in the layout that ``name`` stands for.
 
@@ -142,7 +136,7 @@ def create_model(
         name: ``nin_gc``, ``nin_gc_xnornet`` (its layout for binary layers), ``timm/resnet18``, ...
         num_classes: outputs of the last layer.
         in_chans: channels of the input; the network's own by default.
-        schemes: further scheme names that may end ``name``, see :func:`resolve`.
+        schemes: those that may end ``name``, see :func:`resolve`.
         options: further keyword arguments of the network (of ``timm.create_model`` for timm).
 
     Raises ValueError for an unknown name or option, or a size below 1.

@@ -15,7 +15,14 @@ from .binary.layers import (
     BinaryLinear,
 )
 from .complexity import LayerCost, Summary, summary
-from .optim import clip_after_step, clip_latent_weights, param_groups, set_progress, use_float_weights
+from .optim import (
+    clip_after_step,
+    clip_latent_weights,
+    estimate_statistics,
+    param_groups,
+    set_progress,
+    use_float_weights,
+)
 from .packed.check import ConversionMismatch
 from .packed.convert import convert
 from .packed.layers import PackedConv1d, PackedConv2d, PackedLayer, PackedLinear
@@ -66,6 +73,7 @@ __all__ = [
     "conversion_report",
     "convert",
     "custom_ops_library",
+    "estimate_statistics",
     "export_onnx",
     "get_scheme",
     "list_schemes",

@@ -11,8 +11,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from .binary.layers import FLOAT_CLASSES, BinaryLayer
+from .binary.quantized_layer import QuantizedLayer
 from .calling import copy_model, describe, run
+from .packed.expanded import ExpandedLayer
 from .packed.layers import PackedLayer
+from .packing import Bits
 from .words import format_table
 
 
@@ -84,7 +87,8 @@ def summary(model: nn.Module, example_input: Any) -> Summary:
     model = copy_model(getattr(model, "_orig_mod", model)).eval()  # ptflops leaves methods behind on what it counts
     stored: set[int] = set()
     rows = {name: _storage(name, module, stored) for name, module in model.named_modules()}
-    parameters = sum(p.numel() for p in model.parameters() if p.requires_grad) - _unsettled(model)
+    unsettled = {id(m.threshold) for m in model.modules() if isinstance(m, QuantizedLayer) and m.unsettled}
+    parameters = sum(p.numel() for p in model.parameters() if p.requires_grad and id(p) not in unsettled)
     for name, (float_macs, binary_macs) in _count(model, example_input).items():
         rows[name].macs, rows[name].binary_macs = float_macs, binary_macs
     shown = [row for row in rows.values() if any(_numbers(row))]
@@ -98,23 +102,17 @@ def _numbers(row: LayerCost) -> tuple[int, ...]:
     return row.macs, row.binary_macs, row.parameters, row.float_bytes, row.packed_bytes
 
 
-def _unsettled(model: nn.Module) -> int:
-    binary = [m for m in model.modules() if isinstance(m, BinaryLayer)]
-    return sum(m.threshold.numel() for m in binary if m.unsettled)
-
-
 def _storage(name: str, module: nn.Module, stored: set[int]) -> LayerCost:
     """What a module's own tensors take; one that is in ``stored`` already (tied weights) takes nothing again."""
     row = LayerCost(name, type(module).__name__)
     own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
     tensors = [t for t in own if id(t) not in stored]
     row.float_bytes = row.packed_bytes = sum(t.numel() * t.element_size() for t in tensors)
-    row.parameters = sum(t.numel() for t in tensors if t.requires_grad)
-    if isinstance(module, BinaryLayer):
-        row.parameters -= module.threshold.numel() if module.unsettled else 0
+    unsettled = module.threshold if isinstance(module, QuantizedLayer) and module.unsettled else None
+    row.parameters = sum(t.numel() for t in tensors if t.requires_grad and t is not unsettled)
     if isinstance(module, PackedLayer):
         row.float_bytes = row.packed_bytes = module.stored_bytes()
-    if isinstance(module, BinaryLayer) and module.trainable and id(module.weight) not in stored:
+    if isinstance(module, BinaryLayer) and id(module.weight) not in stored:
         row.packed_bytes += packed_weight_bytes(module) - module.weight.numel() * module.weight.element_size()
     stored.update(map(id, own))
     return row
@@ -190,8 +188,16 @@ def _without_keywords(module: nn.Module, args: tuple, kwargs: dict[str, Any]) ->
 def _count_packed(module: PackedLayer, _args, output: Tensor) -> None:
     """Multiplications of a packed layer: each filter at each position of the output, that bits hold or floats."""
     g = module.geometry
+    output = output.words if isinstance(output, Bits) else output
     positions = output.numel() // output.shape[-1 if module.folding.output_bits or module.dims == 0 else 1]
     module.__flops__ += positions * g.out_channels * math.prod(g.filters[1:])
+
+
+def _count_expanded(module: ExpandedLayer, args: tuple, output: Tensor) -> None:
+    """What ptflops counts for the float layer."""
+    from ptflops.pytorch_ops import MODULES_MAPPING
+
+    MODULES_MAPPING[FLOAT_CLASSES[module.kind]](module, args, output)
 
 
 def _hook(kind: type[nn.Module], names: dict[nn.Module, str], costs: dict, samples: int) -> Callable | None:
@@ -202,6 +208,8 @@ def _hook(kind: type[nn.Module], names: dict[nn.Module, str], costs: dict, sampl
     count = MODULES_MAPPING.get(kind) or MODULES_MAPPING.get(floating)  # ptflops itself misses subclasses
     if issubclass(kind, PackedLayer):
         count = _count_packed
+    elif issubclass(kind, ExpandedLayer):
+        count = _count_expanded
     if count is None:
         return None
 
@@ -212,7 +220,7 @@ def _hook(kind: type[nn.Module], names: dict[nn.Module, str], costs: dict, sampl
         if isinstance(module, PackedLayer):
             module.__flops__ = before
             macs, binary_macs = 0, macs
-        elif isinstance(module, BinaryLayer) and module.scheme.weight_bits == 1:
+        elif isinstance(module, QuantizedLayer) and module.scheme.weight_bits == 1:
             module.__flops__ = before
             macs, binary_macs = 0, macs - _bias_additions(module, output) // samples
         counted = costs.get(names[module], (0, 0))

@@ -1,12 +1,16 @@
-"""What a training loop does for a binary network: parameter groups, clipping, how far training is, and its stage."""
+"""What a training loop does for a binary network: parameter groups, clipping, progress, stages, statistics."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from .binary.layers import BinaryLayer
+from .calling import run
 
 
 def param_groups(model: nn.Module, weight_decay: float) -> list[dict]:
@@ -42,7 +46,7 @@ def clip_latent_weights(layers: nn.Module | Iterable[BinaryLayer], limit: float 
             layer.weight.clamp_(-limit, limit)
 
 
-def clip_after_step(optimizer: Optimizer, model: nn.Module, limit: float = 1.0):
+def clip_after_step(optimizer: Optimizer, model: nn.Module, limit: float = 1.0) -> RemovableHandle:
     """Clip the latent weights of ``model`` after each step of ``optimizer``; returns the hook's handle.
 
     Raises ValueError when ``limit`` is not positive.
@@ -71,8 +75,47 @@ def use_float_weights(model: nn.Module, enabled: bool) -> None:
 
     The first of two training stages: binary inputs, float weights (Bulat & Tzimiropoulos, *XNOR-Net++*,
     2019; Liu et al., *ReActNet*, 2020). It is part of training, not of the model: neither the state_dict
-    nor :func:`restore` knows it, and a network ships with it off.
+    nor :func:`restore` knows it, and a network ships with it off. Converted layers have no latent weights, and stay
+    as they are.
     """
     for module in model.modules():
         if isinstance(module, BinaryLayer):
             module.float_weights = enabled
+
+
+@torch.no_grad()
+def estimate_statistics(model: nn.Module, batches: Iterable[Any]) -> None:
+    """Set batch norm's running statistics to their averages over ``batches``, as evaluation computes them.
+
+    Where training draws its weights (``binaryconnect:stochastic=True``), the statistics that it leaves are those of
+    random weights, and with the signs that evaluate and ship the network computes noise: call this after training, and
+    before each evaluation on the way. Thresholds that wait for a batch get it. The model is left in evaluation mode.
+
+    Args:
+        batches: inputs of the training set, each what the model is called with, as for :func:`quantize.prepare`.
+
+    Raises ValueError without a batch, or for one that the model does not take.
+    """
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    layers = [m for m in model.modules() if isinstance(m, BinaryLayer)]
+    momenta = [norm.momentum for norm in norms]
+    batches = list(batches)
+    if not batches:
+        raise ValueError("there is no batch to estimate statistics from; give some of the training set's")
+    for layer in layers:
+        layer.drawn = False
+    model.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all batches instead of a moving average
+    for module in (*norms, *(layer for layer in layers if layer.threshold_pending)):
+        module.train()
+    try:
+        for batch in batches:
+            run(model, batch)
+            for layer in layers:
+                layer.eval()  # the first batch has set its threshold
+    finally:
+        model.eval()
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum

@@ -8,6 +8,7 @@ significant one; unused bits are zero in activations and weights alike, so that 
   ``[kh][kw][channel]``: about 1/32 of float32 also where a group has 16 channels.
 """
 
+import dataclasses
 import math
 
 import torch
@@ -108,3 +109,30 @@ def check_weights(dense: Tensor, shape: tuple[int, ...]) -> None:
     used = math.prod(shape[1:]) % 8
     if used and bool((dense[:, -1] >> used).any()):
         raise ValueError(f"packed weights of filters {tuple(shape)} have bits set past a filter's end: damaged data")
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Bits:
+    """Words on their way from one packed layer to the next. Anybody else who touches them gets an error, not a number.
+
+    Attributes:
+        words: int64, channels innermost, 64 to a word.
+    """
+
+    words: Tensor
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        raise TypeError(f"{getattr(func, '__name__', func)} was called on {_NOT_NUMBERS}")
+
+    def __array__(self, *args, **kwargs):
+        raise TypeError(f"a numpy array was asked of {_NOT_NUMBERS}")
+
+    def __getattr__(self, name: str):
+        raise AttributeError(f"attribute {name!r} was asked of {_NOT_NUMBERS}")
+
+
+_NOT_NUMBERS = (
+    "the bits that one packed layer hands to the next, which are no numbers; convert the model with an example_input "
+    "with which this way through its code is taken, so that the layers are not fused across it"
+)

@@ -8,7 +8,7 @@ from torch import nn
 
 from .binary.layers import BinaryLayer, binarize, binary_class, unbinarize
 from .calling import copy_model
-from .packed.report import is_converted
+from .packed.expanded import is_converted
 from .planning.plan import NO_THRESHOLD, PENDING, ZERO, LayerPlan, Plan, plan
 from .planning.roles import MIN_FAN_IN
 from .scheme import Scheme, get_scheme

@@ -6,11 +6,33 @@ input to their low-bit forms. It holds no tensors, so one instance serves every 
 
 import dataclasses
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from .words import did_you_mean
+
+FLOAT_BITS = 32
+
+
+class Layer(Protocol):
+    """What a scheme may use of the layer that it works in.
+
+    Attributes:
+        training: the layer's mode.
+        progress: of training, a tensor in 0 to 1, where the scheme is annealed.
+        channel_dim: of the input, counted from the end: -1 of a linear layer, -3 of a 2-D convolution.
+    """
+
+    training: bool
+    progress: Tensor
+
+    @property
+    def channel_dim(self) -> int: ...
+
+    def window_mean(self, magnitude: Tensor, *args) -> Tensor:
+        """The mean over a group's channels and the kernel window, output-shaped."""
+        ...
 
 
 class QuantizedWeight(NamedTuple):
@@ -36,12 +58,24 @@ class Scheme:
         learned_threshold: every layer owns one, whatever the signs of its input.
         annealed: the gradient depends on the progress of training, ``layer.progress``, which
             :func:`set_progress` moves from 0 to 1. The forward pass must not.
+        clips_weights: training keeps latent weights in [-1, 1]: one beyond gets no gradient and could not come back.
+        layouts: of networks in models/ that suit the scheme better than the layout "binary", the best first.
     """
 
     name: ClassVar[str] = ""
     signed_input: ClassVar[bool] = False
     learned_threshold: ClassVar[bool] = False
     annealed: ClassVar[bool] = False
+    clips_weights: ClassVar[bool] = False
+    layouts: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls) -> None:
+        """A class that replaces :meth:`weight` does not inherit the faster form of the replaced one."""
+        super().__init_subclass__()
+        order = cls.__mro__
+        weight, scaled = (next(c for c in order if name in vars(c)) for name in ("weight", "scaled_weight"))
+        if order.index(weight) < order.index(scaled):
+            cls.scaled_weight = Scheme.scaled_weight
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -53,8 +87,22 @@ class Scheme:
 
     @property
     def weight_bits(self) -> int:
-        """Bits that a stored weight needs, without its scale; 32: float."""
+        """Bits that a stored weight needs, without its scale; FLOAT_BITS: float."""
         return 1
+
+    @property
+    def input_bits(self) -> int | None:
+        """Bits of the quantized input: FLOAT_BITS where it stays float, 1 where it becomes signs, k where it becomes
+        ``round((2^k - 1) clamp(x, 0, 1)) / (2^k - 1)``. None: another form, which some export formats refuse.
+        """
+        if self.signed_input:
+            return 1
+        return FLOAT_BITS if type(self).input is Scheme.input else None
+
+    @property
+    def random_in_training(self) -> bool:
+        """Whether training draws weights, so that the statistics of its activations are not those of evaluation."""
+        return False
 
     @property
     def window_scale(self) -> bool:
@@ -64,13 +112,13 @@ class Scheme:
     def check_output_size(self, output_size: tuple[int, ...] | None) -> None:
         """Raise ValueError where :meth:`attach` cannot do with this ``output_size``; a dry run asks this alone."""
 
-    def attach(self, layer: nn.Module, output_size: tuple[int, ...] | None) -> None:
-        """Register what the scheme learns on ``layer``, whose weight is there already.
+    def attach(self, layer: Any, output_size: tuple[int, ...] | None) -> None:
+        """Register what the scheme learns on ``layer``, a BinaryLayer whose weight is there already.
 
         ``output_size`` is the spatial size of the layer's output on the example input, where known.
         """
 
-    def weight(self, filters: Tensor, layer: nn.Module) -> QuantizedWeight:
+    def weight(self, filters: Tensor, layer: Layer) -> QuantizedWeight:
         """Quantize ``filters``, shape (out_channels, in_channels / groups, *kernel).
 
         A linear layer's filters are (out_features, in_features). ``layer`` is the module that owns
@@ -78,16 +126,16 @@ class Scheme:
         """
         raise NotImplementedError
 
-    def scaled_weight(self, filters: Tensor, layer: nn.Module) -> Tensor:
-        """``values * scale`` of :meth:`weight`, which training computes with."""
+    def scaled_weight(self, filters: Tensor, layer: Layer) -> Tensor:
+        """``values * scale`` of :meth:`weight`, which training computes with; a subclass may have a faster form."""
         values, scale = self.weight(filters, layer)
         return values if scale is None else values * scale
 
-    def input(self, x: Tensor, layer: nn.Module) -> Tensor:
+    def input(self, x: Tensor, layer: Layer) -> Tensor:
         """Quantize the layer's input, same shape; the default keeps it in float."""
         return x
 
-    def output_scale(self, x: Tensor, layer: nn.Module, *args) -> Tensor | None:
+    def output_scale(self, x: Tensor, layer: Layer, *args) -> Tensor | None:
         """What the output is multiplied by beside the weight's scale (K of XNOR-Net), or None.
 
         ``x`` is the float input less the threshold, ``args`` the further arguments of the layer's call.
@@ -128,6 +176,11 @@ def register_scheme(name: str) -> Callable[[type[Scheme]], type[Scheme]]:
 def list_schemes() -> list[str]:
     """The registered scheme names, sorted."""
     return sorted(_REGISTRY)
+
+
+def preferred_layouts() -> dict[str, tuple[str, ...]]:
+    """Scheme name -> the layouts of networks that it prefers, which ``models.resolve`` takes as ``schemes``."""
+    return {name: scheme.layouts for name, scheme in _REGISTRY.items()}
 
 
 def get_scheme(scheme: str | Scheme) -> Scheme:

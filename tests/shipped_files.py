@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 import models
 import quantize
+from quantize.scheme import preferred_layouts
 from training import TrainConfig
 from training.checkpoint import save_checkpoint
 from training.data import get_preset, load_data
@@ -22,8 +23,8 @@ DIGITS = [str(i) for i in range(10)]
 
 def prepared(arch: str, x: torch.Tensor, scheme: str | None = None) -> tuple[nn.Module, quantize.Plan]:
     """A network with random weights, its layers binary with ``scheme`` or the one of its name, and the plan."""
-    net = models.create_model(arch, in_chans=x.shape[1])
-    plan = quantize.plan(net, scheme or models.resolve(arch).scheme, x)
+    net = models.create_model(arch, in_chans=x.shape[1], schemes=preferred_layouts())
+    plan = quantize.plan(net, scheme or models.resolve(arch, preferred_layouts()).scheme, x)
     return quantize.apply_plan(net, plan), plan
 
 

@@ -3,6 +3,7 @@
 import warnings
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from converted_models import Blocks, converted, network, rows
@@ -217,3 +218,24 @@ def test_converting_leaves_no_trace_of_its_runs():
     prepared.calls = 0
     packed = quantize.convert(prepared, X)
     assert (prepared.calls, packed.calls) == (0, 0)
+
+
+# Bits on their way between layers.
+
+
+def test_bits_cannot_be_taken_for_numbers():
+    _, packed = converted(Blocks(nn.MaxPool2d(2)), X, keep_float=())
+    bits = packed.between(packed.conv1(packed.bn1(X)))
+    words = bits.words
+    assert torch.equal(packed.conv2(bits), packed(X))
+    for touch in (
+        lambda: torch.relu(bits),
+        lambda: bits + 1,
+        lambda: words + bits,
+        lambda: bits.float(),
+        lambda: torch.stack([bits, bits]),
+        lambda: np.asarray(bits),
+        lambda: nn.Conv2d(96, 8, 1)(bits),
+    ):
+        with pytest.raises((TypeError, AttributeError), match="bits that one packed layer hands to|unsupported"):
+            touch()

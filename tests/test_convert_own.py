@@ -9,7 +9,7 @@ from torch import nn
 
 import quantize
 from quantize import scheme as scheme_module
-from quantize.packed.expanded import ExpandedConv2d
+from quantize.packed.expanded import ExpandedLayer
 from quantize.ste import ste_sign
 
 
@@ -78,7 +78,7 @@ def test_a_subclass_with_a_forward_of_its_own_stays(scheme):
     assert torch.equal(packed(x), net(x))
 
 
-@pytest.mark.parametrize(("scheme", "kind"), [("xnor", quantize.PackedConv2d), ("bwn", ExpandedConv2d)])
+@pytest.mark.parametrize(("scheme", "kind"), [("xnor", quantize.PackedConv2d), ("bwn", ExpandedLayer)])
 def test_a_subclass_without_one_is_packed(scheme, kind):
     x = torch.randn(2, 6, 7, 7)
     net = nn.Sequential(Named(6, 9, 3, scheme=scheme)).eval()

@@ -10,6 +10,7 @@ from torch import nn
 import models
 import quantize
 from models import registry
+from quantize.scheme import preferred_layouts
 from tools.fixed_formats import Format, Formats, integer_bits
 from tools.fixed_network import decibels, fixed_network, merged_network
 from training.data import Normalization
@@ -239,7 +240,7 @@ ALL += [("resnet20", scheme) for scheme in (*SCHEMES, *OPTIONS)]
 def prepared(arch, scheme, x):
     name = arch if scheme is None else f"{arch}_{scheme.partition(':')[0]}"
     options = {"width": 40} if arch == "mlp" else {}
-    model = models.create_model(name, in_chans=x.shape[1], **options)
+    model = models.create_model(name, in_chans=x.shape[1], schemes=preferred_layouts(), **options)
     if scheme is not None:
         model = quantize.prepare(model, scheme, x, inplace=True)
     return spread(model)

@@ -31,11 +31,11 @@ ROOMS_OF_QUANTIZE = {
     "scheme": {"words", "ste"},
     "schemes": SCHEME,
     "binary": SCHEME,
-    "optim": {"binary"},
+    "optim": {"binary"} | CALLING,
     "packed": {"binary", "scheme"} | BITS | CALLING | WORDS,
     "planning": {"binary", "scheme", "packed"} | CALLING | WORDS,
     "prepare": {"binary", "planning", "scheme", "packed"} | CALLING,
-    "complexity": {"binary", "packed"} | CALLING | WORDS,
+    "complexity": {"binary", "packed", "packing"} | CALLING | WORDS,
     "export": {"binary", "packed", "scheme", "schemes"} | BITS | CALLING | WORDS | VERSION,
 }
 

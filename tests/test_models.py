@@ -8,6 +8,7 @@ from torch.nn import functional as F
 import models
 import quantize
 from models import registry
+from quantize.scheme import preferred_layouts
 
 # Nine convolutions: kernel and padding by number; widths and groups by network.
 NETWORKS = {
@@ -131,7 +132,7 @@ def test_every_listed_name_and_every_scheme_resolves():
     for name in models.list_models():
         assert models.resolve(name).name == name
     for scheme in quantize.list_schemes():
-        assert models.resolve(f"nin_gc_{scheme}").scheme == scheme
+        assert models.resolve(f"nin_gc_{scheme}", preferred_layouts()).scheme == scheme
     assert models.resolve("nin_gc_xnornet").scheme == "xnor"
     assert models.resolve("nin_gc").scheme is None
 
@@ -184,7 +185,8 @@ def test_a_user_registers_a_network(monkeypatch):
         return nn.Sequential(nn.Conv2d(in_chans, width, 4), nn.Flatten(), nn.Linear(width, num_classes))
 
     assert {"thimble", "thimble_xnornet"} <= set(models.list_models())
-    assert models.create_model("thimble_bnn", num_classes=2, width=5)(torch.randn(3, 1, 4, 4)).shape == (3, 2)
+    binary = models.create_model("thimble_bnn", num_classes=2, width=5, schemes=preferred_layouts())
+    assert binary(torch.randn(3, 1, 4, 4)).shape == (3, 2)
     with pytest.raises(ValueError, match="network 'thimble' has no option 'depth'; valid: width"):
         models.create_model("thimble", depth=2)
     with pytest.raises(ValueError, match="network name 'thimble' is taken; choose another"):

@@ -6,6 +6,7 @@ import models
 import quantize
 from models.registry import FIRST_AND_LAST
 from models.resnet import BinaryBlock
+from quantize.scheme import preferred_layouts
 
 DOWNSAMPLE = r".*[.]downsample[.].*"
 
@@ -32,14 +33,14 @@ DOWNSAMPLE = r".*[.]downsample[.].*"
     ],
 )
 def test_what_a_name_stands_for(name, arch, layout, scheme, keep_float):
-    spec = models.resolve(name)
+    spec = models.resolve(name, preferred_layouts())
     assert (spec.arch, spec.layout, spec.scheme, spec.keep_float) == (arch, layout, scheme, keep_float)
 
 
 @pytest.mark.parametrize("scheme", quantize.list_schemes())
 @pytest.mark.parametrize("arch", ["nin", "resnet18", "mlp"])
 def test_every_scheme_ends_a_name(arch, scheme):
-    assert models.resolve(f"{arch}_{scheme}").scheme == scheme
+    assert models.resolve(f"{arch}_{scheme}", preferred_layouts()).scheme == scheme
 
 
 def test_a_scheme_of_the_user_ends_a_name_when_passed():

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 import models
 import quantize
 from models import registry
+from quantize.scheme import preferred_layouts
 
 
 def on_meta(name, num_classes, **options):
@@ -129,7 +130,8 @@ def test_classes_and_channels(name):
 
 def training_setup(name):
     """(options, input size): small where the network allows it."""
-    arch, size = models.resolve(name).arch, models.resolve(name).input_size
+    spec = models.resolve(name, preferred_layouts())
+    arch, size = spec.arch, spec.input_size
     if arch == "mlp":
         return {"width": 48}, size
     if arch.startswith("resnet"):
@@ -146,8 +148,8 @@ OTHER_SCHEMES = ["resnet18_irnet", "resnet20_recu", "resnet20_xnorpp", "resnet20
 @pytest.mark.parametrize("name", sorted({*OURS, *OTHER_SCHEMES} - NOT_TRAINED))
 def test_one_training_step(name):
     torch.manual_seed(0)
-    spec, (options, size) = models.resolve(name), training_setup(name)
-    model = models.create_model(name, num_classes=4, **options)
+    spec, (options, size) = models.resolve(name, preferred_layouts()), training_setup(name)
+    model = models.create_model(name, num_classes=4, schemes=preferred_layouts(), **options)
     x = torch.randn(2 if spec.arch == "alexnet" else 4, *size)
     if spec.scheme:
         plan = quantize.plan(model, spec.scheme, x, spec.keep_float)

@@ -9,7 +9,7 @@ from small_models import Backwards
 from torch import nn
 
 import quantize
-from quantize.binary.binary_layer import channel_dim
+from quantize.binary.quantized_layer import channel_dim
 from quantize.calling import run
 from quantize.planning.observe import observe
 

@@ -45,3 +45,29 @@ def test_an_annealed_scheme_without_progress_warns_once():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model(torch.randn(2, 4))
+
+
+def test_statistics_of_drawn_weights_are_replaced_by_those_of_the_signs_that_ship():
+    from quantize.binary.binary_layer import warn_statistics
+
+    warn_statistics.cache_clear()
+    torch.manual_seed(0)
+    x = torch.rand(64, 32)
+    model = nn.Sequential(
+        quantize.BinaryLinear(32, 16, scheme="binaryconnect:stochastic=True", bias=False), nn.BatchNorm1d(16)
+    )
+    for _ in range(20):
+        model(x)
+    model.eval()
+    with pytest.warns(UserWarning, match=r"evaluates, and ships, their signs.*quantize.estimate_statistics"):
+        before = model(x)
+    assert before.mean(0).abs().max() > 1  # the sums of signs and those of draws have other means
+    quantize.estimate_statistics(model, [x[:32], x[32:]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        after = model(x)
+    torch.testing.assert_close(after.mean(0), torch.zeros(16), rtol=0, atol=1e-4)
+    assert not model.training
+    assert model[1].momentum == 0.1
+    with pytest.raises(ValueError, match="there is no batch to estimate statistics from"):
+        quantize.estimate_statistics(model, [])

@@ -9,6 +9,7 @@ import torch
 import models
 import quantize
 import training
+from quantize.scheme import preferred_layouts
 from tools import reproduce
 from tools.jobs import ALL, Job, Target
 from tools.targets import JPEG_OF, SECTIONS
@@ -30,7 +31,7 @@ def test_a_target_parses_and_its_network_builds(job):
     config, classes = config_of(job), CLASSES.get(job.section, 10)
     assert config.epochs == job.target.epochs
     with torch.device("meta"):  # shapes without values: all of them take seconds
-        model = models.create_model(config.arch, num_classes=classes)
+        model = models.create_model(config.arch, num_classes=classes, schemes=preferred_layouts())
         if config.effective_scheme is not None:
             model = quantize.prepare(model, config.effective_scheme, keep_float=config.keep_float, inplace=True)
             quantize.set_progress(model, 0.0)

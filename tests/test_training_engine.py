@@ -3,6 +3,7 @@
 import itertools
 import math
 import re
+import warnings
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from tiny_runs import epochs_of, tiny_flags, train
 from torch import nn
 from torch.nn import functional as F
 
+import quantize
 import training
 from training import RunStopped, TrainConfig, engine
 from training import checkpoint as checkpoints
@@ -44,6 +46,18 @@ def test_annealed_schemes_are_told_how_far_training_is(tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "save", note)
     train(tmp_path / "run", epochs=4, scheme="irnet")
     assert told == [0, 0.25, 0.5, 0.75]
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_drawn_weights_are_tested_with_the_statistics_of_their_signs(tmp_path, ema):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        session = train(tmp_path / "run", scheme="binaryconnect:stochastic=True", ema=ema)
+    norm, loader = session.model[4] if not ema else session.average.module[4], session.data.train
+    mean, var = norm.running_mean.clone(), norm.running_var.clone()
+    batches = loader.raw_batches(torch.arange(loader.count).split(loader.batch_size))
+    quantize.estimate_statistics(session.evaluated, [loader.normalization(images) for images, _ in batches])
+    torch.testing.assert_close((mean, var), (norm.running_mean, norm.running_var), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(

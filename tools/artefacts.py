@@ -58,7 +58,7 @@ def open_artefact(path: str | Path, threads: int | None = None, packed: bool = F
     if threads is not None:
         torch.set_num_threads(threads)
     model, info = load_model(find_checkpoint(path, BEST))
-    if packed and any(isinstance(m, quantize.BinaryLayer) and m.trainable for m in model.modules()):
+    if packed and any(isinstance(m, quantize.BinaryLayer) for m in model.modules()):
         model = quantize.convert(model, torch.zeros(1, *info.input_size))
     kind = PACKED_FILE if info.packed else CHECKPOINT
     known = {key: info.config.get(key) for key in ("dataset", "data_dir")}

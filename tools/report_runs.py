@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import models
 from tools.plot_curves import Curves
 from tools.results import machine, without_places
 from tools.run_dirs import nothing_in
+from training.defaults import resolve
 from training.runlog import FILE, read_log
 
 NOT_LOGGED = "the log is of a version that did not record it"
@@ -97,7 +97,7 @@ def read_run(name: str, run_dir: Path) -> Run:
 def base_network(arch: str) -> str:
     """The network without its scheme: "nin_gc" of "nin_gc_xnornet"."""
     try:
-        return models.resolve(arch).arch
+        return resolve(arch).arch
     except ValueError:  # of another version, or registered by a script
         return arch
 

@@ -106,26 +106,13 @@ class Sample:
             yield self.loader.normalization(images), labels
 
 
-@torch.no_grad()
 def estimate_statistics(model: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> None:
     """Set batch norm's running statistics to the averages over ``batches``, and thresholds that wait for a batch.
 
     Everything else (dropout, stochastic signs) computes as in evaluation, the mode that the model is left in.
     """
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    pending = [m for m in model.modules() if isinstance(m, quantize.BinaryLayer) and m.threshold_pending]
     quantize.set_progress(model, 1.0)  # training is over; a layer in training mode would ask
-    model.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the mean of all batches instead of a moving average
-    for module in (*norms, *pending):
-        module.train()
-    for images, _ in batches:
-        model(images)
-        for layer in pending:
-            layer.eval()  # the first batch has set its threshold
-    model.eval()
+    quantize.estimate_statistics(model, [images for images, _ in batches])
 
 
 def binary_rows(model: nn.Module, scheme: str, images: Tensor, **options: Any) -> quantize.Plan:

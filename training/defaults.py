@@ -8,6 +8,7 @@ from typing import Any
 
 import models
 import quantize
+from quantize.scheme import preferred_layouts
 
 from .data import get_dataset
 
@@ -31,15 +32,12 @@ MILESTONES = (0.5, 0.75)  # of --lr-schedule step alone, as shares of the epochs
 
 FLOAT_SCHEMES = ("none", "float")  # --scheme none: the float twin of the same layout
 
-# Schemes without a scale, whose weights get no gradient beyond 1 and could not come back.
-CLIPPED_SCHEMES = ("binaryconnect", "bnn")
-
 LARGE_PICTURES = 64  # pixels; above, a random region of a picture is better than a shift
 
 
 def resolve(arch: str) -> models.ModelSpec:
     """What a network's name stands for; any registered scheme may end it. Raises ValueError for an unknown name."""
-    return models.resolve(arch, tuple(quantize.list_schemes()))
+    return models.resolve(arch, preferred_layouts())
 
 
 def input_size(arch: str, dataset: str, img_size: int | None = None) -> tuple[int, int, int]:
@@ -70,10 +68,10 @@ def default_flags(arch: str, dataset: str, img_size: int | None = None, scheme: 
     """Flags that recipes leave open, for ``arch`` on ``dataset``. Raises ValueError for an unknown name."""
     network, images = resolve(arch), get_dataset(dataset)
     pictures = images.load is None and max(input_size(arch, dataset, img_size)) > LARGE_PICTURES
-    name = (effective_scheme(arch, scheme) or "").partition(":")[0]
+    binary = effective_scheme(arch, scheme)
     return {
         "augment": "resized_crop" if pictures else images.augmentation,
         "keep_float": network.keep_float,
-        "clip_weights": 1.0 if name in CLIPPED_SCHEMES else 0.0,
+        "clip_weights": 1.0 if binary is not None and quantize.get_scheme(binary).clips_weights else 0.0,
         "milestones": MILESTONES,
     }

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 import quantize
+from quantize import BinaryLayer
 
 from .checkpoint import BEST, LAST, read_checkpoint, save_checkpoint
 from .console import progress
@@ -17,6 +18,8 @@ from .metrics import Meter, Metrics
 from .nonfinite import all_finite, first_nonfinite
 from .objective import cross_entropy
 from .session import Session
+
+STATISTICS_IMAGES = 2048  # a channel's mean is then known to 2% of its spread
 
 
 def fit(session: Session) -> float:
@@ -45,6 +48,7 @@ def train_to_the_end(session: Session) -> float:
             quantize.set_progress(session.model, session.epoch / session.config.epochs)
             stage, lr = session.stage, session.optimizer.param_groups[0]["lr"]
             train = train_epoch(session)
+            estimate_statistics(session)
             test = evaluate(session.evaluated, session.data.test, session.objective.loss)
             if not all_finite(session.model):
                 images = torch.zeros(1, *session.data.input_size, device=session.device)
@@ -115,6 +119,16 @@ def update(session: Session) -> None:
     session.scaler.update()
     if session.average is not None:
         session.average.update_parameters(session.model)
+
+
+def estimate_statistics(session: Session) -> None:
+    """Batch norm's statistics with the signs that ship, where training has drawn its weights at random."""
+    loader = session.data.train
+    images = torch.linspace(0, loader.count - 1, min(loader.count, STATISTICS_IMAGES), dtype=torch.float64).long()
+    for model in {session.model, session.evaluated}:
+        if any(isinstance(layer, BinaryLayer) and layer.scheme.random_in_training for layer in model.modules()):
+            raw = loader.raw_batches(images.split(loader.batch_size))
+            quantize.estimate_statistics(model, [loader.normalization(batch) for batch, _ in raw])
 
 
 @torch.no_grad()

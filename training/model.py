@@ -11,6 +11,7 @@ import models
 import quantize
 from models.registry import TIMM_PREFIX
 from quantize.binary.layers import FLOAT_CLASSES
+from quantize.scheme import preferred_layouts
 
 from .checkpoint import BEST, PACKED, find_checkpoint, give_source, read_file, read_trained
 from .config import TrainConfig
@@ -50,7 +51,7 @@ def create_float(arch: str, classes: int, channels: int, pretrained: bool = Fals
     """The float network ``arch``, with timm's published weights where ``pretrained``."""
     options = {"num_classes": classes, "in_chans": channels}
     if not pretrained:
-        return models.create_model(arch, schemes=tuple(quantize.list_schemes()), **options)
+        return models.create_model(arch, schemes=preferred_layouts(), **options)
     if not arch.startswith(TIMM_PREFIX):
         raise ValueError(f"there are no published weights for {arch!r}; give a checkpoint: --pretrained CHECKPOINT")
     try:

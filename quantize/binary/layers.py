@@ -5,78 +5,44 @@ same ``weight`` and ``bias`` keys, options and hooks. :func:`binarize` and :func
 the class of a layer in place, so that shared modules stay shared and parameters keep their identity.
 """
 
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from ..scheme import Scheme
 from .adapters import LayerAdapter, find_adapter
 from .binary_layer import STATE, BinaryLayer
 
 
-class _BinaryConvNd(BinaryLayer):
-    @property
-    def input_channels(self) -> int:
-        return self.in_channels
-
-    def apply_weight(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        x = self.adapter.pad(self, x)
-        return self._conv_forward(x, weight, bias)  # knows all padding modes; padding with signs keeps signs
-
-    def window_mean(self, magnitude: Tensor, *args) -> Tensor:
-        means = magnitude.unflatten(self.channel_dim, (self.groups, -1)).mean(self.channel_dim)
-        box = magnitude.new_ones((self.groups, 1, *self.kernel_size))
-        window = self.apply_weight(means, box / box[0].numel(), None, *args)
-        return window.repeat_interleave(self.out_channels // self.groups, self.channel_dim)
-
-
-class _BinaryConvTransposeNd(_BinaryConvNd):
-    def to_filters(self, weight: Tensor) -> Tensor:
-        # (in, out/groups, *k) -> groups x (out/groups, in/groups, *k)
-        return weight.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1)
-
-    def from_filters(self, filters: Tensor) -> Tensor:
-        return filters.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1)
-
-    def apply_weight(self, x: Tensor, weight: Tensor, bias: Tensor | None, output_size=None) -> Tensor:
-        dims = len(self.kernel_size)
-        output_padding = self._output_padding(
-            x, output_size, self.stride, self.padding, self.kernel_size, dims, self.dilation
-        )
-        operation = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[dims - 1]
-        return operation(x, weight, bias, self.stride, self.padding, output_padding, self.groups, self.dilation)
-
-
-class BinaryConv1d(_BinaryConvNd, nn.Conv1d):
+class BinaryConv1d(BinaryLayer, nn.Conv1d):
     """``nn.Conv1d`` with a scheme: (N, C, L) -> (N, C', L')."""
 
     float_class = nn.Conv1d
 
 
-class BinaryConv2d(_BinaryConvNd, nn.Conv2d):
+class BinaryConv2d(BinaryLayer, nn.Conv2d):
     """``nn.Conv2d`` with a scheme: (N, C, H, W) -> (N, C', H', W')."""
 
     float_class = nn.Conv2d
 
 
-class BinaryConv3d(_BinaryConvNd, nn.Conv3d):
+class BinaryConv3d(BinaryLayer, nn.Conv3d):
     """``nn.Conv3d`` with a scheme: (N, C, D, H, W) -> (N, C', D', H', W')."""
 
     float_class = nn.Conv3d
 
 
-class BinaryConvTranspose1d(_BinaryConvTransposeNd, nn.ConvTranspose1d):
+class BinaryConvTranspose1d(BinaryLayer, nn.ConvTranspose1d):
     """``nn.ConvTranspose1d`` with a scheme."""
 
     float_class = nn.ConvTranspose1d
 
 
-class BinaryConvTranspose2d(_BinaryConvTransposeNd, nn.ConvTranspose2d):
+class BinaryConvTranspose2d(BinaryLayer, nn.ConvTranspose2d):
     """``nn.ConvTranspose2d`` with a scheme."""
 
     float_class = nn.ConvTranspose2d
 
 
-class BinaryConvTranspose3d(_BinaryConvTransposeNd, nn.ConvTranspose3d):
+class BinaryConvTranspose3d(BinaryLayer, nn.ConvTranspose3d):
     """``nn.ConvTranspose3d`` with a scheme."""
 
     float_class = nn.ConvTranspose3d
@@ -86,16 +52,6 @@ class BinaryLinear(BinaryLayer, nn.Linear):
     """``nn.Linear`` with a scheme: (*, in_features) -> (*, out_features)."""
 
     float_class = nn.Linear
-
-    @property
-    def input_channels(self) -> int:
-        return self.in_features
-
-    def apply_weight(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return F.linear(x, weight, bias)
-
-    def window_mean(self, magnitude: Tensor) -> Tensor:
-        return magnitude.mean(-1, keepdim=True)
 
 
 _BINARY_CLASSES = (
@@ -121,6 +77,7 @@ def binary_class(layer: nn.Module) -> type[BinaryLayer] | None:
 # What a subclass of a binary layer may not replace without computing something else.
 _FORWARD = (
     "forward",
+    "compute",
     "apply_weight",
     "quantized_weight",
     "float_filters",
@@ -150,7 +107,7 @@ def binarize(layer: nn.Module, scheme: Scheme, output_size: tuple[int, ...] | No
     float_class, adapter = type(layer), layer_adapter(layer)
     layer.__class__ = binary_class(layer)
     layer.float_class = float_class
-    layer._attach(scheme, adapter, output_size)
+    layer.attach(scheme, adapter, output_size)
     return layer
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from ..binary.layers import BinaryLayer
+from ..binary.quantized_layer import QuantizedLayer
 from ..calling import describe, run
 from ..packed.convert import evaluation_copy
 from ..packed.layers import PackedLayer
@@ -186,7 +186,7 @@ def _input_names(batch: Any) -> list[str]:
 
 def _describe(program: ir.Model, model: nn.Module, metadata: Mapping[str, Any]) -> None:
     """Producer and metadata: schemes and version, then the user's."""
-    schemes = {str(layer.scheme) for layer in model.modules() if isinstance(layer, (BinaryLayer, PackedLayer))}
+    schemes = {str(layer.scheme) for layer in model.modules() if isinstance(layer, (QuantizedLayer, PackedLayer))}
     program.producer_name, program.producer_version = "xnorkit", __version__
     program.graph.name = type(model).__name__
     properties = {"scheme": "; ".join(sorted(schemes)) or "float", **metadata, "xnorkit_version": __version__}

@@ -15,7 +15,7 @@ from onnx_ir.passes import common as passes
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from ..binary.layers import BinaryLayer
+from ..binary.quantized_layer import QuantizedLayer
 from ..calling import call_arguments, tensors_in
 from ..packed.layers import PackedLayer
 from .attention import AttentionOfAnyRank
@@ -57,7 +57,7 @@ def trace(model: nn.Module, batch: Any, dynamic_size: bool = False) -> ir.Model:
 
 def takes_signs(layer: nn.Module) -> bool:
     """Whether it is a binary layer or a packed one, and gets floats: there a rounding can move a sign."""
-    return isinstance(layer, BinaryLayer) or (isinstance(layer, PackedLayer) and not layer.folding.input_bits)
+    return isinstance(layer, QuantizedLayer) or (isinstance(layer, PackedLayer) and not layer.folding.input_bits)
 
 
 def layer_input(args: tuple, kwargs: dict[str, Any]) -> Tensor:

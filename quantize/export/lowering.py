@@ -15,7 +15,7 @@ from ..packed.pool import PackedMaxPool2d
 
 def converted(model: nn.Module, batch: Any) -> nn.Module:
     """``model`` with packed layers, as it is or by :func:`quantize.convert`; a float model has none."""
-    is_binary = any(isinstance(module, BinaryLayer) and module.trainable for module in model.modules())
+    is_binary = any(isinstance(module, BinaryLayer) for module in model.modules())
     return convert(model, batch) if is_binary else model
 
 

@@ -19,9 +19,8 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from ..binary.layers import BinaryLayer, BinaryLinear
-from ..scheme import QuantizedWeight, Scheme
-from ..schemes.dorefa import FLOAT_BITS, DoReFa
+from ..binary.quantized_layer import QuantizedLayer
+from ..scheme import FLOAT_BITS, QuantizedWeight, Scheme
 from . import standard
 from .lowering import onnx_node
 
@@ -36,7 +35,7 @@ def lower(model: nn.Module, batch: Any) -> tuple[nn.Module, nn.Module]:
     Raises ValueError where a layer has values that neither ``BipolarQuant`` nor ``Quant`` gives exactly.
     """
     reference, lowered = standard.lower(model, batch, "qonnx")
-    layers = [(name, layer) for name, layer in lowered.named_modules() if isinstance(layer, BinaryLayer)]
+    layers = [(name, layer) for name, layer in lowered.named_modules() if isinstance(layer, QuantizedLayer)]
     for name, layer in layers:
         try:
             _speak_qonnx(layer)
@@ -76,12 +75,12 @@ class _DialectScheme:
 
 
 @torch.no_grad()
-def _speak_qonnx(layer: BinaryLayer) -> None:
+def _speak_qonnx(layer: QuantizedLayer) -> None:
     """Make a frozen layer one of the dialect, in place."""
     layer.scheme = _DialectScheme(layer.scheme, _input_of(layer.scheme))
     layer.quantize_weight = _store_weight(layer)
     kind = _Dialect
-    if isinstance(layer, BinaryLinear):
+    if not layer.kernel_size:
         kind, stored = _DialectLinear, "weight_levels" if layer.weight_bits is None else "weight_bits"
         _store(layer, stored, getattr(layer, stored).t().contiguous())
     layer.__class__ = type(type(layer).__name__, (kind, type(layer)), {})
@@ -89,16 +88,15 @@ def _speak_qonnx(layer: BinaryLayer) -> None:
 
 def _input_of(scheme: Scheme) -> Callable[[Tensor, nn.Module], Tensor]:
     """What stands for ``scheme.input``. ValueError where there is nothing."""
+    bits = scheme.input_bits
+    if bits is None:
+        raise ValueError(f"scheme {str(scheme)!r} quantizes its input in a way of its own")
     if scheme.signed_input:
         return lambda x, layer: _bipolar(x)
-    if type(scheme).input is Scheme.input:
-        return scheme.input
-    if not isinstance(scheme, DoReFa):
-        raise ValueError(f"scheme {str(scheme)!r} quantizes its input in a way of its own")
-    return scheme.input if scheme.a_bits == FLOAT_BITS else lambda x, layer: _unit(x, scheme.a_bits)
+    return scheme.input if bits == FLOAT_BITS else lambda x, layer: _unit(x, bits)
 
 
-def _store_weight(layer: BinaryLayer) -> Callable[[Tensor], Tensor]:
+def _store_weight(layer: QuantizedLayer) -> Callable[[Tensor], Tensor]:
     """Store the weight of a frozen layer as floats that a node gives back as they are; the node."""
     if layer.weight_bits is None:
         if layer.float_weights or layer.scheme.weight_bits == FLOAT_BITS:
@@ -114,7 +112,7 @@ def _store_weight(layer: BinaryLayer) -> Callable[[Tensor], Tensor]:
     return lambda values: _quant(values, 1 + largest.bit_length(), signed=True)
 
 
-def _store(layer: BinaryLayer, name: str, value: Tensor) -> None:
+def _store(layer: QuantizedLayer, name: str, value: Tensor) -> None:
     """Make ``value`` a buffer, whatever ``name`` is now."""
     if hasattr(layer, name):
         delattr(layer, name)
@@ -144,7 +142,7 @@ def _quant(x: Tensor, bits: int, signed: bool) -> Tensor:
 
 
 def _unit(x: Tensor, bits: int) -> Tensor:
-    """DoReFa-Net's input: x clamped to [0, 1], rounded to multiples of ``1 / (2^bits - 1)``."""
+    """An unsigned input of so many bits: x clamped to [0, 1], rounded to multiples of ``1 / (2^bits - 1)``."""
     levels = 2**bits - 1
     return _quant(x.clamp(0, 1) * levels, bits, signed=False) / levels
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..binary.layers import BinaryLayer
+from ..binary.quantized_layer import QuantizedLayer
 from ..packed.layers import PackedLayer
 from ..scheme import QuantizedWeight
 
@@ -50,7 +50,7 @@ def freeze(model: nn.Module) -> None:
     evaluation, is left out.
     """
     bits_of: dict[int, Tensor] = {}
-    for layer in [module for module in model.modules() if isinstance(module, BinaryLayer)]:
+    for layer in [module for module in model.modules() if isinstance(module, QuantizedLayer)]:
         stored = _stored_weight(layer)
         if stored["weight_bits"] is not None:
             first = bits_of.setdefault(id(layer.weight), stored["weight_bits"])
@@ -59,7 +59,7 @@ def freeze(model: nn.Module) -> None:
         _freeze_layer(layer, stored)
 
 
-def _stored_weight(layer: BinaryLayer) -> dict[str, Tensor | None]:
+def _stored_weight(layer: QuantizedLayer) -> dict[str, Tensor | None]:
     values, scale = layer.quantized_weight()
     weight = layer.from_filters(values).contiguous()
     bits = weight.to(torch.int8)
@@ -72,7 +72,7 @@ def _stored_weight(layer: BinaryLayer) -> dict[str, Tensor | None]:
     return {"weight_bits": bits, "weight_levels": None, "weight_scale": layer.per_channel(scale)}
 
 
-def _freeze_layer(layer: BinaryLayer, stored: dict[str, Tensor | None]) -> None:
+def _freeze_layer(layer: QuantizedLayer, stored: dict[str, Tensor | None]) -> None:
     bias = None if layer.bias is None else layer.bias.detach()
     if bias is not None and stored["weight_scale"] is not None:
         bias = layer.per_channel(bias)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from .. import packing
-from ..binary.layers import BinaryLayer
+from ..binary.quantized_layer import QuantizedLayer
 from ..calling import copy_model, run
 from .flow import Link
 from .layers import PackedLayer
@@ -130,7 +130,7 @@ def _run_copy(model: nn.Module, example_input: Any, watch=lambda model: []) -> d
         handle.remove()
     found = dict(_leaves("the output", output))
     for name, module in own.named_modules():
-        if not isinstance(module, (BinaryLayer, PackedLayer)) and not type(module).__module__.startswith("torch.nn"):
+        if not isinstance(module, (QuantizedLayer, PackedLayer)) and not type(module).__module__.startswith("torch.nn"):
             found |= _leaves(name or "the model", {k: v for k, v in vars(module).items() if not k.startswith("_")})
     return found
 
@@ -197,7 +197,7 @@ def _record(converted: nn.Module, taps: dict[str, list[_Tap]]) -> list:
 
         return record
 
-    layers = [(name, m) for name, m in converted.named_modules() if isinstance(m, (PackedLayer, BinaryLayer))]
+    layers = [(name, m) for name, m in converted.named_modules() if isinstance(m, (PackedLayer, QuantizedLayer))]
     return [layer.register_forward_pre_hook(hook(name), with_kwargs=True) for name, layer in layers]
 
 
@@ -206,7 +206,7 @@ def _tap(layer: nn.Module, x: Any) -> _Tap:
         return _Tap(x.clone(), False)
     channels = layer.geometry.channels
     if layer.folding.input_bits:
-        signs = packing.unpack_activations(x.reshape(1, 1, -1, x.shape[-1]), channels)
+        signs = packing.unpack_activations(x.words.reshape(1, 1, -1, x.words.shape[-1]), channels)
         return _Tap(signs[0, :, 0].t(), True)
     values = _rows(x, -1 - layer.dims)
     threshold = values.new_zeros(channels) if layer.threshold is None else layer.threshold
@@ -221,7 +221,7 @@ def _force(prepared: nn.Module, taps: Mapping[str, list[_Tap]], places: list[str
     def hook(name: str):
         calls = iter(taps[name])
 
-        def force(layer: BinaryLayer, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        def force(layer: QuantizedLayer, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
             x, tap = args[0] if args else kwargs["input"], next(calls, None)
             if tap is None:
                 places.append(f"{name!r} is called less often")
@@ -233,7 +233,7 @@ def _force(prepared: nn.Module, taps: Mapping[str, list[_Tap]], places: list[str
 
         return force
 
-    layers = [(name, m) for name, m in prepared.named_modules() if isinstance(m, BinaryLayer) and name in taps]
+    layers = [(name, m) for name, m in prepared.named_modules() if isinstance(m, QuantizedLayer) and name in taps]
     return [layer.register_forward_pre_hook(hook(name), with_kwargs=True) for name, layer in layers]
 
 
@@ -242,7 +242,7 @@ def _compare_floats(x: Tensor, tap: _Tap) -> tuple[str, Tensor]:
     return ("" if apart <= TOLERANCE else f"differs by {apart:.2g} of its largest value"), tap.values
 
 
-def _compare_signs(layer: BinaryLayer, x: Tensor, tap: _Tap) -> tuple[str, Tensor]:
+def _compare_signs(layer: QuantizedLayer, x: Tensor, tap: _Tap) -> tuple[str, Tensor]:
     """(what is wrong with the signs that the packed layer computed with, an input that has these signs)."""
     dim = layer.channel_dim
     threshold = x.new_zeros(x.shape[dim]) if layer.threshold is None else layer.threshold.detach()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -12,15 +13,14 @@ from torch import Tensor, nn
 from .. import packing
 from ..binary.adapters import added_zeros, no_padding
 from ..binary.layers import BinaryConv1d, BinaryConv2d, BinaryLayer, BinaryLinear, plain_class
-from ..calling import copy_model, evaluation_copy, float_inputs, run
+from ..calling import copy_model, evaluation_copy, float_inputs
 from ..kernels import ConvGeometry
 from . import fold
 from .check import agreeing
-from .expanded import expand
+from .expanded import ExpandedLayer, is_converted
 from .flow import Flow, Link, chain, trace_flow
 from .layers import PackedConv1d, PackedConv2d, PackedLayer, PackedLinear
 from .pool import PackedMaxPool2d
-from .report import is_converted
 
 _PACKED = {BinaryConv2d: PackedConv2d, BinaryConv1d: PackedConv1d, BinaryLinear: PackedLinear}
 
@@ -54,7 +54,7 @@ def convert(model: nn.Module, example_input: Any, check: bool = True) -> nn.Modu
     cannot be copied; ConversionMismatch where it computes something else though nothing is fused.
     """
     model = evaluation_copy(model).requires_grad_(False)
-    if not any(isinstance(module, BinaryLayer) and module.trainable for module in model.modules()):
+    if not any(isinstance(module, BinaryLayer) for module in model.modules()):
         if is_converted(model):
             raise ValueError("nothing to convert: the model is a converted one already, and holds bits only")
         raise ValueError("nothing to convert: no layer of the model is binary; quantize.prepare makes them so")
@@ -64,31 +64,38 @@ def convert(model: nn.Module, example_input: Any, check: bool = True) -> nn.Modu
     if check:
         packed, kept = agreeing(model, packed, flow.links, lambda links: _packed(model, flow, links), example_input)
     _note_taken_back(model, packed, flow, kept)
-    run(packed, example_input)  # puts the bits in the order of the kernels
+    _order_bits(packed, flow.moved(_places(model, packed), ()))
     return packed
+
+
+def _places(model: nn.Module, copied: nn.Module) -> dict[nn.Module, nn.Module]:
+    """Module of ``model`` -> its place in a copy."""
+    return dict(zip(model.modules(), copied.modules(), strict=True))
+
+
+def _order_bits(packed: nn.Module, flow: Flow) -> None:
+    """Put the bits of layers in the order of their kernels, as their first run would, which here could leave traces."""
+    for module in packed.modules():
+        if isinstance(module, PackedLayer) and math.prod(flow.input_shape.get(module, (0,))):
+            module.prepare(module.size_of(flow.input_shape[module]), module.weights.device)
 
 
 def _flow_of(model: nn.Module, example_input: Any) -> Flow:
     """What a run of a copy shows, told of ``model``: a run may leave traces on what it runs."""
     ran = copy_model(model)
     flow = trace_flow(ran, example_input, _is_watched)
-    return flow.moved(dict(zip(ran.modules(), model.modules(), strict=True)), flow.links)
+    return flow.moved(_places(ran, model), flow.links)
 
 
 def _packed(model: nn.Module, flow: Flow, links: Iterable[Link]) -> nn.Module:
     """A copy of ``model`` whose binary layers are packed, fused with their neighbours through ``links`` alone."""
     own = copy_model(model)
-    converter = _Converter(own, flow.moved(dict(zip(model.modules(), own.modules(), strict=True)), links))
+    converter = _Converter(own, flow.moved(_places(model, own), links))
     for layer in converter.packed:
         converter.fuse_input(layer)
     for layer in converter.packed:
         converter.fuse_output(layer)
-    own = converter.replace(own)
-    for module in own.modules():
-        if isinstance(module, BinaryLayer) and module.trainable:
-            left = expand(module)
-            module.note += f"; {left}: left as it was" if left else ""
-    return own
+    return converter.replace(own)
 
 
 def _note_taken_back(model: nn.Module, packed: nn.Module, flow: Flow, kept: Sequence[Link]) -> None:
@@ -100,7 +107,7 @@ def _note_taken_back(model: nn.Module, packed: nn.Module, flow: Flow, kept: Sequ
         layer = next((layer for layer in layers if isinstance(layer, PackedLayer)), None)
         if layer is not None:
             note = f"{names[first]} and {names[second]} are not fused: the answers would differ"
-            layer.folding.note = "; ".join(filter(None, (layer.folding.note, note)))
+            _fold(layer, note="; ".join(filter(None, (layer.folding.note, note))))
 
 
 def _is_watched(module: nn.Module) -> bool:
@@ -179,11 +186,11 @@ def _padding_function(layer: BinaryLayer):
 
 
 class _Converter:
-    """Packs the layers of a model, a copy, and fuses what stands between them.
+    """Packs the layers of a model, a copy, or has them expand their bits, and fuses what stands between packed ones.
 
     Attributes:
         packed: binary layer -> its packed layer.
-        replaced: module -> what takes its place.
+        replaced: another module -> what takes its place.
     """
 
     def __init__(self, model: nn.Module, flow: Flow):
@@ -192,16 +199,23 @@ class _Converter:
         self.packed: dict[BinaryLayer, PackedLayer] = {}
         self.replaced: dict[nn.Module, nn.Module] = {}
         for layer in model.modules():
-            if isinstance(layer, BinaryLayer) and layer.trainable:
-                try:
-                    self.packed[layer] = pack_layer(layer)
-                except ValueError as reason:
-                    layer.note = str(reason)
+            if isinstance(layer, BinaryLayer):
+                self._pack_or_expand(layer)
         self.shuffles = {
             module: fold.shuffle_groups(module, shape)
             for module, shape in flow.input_shape.items()
             if fold.may_shuffle(module)
         }
+
+    def _pack_or_expand(self, layer: BinaryLayer) -> None:
+        try:
+            self.packed[layer] = pack_layer(layer)
+        except ValueError as no_kernel:
+            layer.note = str(no_kernel)
+            try:
+                self.replaced[layer] = ExpandedLayer(layer)
+            except ValueError as no_codes:
+                layer.note += f"; {no_codes}: left as it was"
 
     def fuse_input(self, layer: BinaryLayer) -> None:
         """Make what stands before a packed layer its threshold; where it is a packed layer, hand on its bits."""

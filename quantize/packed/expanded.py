@@ -1,44 +1,70 @@
-"""Layers that store their weights in bits and expand them when they run.
+"""Layers that store their weights in bits and expand them when they run, and whether a model has been converted.
 
 For schemes whose input stays float or has more than one bit, for transposed and 3-D convolutions, and for
-whatever else :mod:`quantize.packed` has no kernel. What they compute is the binary layer's own forward pass.
+whatever else :mod:`quantize.packed` has no kernel.
 """
 
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.conv import _ConvTransposeNd
 
 from .. import packing
-from ..binary.layers import (
-    BinaryConv1d,
-    BinaryConv2d,
-    BinaryConv3d,
-    BinaryConvTranspose1d,
-    BinaryConvTranspose2d,
-    BinaryConvTranspose3d,
-    BinaryLayer,
-    BinaryLinear,
-    plain_class,
-)
+from ..binary.layers import BinaryLayer, plain_class
+from ..binary.quantized_layer import QuantizedLayer
 from ..scheme import QuantizedWeight
 from . import ops
+from .layers import PackedLayer
 
 
-class ExpandedLayer(BinaryLayer):
-    """Mixin over a binary layer class: no ``weight``, but buffers that it is computed from.
+class ExpandedLayer(QuantizedLayer):
+    """The evaluation forward of a binary layer, of any kind, with a weight that is computed from codes.
 
     Buffers:
         weight_codes: uint8 (out, bytes); a code of ``code_bits`` bits for each value of a filter, in the
             order of the filter's elements, least significant bit first.
         weight_levels: float (2^code_bits,), the values that codes stand for, in increasing order.
         weight_scale: as in :class:`quantize.QuantizedWeight`, or None.
+
+    Attributes:
+        kind: the class of binary layers whose forward it has.
+        filter_shape: (out_channels, in_channels / groups, *kernel).
+        note: what :func:`quantize.conversion_report` says of it.
     """
 
-    trainable = False
+    weight: None
+    weight_codes: Tensor
+    weight_levels: Tensor
+    weight_scale: Tensor | None
+    kind: type[BinaryLayer]
     filter_shape: tuple[int, ...]
     code_bits: int
+    padding_mode: str
+    _reversed_padding_repeated_twice: list[int]
+    note: str = ""
+
+    @torch.no_grad()
+    def __init__(self, layer: BinaryLayer):
+        """Take over all of a layer in evaluation mode but its weight.
+
+        ValueError where the weight cannot become codes, or the layer uses it in a way of its own.
+        """
+        kind, bits = plain_class(layer), layer.scheme.weight_bits
+        if kind is None:
+            raise ValueError("it may use its weight")
+        values, scale = layer.quantized_weight()
+        codes, levels = _encode(values, bits)
+        super().__init__()
+        vars(self).update({**vars(layer), "_parameters": {**layer._parameters}, "_buffers": {**layer._buffers}})
+        self.kind, self.filter_shape, self.code_bits = kind, tuple(values.shape), bits
+        self.register_parameter("weight", None)
+        self.register_buffer("weight_codes", codes)
+        self.register_buffer("weight_levels", levels)
+        self.register_buffer("weight_scale", None if scale is None else scale.clone())
+        if layer.unsettled:  # it is 0 and says nothing
+            self.threshold = None
 
     def quantized_weight(self) -> QuantizedWeight:
         bits = packing.bytes_to_bits(self.weight_codes, math.prod(self.filter_shape[1:]) * self.code_bits)
@@ -50,61 +76,42 @@ class ExpandedLayer(BinaryLayer):
         ops.refuse_gradient(input)
         return super().forward(input, *args, **kwargs)
 
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        padding = self.padding
+        if self.padding_mode != "zeros":
+            input = F.pad(input, self._reversed_padding_repeated_twice, self.padding_mode)
+            padding = 0
+        operation = (F.conv1d, F.conv2d, F.conv3d)[len(self.kernel_size) - 1]
+        return operation(input, weight, bias, self.stride, padding, self.dilation, self.groups)
 
-class ExpandedConv1d(ExpandedLayer, BinaryConv1d):
-    """A :class:`BinaryConv1d` that stores bits."""
+    _output_padding = _ConvTransposeNd._output_padding
 
+    def _load_from_state_dict(self, state_dict, prefix, *rest):
+        saved = state_dict.get(prefix + "threshold")
+        if saved is not None and self.threshold is None and self.scheme.signed_input:
+            start = torch.empty_like(saved, device=self.weight_levels.device)
+            self.threshold = nn.Parameter(start, requires_grad=False)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
-class ExpandedConv2d(ExpandedLayer, BinaryConv2d):
-    """A :class:`BinaryConv2d` that stores bits."""
-
-
-class ExpandedConv3d(ExpandedLayer, BinaryConv3d):
-    """A :class:`BinaryConv3d` that stores bits."""
-
-
-class ExpandedConvTranspose1d(ExpandedLayer, BinaryConvTranspose1d):
-    """A :class:`BinaryConvTranspose1d` that stores bits."""
-
-
-class ExpandedConvTranspose2d(ExpandedLayer, BinaryConvTranspose2d):
-    """A :class:`BinaryConvTranspose2d` that stores bits."""
-
-
-class ExpandedConvTranspose3d(ExpandedLayer, BinaryConvTranspose3d):
-    """A :class:`BinaryConvTranspose3d` that stores bits."""
+    def extra_repr(self) -> str:
+        options = self.kind.float_class.extra_repr(self)
+        return f"{self.kind.__name__}, {options}, bits={self.code_bits}, scheme={str(self.scheme)!r}"
 
 
-class ExpandedLinear(ExpandedLayer, BinaryLinear):
-    """A :class:`BinaryLinear` that stores bits."""
-
-
-_MORE_VALUES = "it has more values than bits"
-_CLASSES = {expanded.__bases__[1]: expanded for expanded in ExpandedLayer.__subclasses__()}
-
-
-@torch.no_grad()
-def expand(layer: BinaryLayer) -> str:
-    """Turn a binary layer in evaluation mode into one that stores bits, in place.
-
-    Returns "", or with nothing changed why it cannot.
-    """
-    values, scale = layer.quantized_weight()
-    kind, bits = plain_class(layer), layer.scheme.weight_bits
-    if kind is None or bits > 8:
-        return "it may use its weight" if kind is None else _MORE_VALUES
+def _encode(values: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """(codes, levels) as an :class:`ExpandedLayer` stores filters. ValueError where they have more values."""
+    if bits > 8:
+        raise ValueError("it has more values than bits")
     if bits == 1 and bool((values.abs() == 1).all()):
         levels, codes = values.new_tensor([-1.0, 1.0]), (values > 0).to(torch.uint8)
     else:
         levels, codes = values.unique(return_inverse=True)
         if len(levels) > 2**bits:
-            return _MORE_VALUES
+            raise ValueError("it has more values than bits")
     coded = (codes.flatten(1).unsqueeze(-1) >> torch.arange(bits, device=codes.device) & 1).bool().flatten(1)
-    layer.filter_shape, layer.code_bits = tuple(values.shape), bits
-    layer.register_parameter("weight", None)
-    layer.register_buffer("weight_codes", packing.bits_to_bytes(coded))
-    layer.register_buffer("weight_levels", F.pad(levels, (0, 2**bits - len(levels))))
-    layer.register_buffer("weight_scale", None if scale is None else scale.clone())
-    layer.__class__ = _CLASSES[kind]
-    layer.float_keys = frozenset((*layer._parameters, *layer._buffers)) - {"progress", "weight"}
-    return ""
+    return packing.bits_to_bytes(coded), F.pad(levels, (0, 2**bits - len(levels)))
+
+
+def is_converted(model: nn.Module) -> bool:
+    """Whether :func:`quantize.convert` has made ``model``, so that layers of it hold bits only."""
+    return any(isinstance(module, (PackedLayer, ExpandedLayer)) for module in model.modules())

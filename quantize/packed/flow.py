@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..calling import run, tensors_in
+from ..packing import Bits
 
 Link = tuple[nn.Module, nn.Module]  # two neighbours, in the order in which they run
 
@@ -138,6 +139,7 @@ class _Watch(TorchFunctionMode):
 
     def leave(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
         self.inside.pop()
+        output = output.words if isinstance(output, Bits) else output
         if not self.inside and isinstance(output, Tensor):
             key = id(output)  # another tensor may get it when this one is gone
             value = _Value(output, module, lambda _: self.current.pop(key, None))

@@ -6,6 +6,7 @@ bits of another packed layer.
 """
 
 import dataclasses
+import math
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 from .. import kernels, packing
 from ..binary.adapters import added_zeros
 from ..kernels import Binarize, ConvGeometry, Epilogue, Output, PreparedWeights, reference
+from ..packing import Bits
 from . import ops
 from .state import STATE_VERSION, state_problems
 
@@ -129,14 +131,17 @@ class PackedLayer(nn.Module):
         """The output of the convolution in the shape that belongs to the input ``x``."""
         return y
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor | Bits) -> Tensor | Bits:
         """As the float layer; packed layers have no gradient."""
-        self._check(input)
-        image, geometry = self._padded(self.to_image(input))
+        x = input.words if isinstance(input, Bits) else input
+        self._check(x)
+        image, geometry = self._padded(self.to_image(x))
         if self.prepared is None and image.numel():
-            self.prepare(image)
+            self._refuse_trace(image)
+            self.prepare(self.image_size(image), image.device)
         scale = self.window_mean(image, geometry) if self.window_scale else None
-        return self.from_image(self.convolve(image, geometry, scale), input)
+        y = self.from_image(self.convolve(image, geometry, scale), x)
+        return Bits(y) if self.folding.output_bits and not ops.is_traced(image) else y
 
     def convolve(self, image: Tensor, geometry: ConvGeometry, input_scale: Tensor | None) -> Tensor:
         """The convolution and all that the layer computes after it, of an image."""
@@ -194,6 +199,10 @@ class PackedLayer(nn.Module):
         height, width = image.shape[1:3] if self.folding.input_bits else image.shape[2:]
         return height, width
 
+    def size_of(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Height and width of the image of a float input of this shape."""
+        return (shape[-2], shape[-1])
+
     def window_mean(self, image: Tensor, geometry: ConvGeometry) -> Tensor:
         """K of XNOR-Net: mean of ``|x|`` over a group's channels and the kernel window, (N, groups, H', W')."""
         image = image.float()
@@ -206,17 +215,19 @@ class PackedLayer(nn.Module):
 
     # Weights.
 
-    def prepare(self, image: Tensor) -> None:
-        """Put the bits in the order of the kernel that is the fastest for images of this size."""
+    def prepare(self, size: tuple[int, int], device: torch.device) -> None:
+        """Put the bits in the order of the kernel that is the fastest for images of this height and width."""
+        with _preparing:
+            if self.prepared is None and device.type in ("cpu", "cuda"):
+                prepared = kernels.prepare_weights(self.weights, self.geometry, size=size)
+                self.weights, self.prepared = prepared.data, prepared
+
+    def _refuse_trace(self, image: Tensor) -> None:
         if ops.is_traced(image):
             raise RuntimeError(
                 f"a {type(self).__name__} cannot be exported or compiled before it ran: which kernel its bits are put "
                 "in order for is found then; call the model once after it was moved or loaded"
             )
-        with _preparing:
-            if self.prepared is None and image.device.type in ("cpu", "cuda"):
-                prepared = kernels.prepare_weights(self.weights, self.geometry, size=self.image_size(image))
-                self.weights, self.prepared = prepared.data, prepared
 
     def dense_weights(self) -> Tensor:
         """The weights as in the file: uint8 (out, bytes)."""
@@ -303,6 +314,9 @@ class PackedConv1d(PackedConv2d):
 
     dims = 1
 
+    def size_of(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        return (1, shape[-1])
+
     def to_image(self, x: Tensor) -> Tensor:
         return super().to_image(x).unsqueeze(1 if self.folding.input_bits else 2)
 
@@ -317,6 +331,9 @@ class PackedLinear(PackedLayer):
     """A packed ``nn.Linear``: (*, in_features) -> (*, out_features). The rows are the pixels of one image."""
 
     dims = 0
+
+    def size_of(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        return (1, math.prod(shape[:-1]))
 
     def to_image(self, x: Tensor) -> Tensor:
         rows = x.reshape(1, 1, -1, x.shape[-1])

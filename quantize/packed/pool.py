@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from .. import kernels
+from ..packing import Bits
 from . import ops
 
 
@@ -25,10 +26,12 @@ class PackedMaxPool2d(nn.Module):
         self.ceil_mode = pool.ceil_mode
         self.register_buffer("flip", flip)
 
-    def forward(self, input: Tensor) -> Tensor:
-        output = self.output_size(*input.shape[1:3])
+    def forward(self, input: Tensor | Bits) -> Tensor | Bits:
+        words = input.words if isinstance(input, Bits) else input
+        output = self.output_size(*words.shape[1:3])
         geometry = kernels.PoolGeometry(self.kernel, self.stride, (*self.padding, *self.padding), self.dilation, output)
-        return ops.pool(input, len(self.flip), geometry, self.flip)
+        y = ops.pool(words, len(self.flip), geometry, self.flip)
+        return y if ops.is_traced(words) else Bits(y)
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the output of an input of ``height`` x ``width``."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from ..binary.layers import BinaryLayer
+from ..binary.quantized_layer import QuantizedLayer
 from ..words import format_table
 from .layers import PackedLayer
 
@@ -63,24 +63,18 @@ class ConversionReport:
         return format_table(header, rows, right=("bytes",))
 
 
-def is_converted(model: nn.Module) -> bool:
-    """Whether :func:`quantize.convert` has made ``model``, so that layers of it hold bits only."""
-    packed = (isinstance(m, PackedLayer) or (isinstance(m, BinaryLayer) and not m.trainable) for m in model.modules())
-    return any(packed)
-
-
 def conversion_report(model: nn.Module) -> ConversionReport:
     """What :func:`quantize.convert` made of each binary layer of ``model``, which it returned."""
     rows = []
     for name, module in model.named_modules():
         if isinstance(module, PackedLayer):
             fold = module.folding
-            forms = ("bits" if bits else "float" for bits in (fold.input_bits, fold.output_bits))
-            rows.append(
-                LayerConversion(name, type(module).__name__, *forms, fold.absorbed, module.stored_bytes(), fold.note)
-            )
-        elif isinstance(module, BinaryLayer):
+            source, end = ("bits" if bits else "float" for bits in (fold.input_bits, fold.output_bits))
+            size, absorbed, note = module.stored_bytes(), fold.absorbed, fold.note
+        elif isinstance(module, QuantizedLayer):
             size = sum(t.numel() * t.element_size() for t in module.state_dict().values())
-            note = getattr(module, "note", "")
-            rows.append(LayerConversion(name, type(module).__name__, "float", "float", (), size, note))
+            source, end, absorbed, note = "float", "float", (), getattr(module, "note", "")
+        else:
+            continue
+        rows.append(LayerConversion(name, type(module).__name__, source, end, absorbed, size, note))
     return ConversionReport(tuple(rows))

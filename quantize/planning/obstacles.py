@@ -9,7 +9,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from ..binary.binary_layer import STATE, BinaryLayer
 from ..binary.layers import binary_class, layer_adapter
-from ..packed.report import is_converted
+from ..packed.expanded import is_converted
 from .observe import Observation
 
 # Modules that hand their matrices to a function, found without running the model.

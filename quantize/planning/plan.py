@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..binary.binary_layer import channel_dim
+from ..binary.quantized_layer import channel_dim
 from ..binary.threshold import needs_threshold, threshold_start
 from ..scheme import Scheme, get_scheme
 from ..words import did_you_mean, format_table

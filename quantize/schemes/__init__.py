@@ -1,27 +1,13 @@
-"""The built-in schemes: one file each, registered under the file's name."""
+"""The built-in schemes: one file each, registered under the file's name. A new one is a line more here."""
 
-from .binaryconnect import BinaryConnect
-from .bireal import BiReal
-from .bnn import BNN
-from .bwn import BWN
-from .dorefa import DoReFa
-from .irnet import IRNet
-from .react import ReAct
-from .recu import ReCU
-from .ternary import TWN
-from .xnor import XNOR
-from .xnorpp import XNORPlusPlus
-
-__all__ = [
-    "BNN",
-    "BWN",
-    "TWN",
-    "XNOR",
-    "BiReal",
-    "BinaryConnect",
-    "DoReFa",
-    "IRNet",
-    "ReAct",
-    "ReCU",
-    "XNORPlusPlus",
-]
+from .binaryconnect import BinaryConnect as BinaryConnect
+from .bireal import BiReal as BiReal
+from .bnn import BNN as BNN
+from .bwn import BWN as BWN
+from .dorefa import DoReFa as DoReFa
+from .irnet import IRNet as IRNet
+from .react import ReAct as ReAct
+from .recu import ReCU as ReCU
+from .ternary import TWN as TWN
+from .xnor import XNOR as XNOR
+from .xnorpp import XNORPlusPlus as XNORPlusPlus

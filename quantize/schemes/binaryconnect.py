@@ -7,9 +7,9 @@ propagations*, 2015.
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..scheme import QuantizedWeight, Scheme, register_scheme
+from ..scheme import Layer, QuantizedWeight, Scheme, register_scheme
 from ..ste import inside_closed, plus_minus, ste_sign
 
 
@@ -37,14 +37,20 @@ class BinaryConnect(Scheme):
     """``W -> sign(W)``; gradient passed where ``|W| <= 1``.
 
     Args:
-        stochastic: draw the sign in training (eq. 2 of the paper). Evaluation always uses
-            ``sign(W)``, the 1-bit network that ships; the paper evaluates this variant with the
-            float weights instead.
+        stochastic: draw the sign in training (eq. 2 of the paper). Of the three ways to evaluate (sec. 2.6) the
+            paper takes the float weights for this variant; here it is ``sign(W)``, the 1-bit network that ships,
+            whose batch norm needs statistics of its own: :func:`quantize.estimate_statistics`.
     """
 
     stochastic: bool = False
+    clips_weights = True
+    layouts = ("weights",)
 
-    def weight(self, filters: Tensor, layer: nn.Module) -> QuantizedWeight:
+    @property
+    def random_in_training(self) -> bool:
+        return self.stochastic
+
+    def weight(self, filters: Tensor, layer: Layer) -> QuantizedWeight:
         if self.stochastic and layer.training:
             return QuantizedWeight(stochastic_sign(filters))
         return QuantizedWeight(ste_sign(filters, inside_closed))

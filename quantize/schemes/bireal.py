@@ -6,9 +6,9 @@ Capability and Advanced Training Algorithm*, 2018. The shortcuts belong to the n
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..scheme import QuantizedWeight, Scheme, register_scheme
+from ..scheme import Layer, QuantizedWeight, Scheme, register_scheme
 from ..ste import clip, sign, ste_sign, straight_through, triangle
 
 
@@ -29,9 +29,10 @@ class BiReal(Scheme):
     """
 
     signed_input = True
+    layouts = ("bireal",)
 
-    def weight(self, filters: Tensor, layer: nn.Module) -> QuantizedWeight:
+    def weight(self, filters: Tensor, layer: Layer) -> QuantizedWeight:
         return clipped_sign(filters)
 
-    def input(self, x: Tensor, layer: nn.Module) -> Tensor:
+    def input(self, x: Tensor, layer: Layer) -> Tensor:
         return ste_sign(x, triangle)

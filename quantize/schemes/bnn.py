@@ -6,9 +6,9 @@ Activations Constrained to +1 or -1*, 2016.
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..scheme import QuantizedWeight, Scheme, register_scheme
+from ..scheme import Layer, QuantizedWeight, Scheme, register_scheme
 from ..ste import inside_closed, ste_sign
 
 
@@ -18,9 +18,10 @@ class BNN(Scheme):
     """``y = sign(x) * sign(W)``; gradient of both signs: hard tanh, 1 where ``|.| <= 1``."""
 
     signed_input = True
+    clips_weights = True
 
-    def weight(self, filters: Tensor, layer: nn.Module) -> QuantizedWeight:
+    def weight(self, filters: Tensor, layer: Layer) -> QuantizedWeight:
         return QuantizedWeight(ste_sign(filters, inside_closed))
 
-    def input(self, x: Tensor, layer: nn.Module) -> Tensor:
+    def input(self, x: Tensor, layer: Layer) -> Tensor:
         return ste_sign(x, inside_closed)

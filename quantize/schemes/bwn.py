@@ -6,10 +6,10 @@ Rastegari et al., *XNOR-Net: ImageNet Classification Using Binary Convolutional 
 from dataclasses import dataclass
 from functools import partial
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import kept_bits
-from ..scheme import QuantizedWeight, Scheme, register_scheme
+from ..scheme import Layer, QuantizedWeight, Scheme, register_scheme
 from .xnor import scaled_sign
 
 
@@ -18,11 +18,10 @@ from .xnor import scaled_sign
 class BWN(Scheme):
     """``W -> alpha sign(W)``, ``alpha = mean |W|`` a filter; gradient of :func:`scaled_sign`."""
 
-    def weight(self, filters: Tensor, layer: nn.Module) -> QuantizedWeight:
+    layouts = ("weights",)
+
+    def weight(self, filters: Tensor, layer: Layer) -> QuantizedWeight:
         return scaled_sign(filters)
 
-    def scaled_weight(self, filters: Tensor, layer: nn.Module) -> Tensor:
-        reference = partial(super().scaled_weight, layer=layer)
-        if type(self).weight is not BWN.weight:  # as in XNOR
-            return reference(filters)
-        return kept_bits.scaled_sign(filters, False, reference)
+    def scaled_weight(self, filters: Tensor, layer: Layer) -> Tensor:
+        return kept_bits.scaled_sign(filters, False, partial(super().scaled_weight, layer=layer))

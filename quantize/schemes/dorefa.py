@@ -6,12 +6,10 @@ Gradients*, 2016. Gradients stay in float (the paper's g = 32).
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..scheme import QuantizedWeight, Scheme, register_scheme
+from ..scheme import FLOAT_BITS, Layer, QuantizedWeight, Scheme, register_scheme
 from ..ste import clip, sign, ste_round, straight_through
-
-FLOAT_BITS = 32
 
 
 def quantize_unit(x: Tensor, bits: int) -> Tensor:
@@ -60,7 +58,11 @@ class DoReFa(Scheme):
     def weight_bits(self) -> int:
         return self.w_bits
 
-    def weight(self, filters: Tensor, layer: nn.Module) -> QuantizedWeight:
+    @property
+    def input_bits(self) -> int:
+        return self.a_bits
+
+    def weight(self, filters: Tensor, layer: Layer) -> QuantizedWeight:
         if self.w_bits == FLOAT_BITS:
             return QuantizedWeight(filters)
         if self.w_bits > 1:
@@ -68,5 +70,5 @@ class DoReFa(Scheme):
         scale = filters.detach().abs().mean().reshape((1,) * filters.dim())
         return QuantizedWeight(*straight_through(filters, sign(filters), scale))
 
-    def input(self, x: Tensor, layer: nn.Module) -> Tensor:
+    def input(self, x: Tensor, layer: Layer) -> Tensor:
         return x if self.a_bits == FLOAT_BITS else quantize_unit(clip(x, 0, 1), self.a_bits)

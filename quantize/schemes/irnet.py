@@ -6,9 +6,9 @@ Qin et al., *Forward and Backward Information Retention for Accurate Binary Neur
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..scheme import QuantizedWeight, Scheme, register_scheme
+from ..scheme import Layer, QuantizedWeight, Scheme, register_scheme
 from ..ste import sign
 
 T_MIN, T_MAX = 0.1, 10.0
@@ -53,12 +53,13 @@ class IRNet(Scheme):
 
     signed_input = True
     annealed = True
+    layouts = ("bireal",)
 
-    def weight(self, filters: Tensor, layer: nn.Module) -> QuantizedWeight:
+    def weight(self, filters: Tensor, layer: Layer) -> QuantizedWeight:
         v = standardize(filters)
         mean = v.detach().abs().mean(dim=tuple(range(1, v.dim())), keepdim=True)
         shift = torch.exp2(torch.round(torch.log2(mean.clamp_min(2.0**-16))))
         return QuantizedWeight(_AnnealedSign.apply(v, layer.progress), shift)
 
-    def input(self, x: Tensor, layer: nn.Module) -> Tensor:
+    def input(self, x: Tensor, layer: Layer) -> Tensor:
         return _AnnealedSign.apply(x, layer.progress)

@@ -16,3 +16,4 @@ class ReAct(BiReal):
     """:class:`BiReal` on ``x - threshold``, with a learned threshold a channel in every layer."""
 
     learned_threshold = True
+    layouts = ("react",)

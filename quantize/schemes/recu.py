@@ -6,9 +6,9 @@ Xu et al., *ReCU: Reviving the Dead Weights in Binary Neural Networks*, 2021.
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..scheme import QuantizedWeight, Scheme, register_scheme
+from ..scheme import Layer, QuantizedWeight, Scheme, register_scheme
 from ..ste import clip, sign, ste_sign, straight_through, triangle
 from .irnet import standardize
 
@@ -37,11 +37,12 @@ class ReCU(Scheme):
 
     signed_input = True
     annealed = True
+    layouts = ("bireal",)
 
-    def weight(self, filters: Tensor, layer: nn.Module) -> QuantizedWeight:
+    def weight(self, filters: Tensor, layer: Layer) -> QuantizedWeight:
         alpha = filters.detach().abs().mean(dim=tuple(range(1, filters.dim())), keepdim=True)
         v = standardize(filters)
         return QuantizedWeight(*straight_through(rectified_clamp(v, layer.progress), sign(v.detach()), alpha))
 
-    def input(self, x: Tensor, layer: nn.Module) -> Tensor:
+    def input(self, x: Tensor, layer: Layer) -> Tensor:
         return ste_sign(x, triangle)

@@ -6,9 +6,9 @@ Li et al., *Ternary Weight Networks*, 2016.
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..scheme import QuantizedWeight, Scheme, register_scheme
+from ..scheme import Layer, QuantizedWeight, Scheme, register_scheme
 from ..ste import sign, straight_through
 
 
@@ -21,11 +21,13 @@ class TWN(Scheme):
     Gradient: ``dL/dW = dL/d(alpha T)``.
     """
 
+    layouts = ("weights",)
+
     @property
     def weight_bits(self) -> int:
         return 2
 
-    def weight(self, filters: Tensor, layer: nn.Module) -> QuantizedWeight:
+    def weight(self, filters: Tensor, layer: Layer) -> QuantizedWeight:
         latent = filters.detach()
         size, axes = latent.abs(), tuple(range(1, latent.dim()))
         kept = size > 0.7 * size.mean(dim=axes, keepdim=True)

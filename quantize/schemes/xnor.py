@@ -6,10 +6,10 @@ Rastegari et al., *XNOR-Net: ImageNet Classification Using Binary Convolutional 
 from dataclasses import dataclass
 from functools import partial
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import kept_bits
-from ..scheme import QuantizedWeight, Scheme, register_scheme
+from ..scheme import Layer, QuantizedWeight, Scheme, register_scheme
 from ..ste import clip, inside_closed, magnitude, ste_sign
 
 
@@ -57,17 +57,14 @@ class XNOR(Scheme):
     def window_scale(self) -> bool:
         return self.input_scale
 
-    def weight(self, filters: Tensor, layer: nn.Module) -> QuantizedWeight:
+    def weight(self, filters: Tensor, layer: Layer) -> QuantizedWeight:
         return scaled_sign(center_filters(filters) if self.center else filters)
 
-    def scaled_weight(self, filters: Tensor, layer: nn.Module) -> Tensor:
-        reference = partial(super().scaled_weight, layer=layer)
-        if type(self).weight is not XNOR.weight:  # a scheme that is derived from this one has weights of its own
-            return reference(filters)
-        return kept_bits.scaled_sign(filters, self.center, reference)
+    def scaled_weight(self, filters: Tensor, layer: Layer) -> Tensor:
+        return kept_bits.scaled_sign(filters, self.center, partial(super().scaled_weight, layer=layer))
 
-    def input(self, x: Tensor, layer: nn.Module) -> Tensor:
+    def input(self, x: Tensor, layer: Layer) -> Tensor:
         return ste_sign(x)
 
-    def output_scale(self, x: Tensor, layer: nn.Module, *args) -> Tensor | None:
+    def output_scale(self, x: Tensor, layer: Layer, *args) -> Tensor | None:
         return layer.window_mean(magnitude(x), *args) if self.input_scale else None

@@ -5,10 +5,11 @@ Bulat & Tzimiropoulos, *XNOR-Net++: Improved Binary Neural Networks*, 2019.
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
-from ..scheme import QuantizedWeight, Scheme, register_scheme
+from ..scheme import Layer, QuantizedWeight, Scheme, register_scheme
 from ..ste import inside_closed, ste_sign
 
 
@@ -27,28 +28,28 @@ class XNORPlusPlus(Scheme):
 
     spatial: bool = False
     signed_input = True
+    layouts = ("bireal",)
 
     def check_output_size(self, output_size: tuple[int, ...] | None) -> None:
         if self.spatial and output_size is None:
             raise ValueError("scheme 'xnorpp:spatial=True' needs prepare's example_input: it learns a scale a row")
 
-    def attach(self, layer: nn.Module, output_size: tuple[int, ...] | None) -> None:
+    def attach(self, layer: Any, output_size: tuple[int, ...] | None) -> None:
         self.check_output_size(output_size)
         filters = layer.float_filters().detach()
         layer.gamma = nn.Parameter(filters.abs().flatten(1).mean(1))
-        if not self.spatial:
-            return
-        for i, size in enumerate(output_size):
+        sizes = output_size or () if self.spatial else ()
+        for i, size in enumerate(sizes):
             layer.register_parameter(f"gamma_dim{i}", nn.Parameter(filters.new_ones(size)))
 
-    def weight(self, filters: Tensor, layer: nn.Module) -> QuantizedWeight:
+    def weight(self, filters: Tensor, layer: Any) -> QuantizedWeight:
         scale = layer.gamma.reshape((-1,) + (1,) * (filters.dim() - 1))
         return QuantizedWeight(ste_sign(filters, inside_closed), scale)
 
-    def input(self, x: Tensor, layer: nn.Module) -> Tensor:
+    def input(self, x: Tensor, layer: Layer) -> Tensor:
         return ste_sign(x)
 
-    def output_scale(self, x: Tensor, layer: nn.Module, *args) -> Tensor | None:
+    def output_scale(self, x: Tensor, layer: Layer, *args) -> Tensor | None:
         dims = -1 - layer.channel_dim
         if not self.spatial or dims == 0:
             return None

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import models
 import quantize
+from quantize.scheme import preferred_layouts
 
 from .onnxruntime_sides import session
 from .sides import Built, Side, optional_module
@@ -43,14 +44,14 @@ class NetworkCase:
 
     @functools.cached_property
     def spec(self) -> models.ModelSpec:
-        return models.resolve(self.name, tuple(quantize.list_schemes()))
+        return models.resolve(self.name, preferred_layouts())
 
     @functools.cached_property
     def networks(self) -> tuple[nn.Module, nn.Module]:
         """The float network and the binary one, the same each time."""
         torch.manual_seed(0)
         x = torch.randn(8, *self.spec.input_size)
-        float_model = settle(models.create_model(self.name), x)
+        float_model = settle(models.create_model(self.name, schemes=preferred_layouts()), x)
         binary = quantize.prepare(float_model, self.spec.scheme, x, keep_float=self.spec.keep_float)
         return float_model, settle(binary, x)
 

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 import models
 import quantize
+from quantize.scheme import preferred_layouts
 from training.memory import keep_freed_memory
 
 from .memory import CLEAR, ROOT, STATUS, TIDY, resident
@@ -68,7 +69,7 @@ class TrainingProblem:
     def model(self, kind: str) -> nn.Module:
         """One of the two networks, new, to be trained."""
         torch.manual_seed(0)
-        model = models.create_model(self.case.network)
+        model = models.create_model(self.case.network, schemes=preferred_layouts())
         if kind == BINARY:
             spec, x = self.case.case.spec, self.case.case.batch(8)
             model = quantize.prepare(model, spec.scheme, x, keep_float=spec.keep_float, inplace=True)
