@@ -10,6 +10,7 @@ from tiny_runs import call, train
 import models
 import training
 from quantize.packed import PackedLayer
+from quantize.packed.state import decode_header, encode_header
 from tools import convert, export_onnx, sensitivity
 from training.checkpoint import read_trained, save_checkpoint
 
@@ -189,7 +190,7 @@ def test_a_damaged_file_is_refused_in_one_sentence(packed_file, tmp_path):
 def test_bits_of_another_network_are_refused(run, packed_file, tmp_path):
     contents = read_trained(packed_file)
     save_checkpoint(tmp_path / "less.pt", contents | {"packed": dict(list(contents["packed"].items())[:-1])})
-    header = dict(contents["packed"]["2._extra_state"], version=99)
+    header = encode_header({**decode_header(contents["packed"]["2._extra_state"]), "version": 99})
     save_checkpoint(tmp_path / "newer.pt", contents | {"packed": contents["packed"] | {"2._extra_state": header}})
     for name, reason in (("less.pt", "Missing key(s)"), ("newer.pt", "version 99; this xnorkit reads version 1")):
         with pytest.raises(ValueError, match=r"does not fit the network that it names, 'tiny_xnornet' \(") as caught:

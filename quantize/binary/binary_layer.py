@@ -136,6 +136,12 @@ class BinaryLayer(QuantizedLayer):
     # State: what binarization adds is optional, so that float checkpoints load.
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, *problems):
+        if not {prefix + "weight_bits", prefix + "weight_codes"}.isdisjoint(state_dict):
+            problems[-1].append(
+                f"{prefix.removesuffix('.') or 'the layer'}: the state has bits, this layer a weight to train: it is "
+                "that of a converted model, and loads into one that quantize.convert made"
+            )
+            return
         saved = state_dict.get(prefix + "threshold")
         if saved is not None:
             if self.threshold is None and self.scheme.signed_input:

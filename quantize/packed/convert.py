@@ -21,6 +21,7 @@ from .expanded import ExpandedLayer, is_converted
 from .flow import Flow, Link, chain, trace_flow
 from .layers import PackedConv1d, PackedConv2d, PackedLayer, PackedLinear
 from .pool import PackedMaxPool2d
+from .state import refuse_other_states
 
 _PACKED = {BinaryConv2d: PackedConv2d, BinaryConv1d: PackedConv1d, BinaryLinear: PackedLinear}
 
@@ -65,6 +66,7 @@ def convert(model: nn.Module, example_input: Any, check: bool = True) -> nn.Modu
         packed, kept = agreeing(model, packed, flow.links, lambda links: _packed(model, flow, links), example_input)
     _note_taken_back(model, packed, flow, kept)
     _order_bits(packed, flow.moved(_places(model, packed), ()))
+    packed.register_load_state_dict_pre_hook(refuse_other_states)
     return packed
 
 

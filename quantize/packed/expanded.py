@@ -5,6 +5,8 @@ whatever else :mod:`quantize.packed` has no kernel.
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,7 @@ from ..binary.quantized_layer import QuantizedLayer
 from ..scheme import QuantizedWeight
 from . import ops
 from .layers import PackedLayer
+from .state import form_problems
 
 
 class ExpandedLayer(QuantizedLayer):
@@ -34,7 +37,6 @@ class ExpandedLayer(QuantizedLayer):
         note: what :func:`quantize.conversion_report` says of it.
     """
 
-    weight: None
     weight_codes: Tensor
     weight_levels: Tensor
     weight_scale: Tensor | None
@@ -59,12 +61,22 @@ class ExpandedLayer(QuantizedLayer):
         super().__init__()
         vars(self).update({**vars(layer), "_parameters": {**layer._parameters}, "_buffers": {**layer._buffers}})
         self.kind, self.filter_shape, self.code_bits = kind, tuple(values.shape), bits
-        self.register_parameter("weight", None)
+        del self._parameters["weight"]
         self.register_buffer("weight_codes", codes)
         self.register_buffer("weight_levels", levels)
         self.register_buffer("weight_scale", None if scale is None else scale.clone())
         if layer.unsettled:  # it is 0 and says nothing
             self.threshold = None
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight that the layer computes with, its scale included, in the float layer's shape: expanded anew."""
+        values, scale = self.quantized_weight()
+        return self.from_filters(values if scale is None else values * scale)
+
+    def state_problems(self, state_dict: Mapping[str, Any], prefix: str) -> list[str]:
+        """Why the state under ``prefix`` is not one of this layer; what is missing is no problem here."""
+        return list(form_problems(self, state_dict, prefix))
 
     def quantized_weight(self) -> QuantizedWeight:
         bits = packing.bytes_to_bits(self.weight_codes, math.prod(self.filter_shape[1:]) * self.code_bits)

@@ -20,7 +20,7 @@ from ..binary.adapters import added_zeros
 from ..kernels import Binarize, ConvGeometry, Epilogue, Output, PreparedWeights, reference
 from ..packing import Bits
 from . import ops
-from .state import STATE_VERSION, state_problems
+from .state import STATE_VERSION, bits_problems, encode_header, form_problems, header_problems
 
 _preparing = threading.Lock()  # of several threads that call a layer first, one puts its bits in order
 
@@ -120,6 +120,48 @@ class PackedLayer(nn.Module):
             self.register_buffer(name, values)
         for name in ("flip", "output_threshold", "output_flip"):
             self.register_buffer(name, None)
+
+    # What users of the float layer read.
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight that the layer computes with, its scale included, in the float layer's shape: expanded anew."""
+        filters = packing.unpack_weights(self.dense_weights(), self.geometry.filters)
+        if self.scale is not None:
+            filters = filters * self.scale.view(-1, 1, 1, 1)
+        return filters.reshape(*filters.shape[:2], *self.kernel_size)
+
+    @property
+    def in_channels(self) -> int:
+        return self.geometry.channels
+
+    @property
+    def out_channels(self) -> int:
+        return self.geometry.out_channels
+
+    @property
+    def groups(self) -> int:
+        return self.geometry.groups
+
+    @property
+    def kernel_size(self) -> tuple[int, ...]:
+        return self.geometry.kernel[2 - self.dims :]
+
+    @property
+    def stride(self) -> tuple[int, ...]:
+        return self.geometry.stride[2 - self.dims :]
+
+    @property
+    def dilation(self) -> tuple[int, ...]:
+        return self.geometry.dilation[2 - self.dims :]
+
+    @property
+    def padding(self) -> tuple[int, ...] | str:
+        """As given to the float layer; "same" where the two sides differ."""
+        before, after = self.geometry.padding[:2], self.geometry.padding[2:]
+        if self.padding_mode != "zeros":
+            before, after = ((0, *self.pads[side - 2 :: -2])[-2:] for side in (0, 1))
+        return before[2 - self.dims :] if before == after else "same"
 
     # The layer as a convolution of images.
 
@@ -236,7 +278,7 @@ class PackedLayer(nn.Module):
         return weights if prepared is None else prepared.backend.dense_weights(weights, self.geometry)
 
     def stored_bytes(self) -> int:
-        """Bytes of all that :meth:`state_dict` holds of this layer."""
+        """Bytes of all numbers that :meth:`state_dict` holds of this layer; its header is about 250 more."""
         persistent = (b for name, b in self.named_buffers(recurse=False) if name != "weights")
         out, *_ = filters = self.geometry.filters
         return out * packing.filter_bytes(filters) + sum(b.numel() * b.element_size() for b in persistent)
@@ -254,15 +296,26 @@ class PackedLayer(nn.Module):
 
     # state_dict: the dense bits, the float buffers, and a header.
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """The header: what the bits belong to."""
+    def header(self) -> dict[str, Any]:
+        """What the bits belong to."""
         fold = dataclasses.asdict(self.folding)
         header = {"version": STATE_VERSION, "type": type(self).__name__, **dataclasses.asdict(self.geometry)}
         header |= {key: fold[key] for key in ("input_bits", "output_bits", "relu", "shuffle")}
         return {**header, "window_scale": self.window_scale, "padding_mode": self.padding_mode}
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
+    def get_extra_state(self) -> Tensor:
+        return encode_header(self.header())
+
+    def set_extra_state(self, state: Tensor) -> None:
         """The header was compared before anything was loaded."""
+
+    def state_problems(self, state_dict: Mapping[str, Any], prefix: str) -> list[str]:
+        """Why the state under ``prefix`` is not one of this layer; what is missing is no problem here."""
+        return [
+            *form_problems(self, state_dict, prefix),
+            *header_problems(state_dict.get(prefix + "_extra_state"), self.header()),
+            *bits_problems(state_dict.get(prefix + "weight_bits"), self.geometry.filters),
+        ]
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -271,8 +324,7 @@ class PackedLayer(nn.Module):
     def _load_from_state_dict(
         self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
     ) -> None:
-        header, bits = state_dict.get(prefix + "_extra_state"), state_dict.get(prefix + "weight_bits")
-        problems = state_problems(header, bits, self.get_extra_state(), self.geometry.filters)
+        bits, problems = state_dict.get(prefix + "weight_bits"), self.state_problems(state_dict, prefix)
         if problems:
             error_msgs += [f"{prefix.removesuffix('.') or 'the layer'}: {problem}" for problem in problems]
             return
@@ -331,6 +383,14 @@ class PackedLinear(PackedLayer):
     """A packed ``nn.Linear``: (*, in_features) -> (*, out_features). The rows are the pixels of one image."""
 
     dims = 0
+
+    @property
+    def in_features(self) -> int:
+        return self.geometry.channels
+
+    @property
+    def out_features(self) -> int:
+        return self.geometry.out_channels
 
     def size_of(self, shape: tuple[int, ...]) -> tuple[int, int]:
         return (1, math.prod(shape[:-1]))
