@@ -13,6 +13,7 @@ from torch.nn import functional as F
 import models
 import quantize
 from quantize.packed import PackedLayer
+from quantize.scheme import preferred_layouts
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 BINARY = [name for name in models.list_models() if models.resolve(name).scheme]
@@ -45,7 +46,9 @@ def test_network(name):
 def test_scheme(scheme, name):
     arch = f"{name}_{'xnornet' if scheme == 'xnor' else scheme}"
     x = torch.randn(6, 3, 32, 32)
-    net = quantize.prepare(models.create_model(arch), scheme, x, keep_float=models.resolve(arch).keep_float)
+    layouts = preferred_layouts()
+    spec = models.resolve(arch, layouts)
+    net = quantize.prepare(models.create_model(arch, schemes=layouts), scheme, x, keep_float=spec.keep_float)
     spread_norms(net, x)
     packed = quantize.convert(net, x)
     stored = {key for key in packed.state_dict() if key.endswith((".weight_bits", ".weight_codes"))}

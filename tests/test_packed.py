@@ -6,6 +6,7 @@ import io
 import pickle
 import threading
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -331,3 +332,15 @@ def test_threads_of_the_caller_get_the_same_answers():
     for i in range(4):
         assert len(found[i]) == 10
         assert all(torch.equal(y, expected[i]) for y in found[i])
+
+
+@pytest.mark.parametrize("name", ["dorefa", "ternary", "transposed", "rows and columns"])
+def test_a_state_that_an_older_version_wrote_is_loaded(name):
+    """tests/data/expanded_1.pt: written when expanded layers were binary layers of seven classes."""
+    old = torch.load(Path(__file__).parent / "data" / "expanded_1.pt", weights_only=True)[name]
+    build, scheme, _ = EXPANDED[name]
+    prepared = quantize.prepare(nn.Sequential(build()), scheme, old["input"], keep_float=())
+    converted = quantize.convert(prepared, old["input"])
+    converted.load_state_dict(old["state"])
+    torch.testing.assert_close(converted(old["input"]), old["output"])  # floats, of another machine
+    assert converted.state_dict().keys() == old["state"].keys()

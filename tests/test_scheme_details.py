@@ -12,6 +12,7 @@ from quantize.binary.binary_layer import warn_no_progress
 from quantize.schemes import irnet, recu
 from quantize.schemes.dorefa import quantize_weight
 from quantize.schemes.xnor import scaled_sign
+from quantize.ste import ste_sign
 
 
 def finite_differences(function, x: torch.Tensor, step: float = 1e-6) -> torch.Tensor:
@@ -211,3 +212,22 @@ def test_learned_scales_start_at_the_mean_magnitude():
     binary = quantize.prepare(nn.Sequential(layer), "xnorpp", keep_float=())[0]
     expected = [layer.weight[2 * (o // 3) : 2 * (o // 3) + 2, o % 3].abs().mean().item() for o in range(6)]
     assert binary.gamma.tolist() == pytest.approx(expected)
+
+
+OWN_WEIGHT = {"weight": lambda self, filters, layer: quantize.QuantizedWeight(0.5 * ste_sign(filters))}
+DERIVED = {
+    "in the class": lambda base: type("Own", (base,), OWN_WEIGHT),
+    "in a mixin": lambda base: type("Own", (type("Mixin", (), OWN_WEIGHT), base), {}),
+    "in the class before": lambda base: type("Own", (type("Before", (base,), OWN_WEIGHT),), {}),
+}
+
+
+@pytest.mark.parametrize("base", [quantize.schemes.XNOR, quantize.schemes.BWN])
+@pytest.mark.parametrize("where", DERIVED)
+def test_a_scheme_that_replaces_the_weight_trains_with_its_own(base, where):
+    """Its base class has a faster form, for training, of the weight that is replaced."""
+    filters = torch.randn(4, 6, requires_grad=True)
+    own, inherited = DERIVED[where](base)(), type("Inherits", (base,), {})()
+    assert own.scaled_weight(filters, nn.Module()).abs().unique().tolist() == [0.5]
+    assert torch.equal(inherited.scaled_weight(filters, nn.Module()), base().scaled_weight(filters, nn.Module()))
+    assert type(inherited).scaled_weight is base.scaled_weight

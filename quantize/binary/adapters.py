@@ -7,24 +7,25 @@ its own forward would be lost; an adapter says it in a form that a binary layer 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Weight = Callable[[nn.Module], Tensor]
-Padding = Callable[[nn.Module, Tensor], Tensor]
+Weight = Callable[[Any], Tensor]  # of a layer, whose class the function knows
+Padding = Callable[[Any, Tensor], Tensor]
 
 # What a binary layer takes over from its float layer; whoever replaces one of them computes something else.
 _METHODS = ("forward", "_conv_forward", "_output_padding")
 
 
-def own_weight(layer: nn.Module) -> Tensor:
+def own_weight(layer: Any) -> Tensor:
     """The layer's ``weight`` as it is."""
     return layer.weight
 
 
-def no_padding(layer: nn.Module, x: Tensor) -> Tensor:
+def no_padding(layer: Any, x: Tensor) -> Tensor:
     """``x``: the layer's own ``padding`` is all."""
     return x
 
@@ -95,7 +96,7 @@ def added_zeros(pad: Callable[[Tensor], Tensor], size: tuple[int, int]) -> tuple
     return top, left, bottom, right
 
 
-def _pad_same(layer: nn.Module, x: Tensor) -> Tensor:
+def _pad_same(layer: Any, x: Tensor) -> Tensor:
     """TensorFlow's "SAME": ceil(size / stride) outputs, an odd padding has its larger half at the end."""
     pads: list[int] = []
     geometry = zip(x.shape[layer.channel_dim + 1 :], layer.kernel_size, layer.stride, layer.dilation, strict=True)
@@ -105,11 +106,11 @@ def _pad_same(layer: nn.Module, x: Tensor) -> Tensor:
     return F.pad(x, pads)
 
 
-def _pad_same_if_dynamic(layer: nn.Module, x: Tensor) -> Tensor:
+def _pad_same_if_dynamic(layer: Any, x: Tensor) -> Tensor:
     return _pad_same(layer, x) if layer.same_pad else x
 
 
-def _standardized(layer: nn.Module, scaled: bool) -> Tensor:
+def _standardized(layer: Any, scaled: bool) -> Tensor:
     """Mean 0 and variance 1 a filter, times the layer's gain and 1/sqrt(fan-in) where ``scaled``."""
     gain = (layer.gain * layer.scale).flatten() if scaled else None
     filters = layer.weight.reshape(1, layer.out_channels, -1)

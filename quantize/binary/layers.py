@@ -5,6 +5,8 @@ same ``weight`` and ``bias`` keys, options and hooks. :func:`binarize` and :func
 the class of a layer in place, so that shared modules stay shared and parameters keep their identity.
 """
 
+from typing import Any
+
 from torch import nn
 
 from ..scheme import Scheme
@@ -99,22 +101,27 @@ def plain_class(layer: BinaryLayer) -> type[BinaryLayer] | None:
 
 def layer_adapter(layer: nn.Module) -> LayerAdapter | None:
     """What the binary counterpart of a float layer must know about its forward; None: it is of an unknown kind."""
-    return find_adapter(layer, FLOAT_CLASSES[binary_class(layer)])
+    kind = binary_class(layer)
+    return None if kind is None else find_adapter(layer, FLOAT_CLASSES[kind])
 
 
 def binarize(layer: nn.Module, scheme: Scheme, output_size: tuple[int, ...] | None = None) -> BinaryLayer:
     """Turn a float layer into its binary counterpart, in place; returns the same object."""
-    float_class, adapter = type(layer), layer_adapter(layer)
-    layer.__class__ = binary_class(layer)
-    layer.float_class = float_class
-    layer.attach(scheme, adapter, output_size)
-    return layer
+    float_class, kind, adapter = type(layer), binary_class(layer), layer_adapter(layer)
+    if kind is None or adapter is None:
+        raise ValueError(f"{float_class.__name__} has no binary form; quantize.plan(model) says which layers have one")
+    changed: Any = layer
+    changed.__class__ = kind
+    changed.float_class = float_class
+    changed.attach(scheme, adapter, output_size)
+    return changed
 
 
 def unbinarize(layer: BinaryLayer) -> nn.Module:
     """Undo :func:`binarize`, in place: the float layer with the current latent weights."""
     added = {*layer._parameters, *layer._buffers} - layer.float_keys
-    layer.__class__ = layer.float_class
-    for name in added | {name for name in STATE if hasattr(layer, name)}:
-        delattr(layer, name)
-    return layer
+    changed: Any = layer
+    changed.__class__ = layer.float_class
+    for name in added | {name for name in STATE if hasattr(changed, name)}:
+        delattr(changed, name)
+    return changed

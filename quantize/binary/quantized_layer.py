@@ -1,6 +1,7 @@
 """What binary layers do, whether they train or hold bits: a float layer's operation on what a scheme makes low-bit."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,6 +21,7 @@ class QuantizedLayer(nn.Module):
         adapter: which weight and padding the float layer's own forward uses.
         threshold: None (the input is compared with 0), or a parameter, one a channel.
         kernel_size: () for a linear layer.
+        note: what :func:`quantize.conversion_report` says of the layer.
     """
 
     scheme: Scheme
@@ -27,6 +29,7 @@ class QuantizedLayer(nn.Module):
     threshold: nn.Parameter | None
     bias: Tensor | None
     progress: Tensor  # of training, where the scheme is annealed
+    note: str = ""
 
     kernel_size: tuple[int, ...] = ()
     transposed: bool = False
@@ -35,7 +38,9 @@ class QuantizedLayer(nn.Module):
     out_channels: int
     groups: int
     stride: tuple[int, ...]
-    padding: tuple[int, ...] | str
+    padding: Any  # integers, or "same" or "valid"
+    padding_mode: str
+    _reversed_padding_repeated_twice: list[int]
     dilation: tuple[int, ...]
     _conv_forward: Callable[..., Tensor]
     _output_padding: Callable[..., list[int]]

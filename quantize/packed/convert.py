@@ -5,7 +5,7 @@ import functools
 import math
 from collections.abc import Iterable, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .. import packing
 from ..binary.adapters import added_zeros, no_padding
 from ..binary.layers import BinaryConv1d, BinaryConv2d, BinaryLayer, BinaryLinear, plain_class
+from ..binary.quantized_layer import channel_dim
 from ..calling import copy_model, evaluation_copy, float_inputs
 from ..kernels import ConvGeometry
 from . import fold
@@ -198,16 +199,14 @@ class _Converter:
     def __init__(self, model: nn.Module, flow: Flow):
         self.flow = flow
         self.names = {module: name for name, module in model.named_modules()}
-        self.packed: dict[BinaryLayer, PackedLayer] = {}
+        self.packed: dict[nn.Module, PackedLayer] = {}
         self.replaced: dict[nn.Module, nn.Module] = {}
         for layer in model.modules():
             if isinstance(layer, BinaryLayer):
                 self._pack_or_expand(layer)
-        self.shuffles = {
-            module: fold.shuffle_groups(module, shape)
-            for module, shape in flow.input_shape.items()
-            if fold.may_shuffle(module)
-        }
+        sized = [(module, shape) for module, shape in flow.input_shape.items() if fold.may_shuffle(module)]
+        groups = {module: fold.shuffle_groups(module, shape) for module, shape in sized}
+        self.shuffles = {module: count for module, count in groups.items() if count is not None}
 
     def _pack_or_expand(self, layer: BinaryLayer) -> None:
         try:
@@ -219,7 +218,7 @@ class _Converter:
             except ValueError as no_codes:
                 layer.note += f"; {no_codes}: left as it was"
 
-    def fuse_input(self, layer: BinaryLayer) -> None:
+    def fuse_input(self, layer: nn.Module) -> None:
         """Make what stands before a packed layer its threshold; where it is a packed layer, hand on its bits."""
         packed = self.packed[layer]
         if packed.window_scale:
@@ -238,7 +237,7 @@ class _Converter:
             packed.threshold, packed.flip = self._before(steps, *self._threshold(packed))
             self._absorb(packed, steps)
 
-    def _upstream(self, layer: BinaryLayer) -> list[nn.Module]:
+    def _upstream(self, layer: nn.Module) -> list[nn.Module]:
         """What stands before a layer, the nearest first, as far as bits could pass it, and the packed layer there."""
         found: list[nn.Module] = []
         for module in chain(self.flow.before, layer):
@@ -249,20 +248,20 @@ class _Converter:
             found.append(module)
         return found
 
-    def _passes(self, module: nn.Module, layer: BinaryLayer) -> bool:
+    def _passes(self, module: nn.Module, layer: nn.Module) -> bool:
         """Whether it does to bits, or to a threshold, what it does to floats."""
-        if not (fold.is_batch_norm(module) or fold.is_max_pool(module) or self.shuffles.get(module) is not None):
+        if not (fold.is_batch_norm(module) or fold.is_max_pool(module) or module in self.shuffles):
             return fold.is_monotone(module)
         dims = len(self.flow.input_shape[module])  # where they are the layer's, so are the channels
-        return dims == max(2, 1 - layer.channel_dim) and (dims == 4 or not fold.is_max_pool(module))
+        return dims == max(2, 1 - channel_dim(layer)) and (dims == 4 or not fold.is_max_pool(module))
 
-    def _takes_bits(self, layer: BinaryLayer, source: nn.Module, between: Sequence[nn.Module]) -> bool:
+    def _takes_bits(self, layer: nn.Module, source: nn.Module, between: Sequence[nn.Module]) -> bool:
         target = self.packed[layer]
-        shuffles = sum(self.shuffles.get(module) is not None for module in between)
+        shuffles = sum(module in self.shuffles for module in between)
         same_kind = type(self.packed[source]) is type(target)
         return same_kind and target.padding_mode == "zeros" and target.pad is None and shuffles <= 1
 
-    def _hand_on_bits(self, source: BinaryLayer, between: Sequence[nn.Module], layer: BinaryLayer) -> None:
+    def _hand_on_bits(self, source: nn.Module, between: Sequence[nn.Module], layer: nn.Module) -> None:
         """Let ``source`` end in the bits that ``layer`` starts with; ``between`` is what stands there, in order."""
         first, target = self.packed[source], self.packed[layer]
         threshold, flip = self._threshold(target)
@@ -273,18 +272,18 @@ class _Converter:
                 continue
             threshold, flip = self._before(steps, threshold, flip)
             steps = []
-            if self.shuffles.get(module) is not None:
+            if module in self.shuffles:
                 groups = self.shuffles[module]
                 threshold, flip = (fold.unshuffle_values(values, groups) for values in (threshold, flip))
             else:  # the bits that a pooling gets are in their last order, though the shuffle may come after it
-                self.replaced[module] = PackedMaxPool2d(module, fold.shuffle_values(flip, groups))
+                self.replaced[module] = PackedMaxPool2d(cast(nn.MaxPool2d, module), fold.shuffle_values(flip, groups))
         first.output_threshold, first.output_flip = self._before(steps, threshold, flip)
         target.threshold = target.flip = None
         _fold(first, output_bits=True, shuffle=groups)
         _fold(target, input_bits=True)
         self._absorb(first, between)
 
-    def fuse_output(self, layer: BinaryLayer) -> None:
+    def fuse_output(self, layer: nn.Module) -> None:
         """Make what is left behind a packed layer its scale, bias, ReLU, and the order of its channels."""
         packed = self.packed[layer]
         if packed.folding.output_bits:
@@ -293,7 +292,7 @@ class _Converter:
         for module in chain(self.flow.after, layer):
             if module in self.replaced or module in self.packed:
                 break
-            if self.shuffles.get(module) is not None:
+            if module in self.shuffles:
                 if self._passes(module, layer):
                     _fold(packed, shuffle=self.shuffles[module])
                     self._absorb(packed, [module])

@@ -34,7 +34,6 @@ class ExpandedLayer(QuantizedLayer):
     Attributes:
         kind: the class of binary layers whose forward it has.
         filter_shape: (out_channels, in_channels / groups, *kernel).
-        note: what :func:`quantize.conversion_report` says of it.
     """
 
     weight_codes: Tensor
@@ -43,9 +42,6 @@ class ExpandedLayer(QuantizedLayer):
     kind: type[BinaryLayer]
     filter_shape: tuple[int, ...]
     code_bits: int
-    padding_mode: str
-    _reversed_padding_repeated_twice: list[int]
-    note: str = ""
 
     @torch.no_grad()
     def __init__(self, layer: BinaryLayer):

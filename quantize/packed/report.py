@@ -73,7 +73,7 @@ def conversion_report(model: nn.Module) -> ConversionReport:
             size, absorbed, note = module.stored_bytes(), fold.absorbed, fold.note
         elif isinstance(module, QuantizedLayer):
             size = sum(t.numel() * t.element_size() for t in module.state_dict().values())
-            source, end, absorbed, note = "float", "float", (), getattr(module, "note", "")
+            source, end, absorbed, note = "float", "float", (), module.note
         else:
             continue
         rows.append(LayerConversion(name, type(module).__name__, source, end, absorbed, size, note))
