@@ -29,7 +29,7 @@ lint: $(VENV)/installed-test
 lint-fix: $(VENV)/installed-test
 	$(BIN)/python tools/lint.py --fix
 
-$(VENV)/installed: setup.cfg pyproject.toml setup.py $(wildcard quantize/csrc/*)
+$(VENV)/installed: setup.cfg pyproject.toml setup.py $(wildcard quantize/csrc/* quantize/csrc/*/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "xnorkit needs Python 3.10 or newer; name one with make PYTHON=/path/to/python3")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --upgrade pip

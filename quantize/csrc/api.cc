@@ -6,13 +6,13 @@
 #include <new>
 #include <string>
 
-#include "conv.h"
+#include "conv/conv.h"
+#include "conv/input.h"
+#include "conv/weights.h"
 #include "error.h"
-#include "input.h"
 #include "kernel.h"
 #include "pool.h"
-#include "straight_through.h"
-#include "weights.h"
+#include "training/straight_through.h"
 #include "xnorkit.h"
 
 namespace xk {

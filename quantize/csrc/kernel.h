@@ -66,7 +66,7 @@ struct PlaneTap {
   int64_t input, weight;
 };
 
-// Sums of vectors of 16 pixels with the channels of a block, see conv_planes.cc, and their way to the output.
+// Sums of vectors of 16 pixels with the channels of a block, see conv/planes.cc, and their way to the output.
 struct PlaneTile {
   const Half* input;  // [half][pixel], at the first pixel
   int64_t plane;      // halves from a plane to the next

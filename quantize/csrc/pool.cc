@@ -2,7 +2,7 @@
 
 #include <cinttypes>
 
-#include "conv.h"
+#include "conv/conv.h"
 #include "error.h"
 
 namespace xk {

@@ -129,7 +129,7 @@ std::vector<xk_conv_shape> shapes() {
   all.push_back({1, 64, 1, 37, 100, 1, 4, 1, 2, 1, 1, 0, 3, 0, 0, 1});   // one-dimensional, uneven padding
   all.push_back({1, 2000, 1, 5, 48, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1});  // linear
   all.push_back({1, 64, 6, 7, 32, 2, 4, 2, 1, 1, 3, 1, 2, 0, 4, 2});
-  // Wide enough that pixels lie side by side in vectors: see conv_planes.cc.
+  // Wide enough that pixels lie side by side in vectors: see conv/planes.cc.
   all.push_back(square(2, 64, 40, 17, 3, 1, 1, 1, 1));
   all.push_back(square(1, 31, 21, 20, 3, 1, 1, 1, 1));
   all.push_back(square(1, 256, 33, 9, 1, 1, 0, 1, 1));

@@ -1,5 +1,5 @@
 // Dense weights to a kernel's order and back. Orders of kernels that this machine cannot run are tested too: inside.
-#include "weights.h"
+#include "conv/weights.h"
 
 #include <algorithm>
 #include <cstring>
@@ -23,7 +23,7 @@ std::vector<xk_conv_shape> shapes() {
 
 bool bit_at(const uint8_t* bits, int64_t i) { return bits[i / 8] >> (i % 8) & 1; }
 
-// As the comments of conv.h and weights.cc say of them.
+// As the comments of conv/conv.h and conv/weights.cc say of them.
 struct Place {
   int64_t word, bit;
 };

@@ -2,7 +2,7 @@
 #if defined(__x86_64__)
 #include <algorithm>
 
-#include "avx512.h"
+#include "arch/avx512.h"
 
 namespace xk {
 namespace avx512 {

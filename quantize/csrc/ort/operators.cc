@@ -10,10 +10,10 @@
 #include <string>
 
 #include "error.h"
-#include "ort_api.h"
-#include "ort_conv.h"
-#include "ort_node.h"
-#include "ort_pool.h"
+#include "ort/binary_conv.h"
+#include "ort/binary_max_pool.h"
+#include "ort/c_api.h"
+#include "ort/node.h"
 
 namespace xk::ort {
 namespace {

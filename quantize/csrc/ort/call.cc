@@ -1,4 +1,4 @@
-#include "ort_call.h"
+#include "ort/call.h"
 
 #include <cinttypes>
 #include <cstring>

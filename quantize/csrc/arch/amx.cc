@@ -13,8 +13,8 @@
 #include <new>
 #include <vector>
 
-#include "amx.h"
-#include "conv.h"
+#include "arch/amx.h"
+#include "conv/conv.h"
 
 namespace xk {
 namespace amx {

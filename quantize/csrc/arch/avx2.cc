@@ -6,7 +6,7 @@
 #include <cstring>
 #include <limits>
 
-#include "conv.h"
+#include "conv/conv.h"
 #include "kernel.h"
 
 namespace xk {
@@ -14,7 +14,7 @@ namespace avx2 {
 
 #define XK_TARGET __attribute__((target("avx2,popcnt,bmi2")))
 #define XK_DEPOSIT _pdep_u64
-#include "portable.inc"
+#include "arch/portable.inc"
 
 constexpr int kVectors = 2;          // of four channels
 constexpr int kByteWords = 255 / 8;  // a byte gains at most 8 a word

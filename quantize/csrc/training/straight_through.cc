@@ -1,11 +1,11 @@
-#include "straight_through.h"
+#include "training/straight_through.h"
 
 #include <algorithm>
 #include <cmath>
 #include <vector>
 
-#include "conv.h"
-#include "elements.h"
+#include "conv/conv.h"
+#include "training/elements.h"
 
 namespace xk {
 

@@ -1,4 +1,4 @@
-#include "input.h"
+#include "conv/input.h"
 
 #include <algorithm>
 #include <cstring>

@@ -1,7 +1,7 @@
-// The end of a convolution whose output channels are shuffled: as in conv_output.cc, but lanes do not lie side by side.
+// The end of a convolution whose output channels are shuffled: as in epilogue.cc, but lanes do not lie side by side.
 #include <algorithm>
 
-#include "conv.h"
+#include "conv/conv.h"
 
 namespace xk {
 

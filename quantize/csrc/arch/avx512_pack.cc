@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
-#include "avx512.h"
-#include "conv.h"
+#include "arch/avx512.h"
+#include "conv/conv.h"
 
 namespace xk {
 namespace avx512 {

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "ort_api.h"
+#include "ort/c_api.h"
 
 namespace xk::ort {
 

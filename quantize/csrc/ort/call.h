@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "error.h"
-#include "ort_api.h"
-#include "ort_node.h"
+#include "ort/c_api.h"
+#include "ort/node.h"
 #include "xnorkit.h"
 
 namespace xk::ort {

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "conv.h"
+#include "conv/conv.h"
 
 namespace xk {
 

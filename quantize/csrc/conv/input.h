@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <memory>
 
-#include "conv.h"
+#include "conv/conv.h"
 
 namespace xk {
 

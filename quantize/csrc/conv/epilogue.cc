@@ -3,7 +3,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "conv.h"
+#include "conv/conv.h"
 
 namespace xk {
 

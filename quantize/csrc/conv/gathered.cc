@@ -5,7 +5,7 @@
 #include <cstring>
 #include <vector>
 
-#include "conv.h"
+#include "conv/conv.h"
 
 namespace xk {
 

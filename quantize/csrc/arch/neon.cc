@@ -5,14 +5,14 @@
 #include <algorithm>
 #include <cstring>
 
-#include "conv.h"
+#include "conv/conv.h"
 #include "kernel.h"
 
 namespace xk {
 namespace neon {
 
 #define XK_TARGET
-#include "portable.inc"
+#include "arch/portable.inc"
 
 constexpr int kVectors = 4;          // of two channels
 constexpr int kByteWords = 255 / 8;  // a byte gains at most 8 a word

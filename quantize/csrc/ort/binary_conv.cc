@@ -1,4 +1,4 @@
-#include "ort_conv.h"
+#include "ort/binary_conv.h"
 
 #include <cinttypes>
 

@@ -2,14 +2,14 @@
 #if defined(__x86_64__)
 #include <algorithm>
 
-#include "avx512.h"
-#include "conv.h"
+#include "arch/avx512.h"
+#include "conv/conv.h"
 
 namespace xk {
 namespace avx512 {
 
 namespace portable {
-#include "portable.inc"
+#include "arch/portable.inc"
 }  // namespace portable
 
 // x = (a ^ w) & mask where kMasked, in one instruction: its truth table over (a, w, mask), mask lowest, is 0x28.

@@ -1,4 +1,4 @@
-#include "elements.h"
+#include "training/elements.h"
 
 #include <algorithm>
 #include <cmath>

@@ -2,14 +2,14 @@
 #include <algorithm>
 #include <cstring>
 
-#include "conv.h"
+#include "conv/conv.h"
 #include "kernel.h"
 
 namespace xk {
 namespace scalar {
 
 #define XK_TARGET
-#include "portable.inc"
+#include "arch/portable.inc"
 
 static inline uint64_t popcount(uint64_t x) {
   x -= x >> 1 & 0x5555555555555555u;

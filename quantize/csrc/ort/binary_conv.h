@@ -4,9 +4,9 @@
 #include <cstdint>
 #include <vector>
 
-#include "ort_api.h"
-#include "ort_call.h"
-#include "ort_node.h"
+#include "ort/c_api.h"
+#include "ort/call.h"
+#include "ort/node.h"
 #include "xnorkit.h"
 
 namespace xk::ort {

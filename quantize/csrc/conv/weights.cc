@@ -1,4 +1,4 @@
-#include "weights.h"
+#include "conv/weights.h"
 
 #include <algorithm>
 #include <cinttypes>
@@ -95,7 +95,7 @@ Half chain_link(const ChainPlan& plan, const Half* halves, int64_t at) {
 }
 
 // [block][step][16] words. Word k is row k of a weight tile: its byte 4 l + j is weight 4 k + j of the step's 64,
-// of lane l. Byte b of the row is bit b / 8 of byte b % 8 of the word, see weight_signs() in amx.h.
+// of lane l. Byte b of the row is bit b / 8 of byte b % 8 of the word, see weight_signs() in arch/amx.h.
 template <class Visit>
 void visit_tiles(const Shape& s, int64_t block, int lane, const Visit& visit) {
   const TilePlan plan = tile_plan(s);

@@ -1,4 +1,4 @@
-#include "ort_node.h"
+#include "ort/node.h"
 
 #include <cinttypes>
 

@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "conv.h"
+#include "conv/conv.h"
 
 namespace xk {
 

@@ -1,4 +1,4 @@
-#include "ort_pool.h"
+#include "ort/binary_max_pool.h"
 
 #include <cinttypes>
 

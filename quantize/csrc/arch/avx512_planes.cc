@@ -1,9 +1,9 @@
-// AVX-512: vectors of 16 pixels by up to eight output channels, in registers; see conv_planes.cc.
+// AVX-512: vectors of 16 pixels by up to eight output channels, in registers; see conv/planes.cc.
 #if defined(__x86_64__)
 #include <algorithm>
 #include <limits>
 
-#include "avx512.h"
+#include "arch/avx512.h"
 
 namespace xk {
 namespace avx512 {

@@ -57,7 +57,7 @@ ChainPlan chain_plan(const Shape& shape);
 // operations instead of 9, seven 18 instead of 21: popcount(x0) + ... = popcount(s) + 2 sum(popcount(carry)).
 void form_chains(Half* chains, int64_t count, int64_t halves, int64_t pitch);
 
-// The planes of conv_planes.cc, in halves: [image][group][half] planes of pixels, with room around all of them.
+// The planes of conv/planes.cc, in halves: [image][group][half] planes of pixels, with room around all of them.
 struct PlaneLayout {
   int64_t plane, before, after;
   int64_t size(const Shape& s) const {
