@@ -2,8 +2,8 @@
 
 #include <cinttypes>
 
-#include "conv/conv.h"
 #include "error.h"
+#include "parallel.h"
 
 namespace xk {
 

@@ -15,6 +15,7 @@
 
 #include "arch/amx.h"
 #include "conv/conv.h"
+#include "parallel.h"
 
 namespace xk {
 namespace amx {

@@ -1,11 +1,9 @@
 // One convolution call, and the stages that the drivers share.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <vector>
 
-#include "error.h"
 #include "kernel.h"
 #include "shape.h"
 #include "xnorkit.h"
@@ -103,28 +101,5 @@ void store_shuffled(const ConvCall& call, const Finish& finish, int64_t image, i
 
 // How tasks are cut: a block each, or all blocks where bits are written.
 inline int64_t blocks_a_task(const ConvCall& call) { return call.output.kind == XK_OUT_BITS ? call.shape.blocks() : 1; }
-
-// task(i) for i < count on the caller's threads; an exception in one is thrown again here.
-template <class Task>
-void parallel_for(const xk_parallel* parallel, int64_t count, const Task& task) {
-  if (!parallel || !parallel->run || count < 2) {
-    for (int64_t i = 0; i < count; ++i) task(i);
-    return;
-  }
-  struct Job {
-    const Task& task;
-    std::atomic<bool> failed;
-  } job{task, {false}};
-  auto body = [](void* argument, size_t index) {
-    Job& j = *static_cast<Job*>(argument);
-    try {
-      j.task(static_cast<int64_t>(index));
-    } catch (const std::exception&) {  // only allocation can fail inside a task
-      j.failed = true;
-    }
-  };
-  parallel->run(parallel->context, static_cast<size_t>(count), body, &job);
-  if (job.failed) fail(XK_OUT_OF_MEMORY, "out of memory for temporaries");
-}
 
 }  // namespace xk

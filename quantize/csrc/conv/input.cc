@@ -4,6 +4,8 @@
 #include <cstring>
 #include <vector>
 
+#include "parallel.h"
+
 namespace xk {
 
 namespace {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "conv/conv.h"
+#include "parallel.h"
 
 namespace xk {
 

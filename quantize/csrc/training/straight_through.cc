@@ -4,7 +4,8 @@
 #include <cmath>
 #include <vector>
 
-#include "conv/conv.h"
+#include "parallel.h"
+#include "shape.h"
 #include "training/elements.h"
 
 namespace xk {
