@@ -43,17 +43,17 @@ struct Tile {
   int64_t dots_stride;
 };
 
-// Signs of sums without an epilogue in floats: that of a lane is +1 where (sum ^ turn) > limit, with turn -1 where the
-// epilogue and the comparison together turn the order around, else 0.
+// Signs of sums without an epilogue in floats: that of a lane is +1 where (sum ^ flip) > limit, with flip -1 where the
+// epilogue and the comparison together flip the order of sums, else 0.
 struct SignLimits {
-  int32_t limit[kLanes], turn[kLanes];
+  int32_t limit[kLanes], flip[kLanes];
 };
 
 // Everything an epilogue needs about a block of channels; entries past the last channel are harmless.
-struct Finish {
+struct Epilogue {
   float scale[kLanes], bias[kLanes];
   float threshold[kLanes];
-  uint32_t flip[kLanes];     // the sign bit where the comparison is turned around
+  uint32_t flip[kLanes];     // the sign bit where the comparison is flipped
   const float* input_scale;  // [pixel], or NULL
   bool relu;
   bool integers;  // the sums themselves
@@ -94,7 +94,7 @@ struct PackPlanes {
   int64_t plane;           // floats from a channel to the next
   int64_t pixels;          // to do
   int64_t channels;
-  const float* threshold;  // [channels], the sign turned where flipped
+  const float* threshold;  // [channels], with the other sign where flipped
   const uint32_t* flip;    // [channels], the sign bit where flipped
   bool flips;              // any
   uint64_t* bits;          // [pixel][words]
@@ -109,16 +109,16 @@ struct Parts {
   void (*dot_tile)(const Tile<Word>& tile);
   // Both of WeightOrder::kChains.
   void (*dot_halves)(const Tile<Half>& tile);
-  void (*convolve_planes)(const PlaneTile& tile, const Finish& finish);
-  // The ends of a convolution. From sums [pixel][kLanes], which they may overwrite:
+  void (*convolve_planes)(const PlaneTile& tile, const Epilogue& epilogue);
+  // Epilogues. From sums [pixel][kLanes], which they may overwrite:
   // to planes, [lane][pixel], lanes `pitch` 32-bit values apart;
-  void (*store_planes)(const Finish& finish, int64_t pixels, int32_t* dots, int32_t* output, int64_t pitch);
+  void (*store_planes)(const Epilogue& epilogue, int64_t pixels, int32_t* dots, int32_t* output, int64_t pitch);
   // to rows, [pixel][lane], pixels `pitch` apart;
-  void (*store_rows)(const Finish& finish, int64_t pixels, int32_t* dots, int32_t* output, int64_t pitch);
+  void (*store_rows)(const Epilogue& epilogue, int64_t pixels, int32_t* dots, int32_t* output, int64_t pitch);
   // to signs: bit l of signs[p] tells whether lane l of pixel p is +1.
-  void (*store_signs)(const Finish& finish, int64_t pixels, int32_t* dots, uint16_t* signs);
+  void (*store_signs)(const Epilogue& epilogue, int64_t pixels, int32_t* dots, uint16_t* signs);
   // The limits of sums of up to `terms` products; scale and bias are finite.
-  void (*find_limits)(const Finish& finish, int32_t terms, SignLimits* limits);
+  void (*find_limits)(const Epilogue& epilogue, int32_t terms, SignLimits* limits);
   // Or-s signs into pixels of words, `pitch` apart.
   void (*spread_signs)(const uint16_t* signs, int64_t pixels, const Spread* spreads, int count, uint64_t* words,
                        int64_t pitch);

@@ -31,7 +31,7 @@ std::vector<Band> checked_bands(const Axis& a) {
   return result;
 }
 
-// The bits that are inverted in a row of pixels.
+// The bits that are flipped in a row of pixels.
 std::vector<uint64_t> flipped_row(const Pool& p, const uint8_t* flip) {
   std::vector<uint64_t> row(static_cast<size_t>(p.width * p.words));
   if (!flip) return row;
@@ -62,20 +62,20 @@ Pool full_pool(const xk_pool_shape& options) {
   return p;
 }
 
-// The bit of a channel is x >= t: that of the maximum is the or of the bits. Where it is x <= t, it is their and:
-// the inverse of the or of their inverses. Rows of a window first, then columns.
+// The bit of a channel is x >= t: that of the maximum is the or of the bits. Where it is x <= t, it is their and: the
+// or of the flipped bits, flipped. Rows of a window first, then columns.
 void max_pool(const Pool& p, const uint64_t* bits, const uint8_t* flip, uint64_t* output,
               const xk_parallel* parallel) {
   const int64_t row_words = p.width * p.words;
-  const std::vector<uint64_t> inverted = flipped_row(p, flip);
+  const std::vector<uint64_t> flipped = flipped_row(p, flip);
   parallel_for(parallel, p.batch * p.out_height, [&](int64_t index) {
     const int64_t y = index % p.out_height;
     const Band& r = band_of(p.rows, y);
-    std::vector<uint64_t> any(inverted.size());
+    std::vector<uint64_t> any(flipped.size());
     for (int64_t ky = r.first; ky < r.last; ++ky) {
       const int64_t row = y * p.stride_h - p.pad_top + ky * p.dilation_h;
       const uint64_t* source = bits + (index / p.out_height * p.height + row) * row_words;
-      for (int64_t i = 0; i < row_words; ++i) any[i] |= source[i] ^ inverted[i];
+      for (int64_t i = 0; i < row_words; ++i) any[i] |= source[i] ^ flipped[i];
     }
     uint64_t* target = output + index * p.out_width * p.words;
     for (const Band& c : p.columns)
@@ -84,7 +84,7 @@ void max_pool(const Pool& p, const uint64_t* bits, const uint8_t* flip, uint64_t
           uint64_t window = 0;
           for (int64_t kx = c.first; kx < c.last; ++kx)
             window |= any[(x * p.stride_w - p.pad_left + kx * p.dilation_w) * p.words + word];
-          *target++ = window ^ inverted[word];
+          *target++ = window ^ flipped[word];
         }
   });
 }

@@ -203,7 +203,7 @@ XK_TARGET void TileConv::chunk(int64_t image, const int64_t (&blocks)[2], const 
 static void conv_tiles(const ConvCall& call) {
   const Shape& s = call.shape;
   const TileConv conv(call);
-  const Ends ends(call);
+  const Epilogues epilogues(call);
   constexpr int64_t kRows = 32;
   parallel_for(call.parallel, ceil_div(conv.rows(), kRows), [&](int64_t index) {
     for (int64_t row = index * kRows; row < std::min(conv.rows(), (index + 1) * kRows); ++row) conv.expand_row(row);
@@ -216,13 +216,13 @@ static void conv_tiles(const ConvCall& call) {
     const TilesInUse tiles;
     const int64_t image = index / parts / chunks.count();
     const Chunk chunk = chunks[index / parts % chunks.count()];
-    ends.clear_bits(image, chunk);
+    epilogues.clear_bits(image, chunk);
     for (int64_t pair = index % parts * together; pair < (index % parts + 1) * together; ++pair) {
       const int64_t first = pair / group_pairs * s.group_blocks + pair % group_pairs * 2;
       const bool two = pair % group_pairs * 2 + 1 < s.group_blocks;
       const int64_t blocks[2] = {first, first + two};
       conv.chunk(image, blocks, chunk, dots);
-      for (int b = 0; b <= two; ++b) ends.store_block(image, blocks[b], chunk, dots + b * kChunkPixels * kLanes);
+      for (int b = 0; b <= two; ++b) epilogues.store_block(image, blocks[b], chunk, dots + b * kChunkPixels * kLanes);
     }
   });
 }

@@ -138,9 +138,9 @@ XK_TARGET static inline void transpose_8x8(__m256* r) {
   for (int i = 0; i < 8; ++i) r[i] = a[i];
 }
 
-XK_TARGET static void store_planes_8x8(const Finish& finish, int64_t pixels, int32_t* rows, int32_t* planes,
+XK_TARGET static void store_planes_8x8(const Epilogue& epilogue, int64_t pixels, int32_t* rows, int32_t* planes,
                                        int64_t pitch) {
-  Finish f = finish;  // a copy, which the stores cannot change
+  Epilogue f = epilogue;  // a copy, which the stores cannot change
   const __m256 floor = _mm256_set1_ps(f.relu ? 0.0f : -std::numeric_limits<float>::infinity());
   int64_t p = 0;
   for (; p + 8 <= pixels; p += 8) {
@@ -163,7 +163,7 @@ XK_TARGET static void store_planes_8x8(const Finish& finish, int64_t pixels, int
   }
   rows += p * kLanes;
   if (f.input_scale) f.input_scale += p;
-  if (!f.integers) finish_portable(f, pixels - p, rows);
+  if (!f.integers) apply_epilogue(f, pixels - p, rows);
   transpose_portable(rows, pixels - p, f.lanes, planes + p, pitch);
 }
 

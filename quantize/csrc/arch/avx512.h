@@ -14,10 +14,10 @@
 namespace xk {
 namespace avx512 {
 
-void convolve_planes(const PlaneTile& tile, const Finish& finish);
-void store_planes(const Finish& finish, int64_t pixels, int32_t* dots, int32_t* planes, int64_t pitch);
-void store_rows(const Finish& finish, int64_t pixels, int32_t* dots, int32_t* rows, int64_t pitch);
-void store_signs(const Finish& finish, int64_t pixels, int32_t* dots, uint16_t* signs);
+void convolve_planes(const PlaneTile& tile, const Epilogue& epilogue);
+void store_planes(const Epilogue& epilogue, int64_t pixels, int32_t* dots, int32_t* planes, int64_t pitch);
+void store_rows(const Epilogue& epilogue, int64_t pixels, int32_t* dots, int32_t* rows, int64_t pitch);
+void store_signs(const Epilogue& epilogue, int64_t pixels, int32_t* dots, uint16_t* signs);
 void pack_planes(const PackPlanes& pack);
 void pack_rows(const PackPlanes& pack);
 

@@ -1,4 +1,4 @@
-// AVX-512: the ends of a convolution.
+// AVX-512: epilogues.
 #if defined(__x86_64__)
 #include <algorithm>
 
@@ -8,7 +8,7 @@ namespace xk {
 namespace avx512 {
 
 // One pixel's sums as floats after the epilogue, or as they are. `scale` and `bias` of a lane or of all lanes.
-XK_TARGET static inline __m512i finish_16(const Finish& f, __m512i sums, __m512 scale, __m512 bias, __m512 k) {
+XK_TARGET static inline __m512i apply_epilogue(const Epilogue& f, __m512i sums, __m512 scale, __m512 bias, __m512 k) {
   if (f.integers) return sums;
   __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), scale);
   if (f.input_scale) y = _mm512_mul_ps(y, k);
@@ -38,8 +38,8 @@ XK_TARGET static inline void transpose_16x4(const int32_t* dots, int q, __m512i 
 }
 
 // Reads the sums of whole groups of 16 pixels: `dots` is a buffer of a chunk.
-XK_TARGET void store_planes(const Finish& finish, int64_t pixels, int32_t* dots, int32_t* planes, int64_t pitch) {
-  const Finish f = finish;  // a copy, which the stores cannot change
+XK_TARGET void store_planes(const Epilogue& epilogue, int64_t pixels, int32_t* dots, int32_t* planes, int64_t pitch) {
+  const Epilogue f = epilogue;  // a copy, which the stores cannot change
   for (int64_t p = 0; p < pixels; p += 16, dots += 16 * kLanes) {
     const __mmask16 mask = static_cast<__mmask16>(0xffffu >> (16 - std::min<int64_t>(16, pixels - p)));
     const __m512 k = f.input_scale ? _mm512_maskz_loadu_ps(mask, f.input_scale + p) : _mm512_setzero_ps();
@@ -51,36 +51,36 @@ XK_TARGET void store_planes(const Finish& finish, int64_t pixels, int32_t* dots,
 #pragma GCC unroll 4
       for (int l = 4 * q; l < 4 * q + 4; ++l) {
         if (l >= f.lanes) break;
-        const __m512i y = finish_16(f, rows[l % 4], _mm512_set1_ps(f.scale[l]), _mm512_set1_ps(f.bias[l]), k);
+        const __m512i y = apply_epilogue(f, rows[l % 4], _mm512_set1_ps(f.scale[l]), _mm512_set1_ps(f.bias[l]), k);
         _mm512_mask_storeu_epi32(planes + l * pitch + p, mask, y);
       }
     }
   }
 }
 
-// The sums of pixel p, finished.
-XK_TARGET static inline __m512i finish_pixel(const Finish& f, const int32_t* dots, int64_t p) {
+// The sums of pixel p after the epilogue.
+XK_TARGET static inline __m512i pixel_epilogue(const Epilogue& f, const int32_t* dots, int64_t p) {
   const __m512 k = _mm512_set1_ps(f.input_scale ? f.input_scale[p] : 0.0f);
-  return finish_16(f, _mm512_loadu_si512(dots + p * kLanes), _mm512_loadu_ps(f.scale), _mm512_loadu_ps(f.bias), k);
+  return apply_epilogue(f, _mm512_loadu_si512(dots + p * kLanes), _mm512_loadu_ps(f.scale), _mm512_loadu_ps(f.bias), k);
 }
 
-XK_TARGET void store_rows(const Finish& f, int64_t pixels, int32_t* dots, int32_t* rows, int64_t pitch) {
+XK_TARGET void store_rows(const Epilogue& f, int64_t pixels, int32_t* dots, int32_t* rows, int64_t pitch) {
   const __mmask16 mask = static_cast<__mmask16>((1u << f.lanes) - 1);
-  for (int64_t p = 0; p < pixels; ++p) _mm512_mask_storeu_epi32(rows + p * pitch, mask, finish_pixel(f, dots, p));
+  for (int64_t p = 0; p < pixels; ++p) _mm512_mask_storeu_epi32(rows + p * pitch, mask, pixel_epilogue(f, dots, p));
 }
 
 XK_TARGET static void compare_sums(const SignLimits& limits, int64_t pixels, const int32_t* dots, uint16_t* signs) {
-  const __m512i turn = _mm512_loadu_si512(limits.turn), limit = _mm512_loadu_si512(limits.limit);
+  const __m512i flip = _mm512_loadu_si512(limits.flip), limit = _mm512_loadu_si512(limits.limit);
   for (int64_t p = 0; p < pixels; ++p)
-    signs[p] = _mm512_cmpgt_epi32_mask(_mm512_xor_si512(_mm512_loadu_si512(dots + p * kLanes), turn), limit);
+    signs[p] = _mm512_cmpgt_epi32_mask(_mm512_xor_si512(_mm512_loadu_si512(dots + p * kLanes), flip), limit);
 }
 
-XK_TARGET void store_signs(const Finish& finish, int64_t pixels, int32_t* dots, uint16_t* signs) {
-  if (finish.limits) return compare_sums(*finish.limits, pixels, dots, signs);
-  const Finish f = finish;  // a copy, which the stores cannot change
+XK_TARGET void store_signs(const Epilogue& epilogue, int64_t pixels, int32_t* dots, uint16_t* signs) {
+  if (epilogue.limits) return compare_sums(*epilogue.limits, pixels, dots, signs);
+  const Epilogue f = epilogue;  // a copy, which the stores cannot change
   const __m512i flip = _mm512_loadu_si512(f.flip);
   for (int64_t p = 0; p < pixels; ++p) {
-    const __m512 y = _mm512_castsi512_ps(_mm512_xor_si512(finish_pixel(f, dots, p), flip));
+    const __m512 y = _mm512_castsi512_ps(_mm512_xor_si512(pixel_epilogue(f, dots, p), flip));
     signs[p] = _mm512_cmp_ps_mask(y, _mm512_loadu_ps(f.threshold), _CMP_GE_OQ);
   }
 }

@@ -55,7 +55,7 @@ constexpr int kTileChannels = 8;
 
 // kChannels of a block from lane `first` on.
 template <int kChannels, bool kChained, bool kIntegers>
-XK_TARGET static void planes_16xN(const PlaneTile& t, const Finish& f, int first, const __m512i* terms) {
+XK_TARGET static void planes_16xN(const PlaneTile& t, const Epilogue& f, int first, const __m512i* terms) {
   const __m512 floor = _mm512_set1_ps(f.relu ? 0.0f : -std::numeric_limits<float>::infinity());
   PlaneTile vector = t;
   int32_t* output = t.output + first * t.output_pitch;
@@ -81,8 +81,8 @@ XK_TARGET static void planes_16xN(const PlaneTile& t, const Finish& f, int first
 }
 
 template <bool kChained, bool kIntegers>
-static void planes_of(const PlaneTile& t, const Finish& f, const __m512i* terms) {
-  using Function = void (*)(const PlaneTile&, const Finish&, int, const __m512i*);
+static void planes_of(const PlaneTile& t, const Epilogue& f, const __m512i* terms) {
+  using Function = void (*)(const PlaneTile&, const Epilogue&, int, const __m512i*);
   static constexpr Function kFunctions[kTileChannels] = {
       planes_16xN<1, kChained, kIntegers>, planes_16xN<2, kChained, kIntegers>, planes_16xN<3, kChained, kIntegers>,
       planes_16xN<4, kChained, kIntegers>, planes_16xN<5, kChained, kIntegers>, planes_16xN<6, kChained, kIntegers>,
@@ -91,11 +91,11 @@ static void planes_of(const PlaneTile& t, const Finish& f, const __m512i* terms)
     kFunctions[std::min(kTileChannels, f.lanes - first) - 1](t, f, first, terms);
 }
 
-XK_TARGET void convolve_planes(const PlaneTile& t, const Finish& finish) {
-  using Function = void (*)(const PlaneTile&, const Finish&, const __m512i*);
+XK_TARGET void convolve_planes(const PlaneTile& t, const Epilogue& epilogue) {
+  using Function = void (*)(const PlaneTile&, const Epilogue&, const __m512i*);
   static constexpr Function kFunctions[2][2] = {{planes_of<false, false>, planes_of<false, true>},
                                                 {planes_of<true, false>, planes_of<true, true>}};
-  const Finish f = finish;  // a copy, which the stores cannot change
+  const Epilogue f = epilogue;  // a copy, which the stores cannot change
   const __m512i tap_terms = _mm512_set1_epi32(t.tap_terms);
   __m512i terms[kPlaneVectors];
   const uint16_t* mask = t.masks;

@@ -81,8 +81,8 @@ static void dot_tile_16xN(const Tile<Word>& t) {
   }
 }
 
-static void store_planes_4x4(const Finish& f, int64_t pixels, int32_t* rows, int32_t* planes, int64_t pitch) {
-  if (!f.integers) finish_portable(f, pixels, rows);
+static void store_planes_4x4(const Epilogue& f, int64_t pixels, int32_t* rows, int32_t* planes, int64_t pitch) {
+  if (!f.integers) apply_epilogue(f, pixels, rows);
   const int lanes = f.lanes;
   int64_t p = 0;
   for (; p + 4 <= pixels; p += 4)

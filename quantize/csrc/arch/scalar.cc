@@ -33,8 +33,8 @@ static void dot_tile_16x1(const Tile<Word>& t) {
   }
 }
 
-static void store_planes(const Finish& f, int64_t pixels, int32_t* dots, int32_t* planes, int64_t pitch) {
-  if (!f.integers) finish_portable(f, pixels, dots);
+static void store_planes(const Epilogue& f, int64_t pixels, int32_t* dots, int32_t* planes, int64_t pitch) {
+  if (!f.integers) apply_epilogue(f, pixels, dots);
   transpose_portable(dots, pixels, f.lanes, planes, pitch);
 }
 

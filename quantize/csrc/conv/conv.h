@@ -78,13 +78,13 @@ struct TilePlan {
 };
 TilePlan tile_plan(const Shape& shape);
 
-// The end of a convolution for a block of channels from output pixel `position` on.
-Finish finish_of(const ConvCall& call, int64_t image, int64_t block, int64_t position);
+// The epilogue of a block of channels from output pixel `position` on.
+Epilogue epilogue_of(const ConvCall& call, int64_t image, int64_t block, int64_t position);
 
-// The ends of a call's blocks of channels.
-class Ends {
+// The epilogues of a call's blocks of channels.
+class Epilogues {
  public:
-  explicit Ends(const ConvCall& call);
+  explicit Epilogues(const ConvCall& call);
   // Bits are or-ed into words that blocks share: one task does all blocks of a chunk, this first.
   void clear_bits(int64_t image, const Chunk& chunk) const;
   // Scales, compares, transposes and stores the sums of a chunk, [pixel][kLanes], of one block of channels.
@@ -96,8 +96,8 @@ class Ends {
   std::vector<SignLimits> limits_;  // [block], or none where signs are those of floats
 };
 // Its part where the output's channels are shuffled: `position` is that of the chunk's first pixel in the image.
-void store_shuffled(const ConvCall& call, const Finish& finish, int64_t image, int64_t position, int64_t first_channel,
-                    int64_t pixels, int32_t* dots);
+void store_shuffled(const ConvCall& call, const Epilogue& epilogue, int64_t image, int64_t position,
+                    int64_t first_channel, int64_t pixels, int32_t* dots);
 
 // How tasks are cut: a block each, or all blocks where bits are written.
 inline int64_t blocks_a_task(const ConvCall& call) { return call.output.kind == XK_OUT_BITS ? call.shape.blocks() : 1; }

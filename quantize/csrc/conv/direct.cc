@@ -109,17 +109,17 @@ class DirectConv {
 template <class Unit>
 void convolve(const ConvCall& call, const DirectConv<Unit>& conv) {
   const Shape& s = call.shape;
-  const Ends ends(call);
+  const Epilogues epilogues(call);
   const Chunks chunks(s, kChunkPixels, s.out_width);
   const int64_t together = blocks_a_task(call), parts = s.blocks() / together;
   parallel_for(call.parallel, s.batch * chunks.count() * parts, [&](int64_t index) {
     alignas(64) int32_t dots[kChunkPixels * kLanes];
     const int64_t image = index / parts / chunks.count();
     const Chunk chunk = chunks[index / parts % chunks.count()];
-    ends.clear_bits(image, chunk);
+    epilogues.clear_bits(image, chunk);
     for (int64_t block = index % parts * together; block < (index % parts + 1) * together; ++block) {
       conv.chunk(image, block, chunk, dots);
-      ends.store_block(image, block, chunk, dots);
+      epilogues.store_block(image, block, chunk, dots);
     }
   });
 }

@@ -1,4 +1,4 @@
-// The end of a convolution: sums of one block of channels to floats, integers or bits in their place.
+// Epilogues: sums of one block of channels to floats, integers or bits in their place.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -7,9 +7,9 @@
 
 namespace xk {
 
-Finish finish_of(const ConvCall& call, int64_t image, int64_t block, int64_t position) {
+Epilogue epilogue_of(const ConvCall& call, int64_t image, int64_t block, int64_t position) {
   const Shape& s = call.shape;
-  Finish f{};
+  Epilogue f{};
   f.lanes = s.lanes(block);
   f.relu = call.epilogue.relu != 0;
   f.integers = call.output.kind == XK_OUT_INT32;
@@ -30,7 +30,7 @@ Finish finish_of(const ConvCall& call, int64_t image, int64_t block, int64_t pos
 
 namespace {
 
-void store_bits(const ConvCall& call, const Finish& f, int64_t first_channel, int64_t pixel, int64_t pixels,
+void store_bits(const ConvCall& call, const Epilogue& f, int64_t first_channel, int64_t pixel, int64_t pixels,
                 int32_t* dots) {
   const Shape& s = call.shape;
   uint16_t signs[kChunkPixels];
@@ -45,8 +45,8 @@ void store_bits(const ConvCall& call, const Finish& f, int64_t first_channel, in
   }
 }
 
-Finish sums_compared(int lanes, const SignLimits* limits) {
-  Finish f{};
+Epilogue limits_epilogue(int lanes, const SignLimits* limits) {
+  Epilogue f{};
   f.lanes = lanes;
   f.limits = limits;
   return f;
@@ -68,15 +68,15 @@ bool worth_limits(const ConvCall& call) {
 
 }  // namespace
 
-Ends::Ends(const ConvCall& call) : call_(call) {
+Epilogues::Epilogues(const ConvCall& call) : call_(call) {
   if (!worth_limits(call)) return;
   limits_.resize(static_cast<size_t>(call.shape.blocks()));
   for (int64_t block = 0; block < call.shape.blocks(); ++block)
-    call.kernel->parts->find_limits(finish_of(call, 0, block, 0), static_cast<int32_t>(call.shape.filter_bits),
+    call.kernel->parts->find_limits(epilogue_of(call, 0, block, 0), static_cast<int32_t>(call.shape.filter_bits),
                                     &limits_[static_cast<size_t>(block)]);
 }
 
-void Ends::clear_bits(int64_t image, const Chunk& chunk) const {
+void Epilogues::clear_bits(int64_t image, const Chunk& chunk) const {
   const Shape& s = call_.shape;
   if (call_.output.kind != XK_OUT_BITS) return;
   const int64_t pixel = (image * s.out_height + chunk.row) * s.out_width + chunk.column;
@@ -84,13 +84,13 @@ void Ends::clear_bits(int64_t image, const Chunk& chunk) const {
               static_cast<size_t>(chunk.pixels() * s.out_words) * sizeof(uint64_t));
 }
 
-void Ends::store_block(int64_t image, int64_t block, const Chunk& chunk, int32_t* dots) const {
+void Epilogues::store_block(int64_t image, int64_t block, const Chunk& chunk, int32_t* dots) const {
   const ConvCall& call = call_;
   const Shape& s = call.shape;
   const int64_t position = chunk.row * s.out_width + chunk.column, plane = s.out_height * s.out_width;
   const int64_t pixels = chunk.pixels(), first = s.first_channel(block);
-  const Finish f = limits_.empty() ? finish_of(call, image, block, position)
-                                   : sums_compared(s.lanes(block), &limits_[static_cast<size_t>(block)]);
+  const Epilogue f = limits_.empty() ? epilogue_of(call, image, block, position)
+                                   : limits_epilogue(s.lanes(block), &limits_[static_cast<size_t>(block)]);
   const Parts& parts = *call.kernel->parts;
   if (call.output.shuffle > 1) return store_shuffled(call, f, image, position, first, pixels, dots);
   if (call.output.kind == XK_OUT_BITS) return store_bits(call, f, first, image * plane + position, pixels, dots);

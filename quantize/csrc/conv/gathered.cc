@@ -163,16 +163,16 @@ void conv_gathered(const ConvCall& call) {
   const Shape& s = call.shape;
   const Chunks chunks(s, kGatherPixels, s.out_width);
   const GatheredConv conv(call);
-  const Ends ends(call);
+  const Epilogues epilogues(call);
   parallel_for(call.parallel, s.batch * chunks.count(), [&](int64_t index) {
     alignas(64) int32_t dots[kGatherPixels * kLanes];
     const int64_t image = index / chunks.count();
     const Chunk chunk = chunks[index % chunks.count()];
     const GatheredConv::Windows windows = conv.gather(image, chunk);
-    ends.clear_bits(image, chunk);
+    epilogues.clear_bits(image, chunk);
     for (int64_t block = 0; block < s.blocks(); ++block) {
       conv.block(windows, block, chunk.pixels(), dots);
-      ends.store_block(image, block, chunk, dots);
+      epilogues.store_block(image, block, chunk, dots);
     }
   });
 }

@@ -18,7 +18,7 @@ struct Thresholds {
   bool flips;
 };
 
-// x <= t is -x >= -t: where flipped, both signs are turned, so that one comparison serves all channels.
+// x <= t is -x >= -t: where flipped, both signs are, so that one comparison serves all channels.
 Thresholds thresholds_of(const xk_binarize* binarize, int64_t channels) {
   const size_t count = static_cast<size_t>(channels);
   Thresholds t{std::vector<float>(count), std::vector<uint32_t>(count), false};

@@ -48,7 +48,7 @@ class PlaneConv {
                 (image * s_.groups + s_.group_of(block)) * halves_ * layout_.plane + pixel;
       t.output = static_cast<int32_t*>(call_.output.data) +
                  (image * s_.out_channels + s_.first_channel(block)) * pixels + pixel;
-      call_.kernel->parts->convolve_planes(t, finish_of(call_, image, block, pixel));
+      call_.kernel->parts->convolve_planes(t, epilogue_of(call_, image, block, pixel));
     }
   }
 

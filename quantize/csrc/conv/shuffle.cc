@@ -1,4 +1,4 @@
-// The end of a convolution whose output channels are shuffled: as in epilogue.cc, but lanes do not lie side by side.
+// Epilogues of convolutions whose output channels are shuffled: as in epilogue.cc, but lanes do not lie side by side.
 #include <algorithm>
 
 #include "conv/conv.h"
@@ -35,7 +35,7 @@ int spreads_of(const Places& places, Spread* spreads) {
   return count;
 }
 
-void store_bits(const Parts& parts, const Finish& f, const Places& places, int64_t pixels, int32_t* dots,
+void store_bits(const Parts& parts, const Epilogue& f, const Places& places, int64_t pixels, int32_t* dots,
                 uint64_t* words, int64_t pitch) {
   uint16_t signs[kChunkPixels];
   Spread spreads[kLanes];
@@ -43,7 +43,7 @@ void store_bits(const Parts& parts, const Finish& f, const Places& places, int64
   parts.spread_signs(signs, pixels, spreads, spreads_of(places, spreads), words, pitch);
 }
 
-void store_planes(const Parts& parts, const Finish& f, const Places& places, int64_t pixels, int32_t* dots,
+void store_planes(const Parts& parts, const Epilogue& f, const Places& places, int64_t pixels, int32_t* dots,
                   int32_t* output, int64_t plane) {
   if (places.even())
     return parts.store_planes(f, pixels, dots, output + places.channel[0] * plane, places.groups * plane);
@@ -53,7 +53,7 @@ void store_planes(const Parts& parts, const Finish& f, const Places& places, int
     std::copy_n(planes + l * kChunkPixels, pixels, output + places.channel[l] * plane);
 }
 
-void store_rows(const Parts& parts, const Finish& f, const Places& places, int64_t pixels, int32_t* dots,
+void store_rows(const Parts& parts, const Epilogue& f, const Places& places, int64_t pixels, int32_t* dots,
                 int32_t* output, int64_t pitch) {
   int32_t rows[kChunkPixels * kLanes];
   parts.store_rows(f, pixels, dots, rows, kLanes);
@@ -63,21 +63,21 @@ void store_rows(const Parts& parts, const Finish& f, const Places& places, int64
 
 }  // namespace
 
-void store_shuffled(const ConvCall& call, const Finish& finish, int64_t image, int64_t position, int64_t first_channel,
-                    int64_t pixels, int32_t* dots) {
+void store_shuffled(const ConvCall& call, const Epilogue& epilogue, int64_t image, int64_t position,
+                    int64_t first_channel, int64_t pixels, int32_t* dots) {
   const Shape& s = call.shape;
   const Parts& parts = *call.kernel->parts;
-  const Places places(call, first_channel, finish.lanes);
+  const Places places(call, first_channel, epilogue.lanes);
   const int64_t plane = s.out_height * s.out_width, pixel = image * plane + position;
   if (call.output.kind == XK_OUT_BITS) {
     uint64_t* words = static_cast<uint64_t*>(call.output.data) + pixel * s.out_words;
-    return store_bits(parts, finish, places, pixels, dots, words, s.out_words);
+    return store_bits(parts, epilogue, places, pixels, dots, words, s.out_words);
   }
   int32_t* output = static_cast<int32_t*>(call.output.data);  // or floats: 32-bit values
   if (call.output.layout == XK_NCHW)
-    store_planes(parts, finish, places, pixels, dots, output + image * s.out_channels * plane + position, plane);
+    store_planes(parts, epilogue, places, pixels, dots, output + image * s.out_channels * plane + position, plane);
   else
-    store_rows(parts, finish, places, pixels, dots, output + pixel * s.out_channels, s.out_channels);
+    store_rows(parts, epilogue, places, pixels, dots, output + pixel * s.out_channels, s.out_channels);
 }
 
 }  // namespace xk

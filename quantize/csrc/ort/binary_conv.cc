@@ -53,7 +53,7 @@ ConvKernel::ConvKernel(const ConvVariant& variant, const Api& api, const OrtKern
   const Node node(api_, info);
   shape_ = shape_of(node);
   if (variant.from_bits) check_holds_bits("the input", shape_.channels);
-  if (variant.end == ConvEnd::kBits) check_holds_bits("the output", shape_.out_channels);
+  if (variant.epilogue == ConvEpilogue::kBits) check_holds_bits("the output", shape_.out_channels);
   if (variant.shuffled) {
     shuffle_ = node.integer("shuffle");
     check_size("shuffle", shuffle_, 1);
@@ -64,7 +64,7 @@ ConvKernel::ConvKernel(const ConvVariant& variant, const Api& api, const OrtKern
   scale_ = node.floats(ConvInputs::kScale, "scale", shape_.out_channels);
   bias_ = node.floats(ConvInputs::kBias, "bias", shape_.out_channels);
   if (!variant.from_bits) input_ = Comparison(node, inputs_.threshold(), "threshold", "turn", shape_.channels);
-  if (variant.end == ConvEnd::kBits)
+  if (variant.epilogue == ConvEpilogue::kBits)
     output_ = Comparison(node, inputs_.output_threshold(), "output_threshold", "output_turn", shape_.out_channels);
   read_weights(node);
 }
@@ -85,7 +85,7 @@ void ConvKernel::read_weights(const Node& node) {
 }
 
 xk_epilogue ConvKernel::epilogue_for(const Call& call, const std::vector<int64_t>& output) const {
-  xk_epilogue epilogue{scale_.data(), bias_.data(), nullptr, variant_.end == ConvEnd::kRelu};
+  xk_epilogue epilogue{scale_.data(), bias_.data(), nullptr, variant_.epilogue == ConvEpilogue::kRelu};
   if (!variant_.scaled) return epilogue;
   const Tensor input_scale = call.input(inputs_.input_scale(), "input_scale");
   const std::vector<int64_t> expected{output[0], shape_.groups, output[2], output[3]};
@@ -107,7 +107,7 @@ void ConvKernel::compute(OrtKernelContext* context) const {
   const Tensor y = call.output({x.dims[0], shape.out_channels, height, width});
   const xk_epilogue epilogue = epilogue_for(call, y.dims);
   if (empty) return;
-  const bool bits = variant_.end == ConvEnd::kBits;
+  const bool bits = variant_.epilogue == ConvEpilogue::kBits;
   xk_output output{};
   output.data = bits ? bits_to_write(y) : y.data;
   output.kind = bits ? XK_OUT_BITS : XK_OUT_FLOAT;
@@ -115,7 +115,7 @@ void ConvKernel::compute(OrtKernelContext* context) const {
   output.shuffle = shuffle_;
   const xk_parallel parallel = call.parallel();
   const xk_binarize binarize = input_.view();
-  call.finish(variant_.from_bits
+  call.check_parallel(variant_.from_bits
                   ? xk_conv(&shape, bits_in(x, "x"), weights_.data(), weights_bytes_, &epilogue, &output, &parallel)
                   : xk_conv_float(&shape, floats_in(x, "x"), XK_NCHW, &binarize, weights_.data(), weights_bytes_,
                                   &epilogue, &output, &parallel));

@@ -12,12 +12,12 @@
 namespace xk::ort {
 
 // What follows the sum * scale + bias.
-enum class ConvEnd { kFloat, kBits, kRelu };
+enum class ConvEpilogue { kFloat, kBits, kRelu };
 
 struct ConvVariant {
   const char* name;
   bool from_bits;
-  ConvEnd end;
+  ConvEpilogue epilogue;
   bool scaled;
   bool shuffled;
 };
@@ -30,7 +30,7 @@ class ConvInputs {
   static constexpr size_t kX = 0, kWeightBits = 1, kScale = 2, kBias = 3;
   size_t threshold() const { return 4; }
   size_t output_threshold() const { return v_.from_bits ? 4 : 6; }
-  size_t input_scale() const { return output_threshold() + (v_.end == ConvEnd::kBits ? 2 : 0); }
+  size_t input_scale() const { return output_threshold() + (v_.epilogue == ConvEpilogue::kBits ? 2 : 0); }
   size_t count() const { return input_scale() + v_.scaled; }
 
  private:
@@ -45,7 +45,8 @@ class ConvKernel {
   const Api& api() const { return api_; }
 
  private:
-  // A comparison a channel, as xk_binarize has it. In the file it is turn * value >= threshold.
+  // A comparison a channel, as xk_binarize has it. The file's input `turn`
+  // is -1 where it is flipped, else 1: the comparison there is turn * value >= threshold.
   struct Comparison {
     std::vector<float> threshold;
     std::vector<uint8_t> flip;

@@ -58,7 +58,7 @@ void PoolKernel::compute(OrtKernelContext* context) const {
   const Tensor y = call.output({shape.batch, shape.channels, shape.out_height, shape.out_width});
   if (shape.batch == 0) return;
   const xk_parallel parallel = call.parallel();
-  call.finish(xk_max_pool(&shape, bits_in(x, "x"), flip_.data(), bits_to_write(y), &parallel));
+  call.check_parallel(xk_max_pool(&shape, bits_in(x, "x"), flip_.data(), bits_to_write(y), &parallel));
   mark_as_bits(y);
 }
 

@@ -37,7 +37,7 @@ void Call::run(void* context, size_t count, void (*task)(void*, size_t), void* a
   else if (status) call.failure_ = status;
 }
 
-void Call::finish(int32_t status) const {
+void Call::check_parallel(int32_t status) const {
   check(failure_);
   check_call(status);
 }

@@ -27,7 +27,7 @@ class Call {
   // onnxruntime's intra-op threads.
   xk_parallel parallel() { return {run, this}; }
   // check_call() for a call that had these threads: throws, too, what onnxruntime said of them.
-  void finish(int32_t status) const;
+  void check_parallel(int32_t status) const;
 
  private:
   static void run(void* call, size_t count, void (*task)(void*, size_t), void* argument);

@@ -48,7 +48,7 @@ class Node {
   // Constant inputs, of the given size. A `name` is what messages call them.
   const uint8_t* bytes(size_t index, const char* name, int64_t rows, int64_t columns) const;
   std::vector<float> floats(size_t index, const char* name, int64_t count) const;
-  // A turn is +1 or, where a comparison is turned around, -1: 1 for these, as in xk_binarize::flip.
+  // From an input `turn` that is -1 where a comparison is flipped, else 1: xk_binarize::flip, 1 and 0.
   std::vector<uint8_t> flips(size_t index, const char* name, int64_t count) const;
   // The number of values of a constant input with one dimension.
   int64_t length(size_t index, const char* name) const;

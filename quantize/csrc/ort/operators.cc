@@ -25,23 +25,23 @@ constexpr const char* kDomain = "xnorkit";
 constexpr int64_t kVersion = 1;
 
 constexpr ConvVariant kConvs[] = {
-    // name, from bits, end, scaled, shuffled
-    {"BinaryConv", false, ConvEnd::kFloat, false, false},
-    {"BinaryConvRelu", false, ConvEnd::kRelu, false, false},
-    {"BinaryConvToBits", false, ConvEnd::kBits, false, false},
-    {"BinaryConvScaled", false, ConvEnd::kFloat, true, false},
-    {"BinaryConvReluScaled", false, ConvEnd::kRelu, true, false},
-    {"BinaryConvFromBits", true, ConvEnd::kFloat, false, false},
-    {"BinaryConvFromBitsRelu", true, ConvEnd::kRelu, false, false},
-    {"BinaryConvFromBitsToBits", true, ConvEnd::kBits, false, false},
-    {"BinaryConvShuffle", false, ConvEnd::kFloat, false, true},
-    {"BinaryConvReluShuffle", false, ConvEnd::kRelu, false, true},
-    {"BinaryConvToBitsShuffle", false, ConvEnd::kBits, false, true},
-    {"BinaryConvScaledShuffle", false, ConvEnd::kFloat, true, true},
-    {"BinaryConvReluScaledShuffle", false, ConvEnd::kRelu, true, true},
-    {"BinaryConvFromBitsShuffle", true, ConvEnd::kFloat, false, true},
-    {"BinaryConvFromBitsReluShuffle", true, ConvEnd::kRelu, false, true},
-    {"BinaryConvFromBitsToBitsShuffle", true, ConvEnd::kBits, false, true},
+    // name, from bits, epilogue, scaled, shuffled
+    {"BinaryConv", false, ConvEpilogue::kFloat, false, false},
+    {"BinaryConvRelu", false, ConvEpilogue::kRelu, false, false},
+    {"BinaryConvToBits", false, ConvEpilogue::kBits, false, false},
+    {"BinaryConvScaled", false, ConvEpilogue::kFloat, true, false},
+    {"BinaryConvReluScaled", false, ConvEpilogue::kRelu, true, false},
+    {"BinaryConvFromBits", true, ConvEpilogue::kFloat, false, false},
+    {"BinaryConvFromBitsRelu", true, ConvEpilogue::kRelu, false, false},
+    {"BinaryConvFromBitsToBits", true, ConvEpilogue::kBits, false, false},
+    {"BinaryConvShuffle", false, ConvEpilogue::kFloat, false, true},
+    {"BinaryConvReluShuffle", false, ConvEpilogue::kRelu, false, true},
+    {"BinaryConvToBitsShuffle", false, ConvEpilogue::kBits, false, true},
+    {"BinaryConvScaledShuffle", false, ConvEpilogue::kFloat, true, true},
+    {"BinaryConvReluScaledShuffle", false, ConvEpilogue::kRelu, true, true},
+    {"BinaryConvFromBitsShuffle", true, ConvEpilogue::kFloat, false, true},
+    {"BinaryConvFromBitsReluShuffle", true, ConvEpilogue::kRelu, false, true},
+    {"BinaryConvFromBitsToBitsShuffle", true, ConvEpilogue::kBits, false, true},
 };
 constexpr size_t kConvCount = sizeof kConvs / sizeof kConvs[0];
 
