@@ -8,6 +8,7 @@
 
 #include "conv/conv.h"
 #include "conv/input.h"
+#include "conv/plan.h"
 #include "conv/weights.h"
 #include "error.h"
 #include "kernel.h"
@@ -45,7 +46,7 @@ void check_choice(const char* name, int32_t value, int32_t last) {
 }
 
 // The fastest kernel of this machine for what does not depend on weights.
-const Parts& machine_parts() { return *kKernels[choose_kernel(nullptr, Shape{})]->parts; }
+const Microkernels& machine_microkernels() { return *kKernels[choose_kernel(nullptr, Shape{})].microkernels; }
 
 void check_output(const Shape& shape, const xk_epilogue& epilogue, const xk_output& output) {
   check_pointer("output data", output.data);
@@ -74,12 +75,12 @@ ConvCall checked_call(const xk_conv_shape* shape, const void* weights, size_t we
   if (epilogue) call.epilogue = *epilogue;
   check_output(call.shape, call.epilogue, *output);
   check_weights(call.shape, weights, weights_bytes);
-  call.kernel = kKernels[weights_kernel(weights, weights_bytes)];
+  call.kernel = &kKernels[weights_kernel(weights, weights_bytes)];
   call.weights = static_cast<const char*>(weights) + sizeof(WeightsHeader);
   call.output = *output;
   call.output.shuffle = std::max<int64_t>(output->shuffle, 1);
   call.parallel = parallel;
-  call.form = input_form(call);
+  call.driver = choose_driver(call);
   return call;
 }
 
@@ -99,7 +100,7 @@ void check_filters(const xk_filters* filters, std::initializer_list<const void*>
 }
 
 void convolve(const ConvCall& call) {
-  call.kernel->convolve(call);
+  call.driver.run(call);
   last_kernel = call.kernel->name;
 }
 
@@ -115,13 +116,13 @@ const char* xk_last_kernel(void) { return last_kernel; }
 
 int32_t xk_kernel_count(void) {
   int32_t count = 0;
-  for (int i = 0; i < kKernelCount; ++i) count += kKernels[i]->usable();
+  for (int i = 0; i < kKernelCount; ++i) count += kKernels[i].usable();
   return count;
 }
 
 const char* xk_kernel_name(int32_t index) {
   for (int i = 0; i < kKernelCount; ++i)
-    if (kKernels[i]->usable() && index-- == 0) return kKernels[i]->name;
+    if (kKernels[i].usable() && index-- == 0) return kKernels[i].name;
   return nullptr;
 }
 
@@ -147,7 +148,7 @@ int32_t xk_pack(const float* input, int32_t layout, int64_t batch, int64_t chann
     check_pointer("input", input);
     check_pointer("bits", bits);
     check_choice("layout", layout, XK_NHWC);
-    pack(input, layout, batch, channels, height * width, binarize, machine_parts(), {bits, 0, nullptr}, parallel);
+    pack(input, layout, batch, channels, height * width, binarize, machine_microkernels(), {bits, 0, nullptr}, parallel);
   });
 }
 
@@ -156,7 +157,7 @@ int32_t xk_weights_size(const xk_conv_shape* shape, const char* kernel, size_t* 
     check_pointer("shape", shape);
     check_pointer("bytes", bytes);
     const Shape s = weight_shape(*shape);
-    *bytes = weights_bytes(s, *kKernels[choose_kernel(kernel, s)]);
+    *bytes = weights_bytes(s, kKernels[choose_kernel(kernel, s)]);
   });
 }
 
@@ -169,7 +170,7 @@ int32_t xk_weights_pack(const xk_conv_shape* shape, const char* kernel, const ui
     const Shape s = weight_shape(*shape);
     const int index = choose_kernel(kernel, s);
     check_dense_bytes(s, dense_bytes);
-    if (const size_t needed = weights_bytes(s, *kKernels[index]); bytes != needed)
+    if (const size_t needed = weights_bytes(s, kKernels[index]); bytes != needed)
       fail(XK_INVALID_ARGUMENT, "the buffer for the weights is %zu bytes; this shape needs %zu", bytes, needed);
     pack_weights(s, index, dense, weights);
   });
@@ -189,7 +190,7 @@ int32_t xk_weights_unpack(const xk_conv_shape* shape, const void* weights, size_
 
 const char* xk_weights_kernel(const void* weights, size_t bytes) {
   const int index = weights_kernel(weights, bytes);
-  return index < 0 ? nullptr : kKernels[index]->name;
+  return index < 0 ? nullptr : kKernels[index].name;
 }
 
 int32_t xk_conv(const xk_conv_shape* shape, const uint64_t* bits, const void* weights, size_t weights_bytes,
@@ -198,7 +199,7 @@ int32_t xk_conv(const xk_conv_shape* shape, const uint64_t* bits, const void* we
     ConvCall call = checked_call(shape, weights, weights_bytes, epilogue, output, parallel);
     check_pointer("bits", bits);
     call.bits = bits;
-    if (call.form == InputForm::kWords) return convolve(call);
+    if (call.driver.form == InputForm::kWords) return convolve(call);
     Input input(call);
     input.convert(bits);
     call.bits = input.bits();

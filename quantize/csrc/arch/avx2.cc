@@ -6,11 +6,9 @@
 #include <cstring>
 #include <limits>
 
-#include "conv/conv.h"
-#include "kernel.h"
+#include "arch/microkernels.h"
 
-namespace xk {
-namespace avx2 {
+namespace xk::avx2 {
 
 #define XK_TARGET __attribute__((target("avx2,popcnt,bmi2")))
 #define XK_DEPOSIT _pdep_u64
@@ -110,7 +108,7 @@ static void dot_tile_16xN(Tile<Word> t) {
   }
 }
 
-static void dot_tile(const Tile<Word>& t) {
+static void dot_words(const Tile<Word>& t) {
   int64_t words = 0;
   for (size_t r = 0; r < t.run_count; ++r) words += t.runs[r].length;
   if (words <= kByteWords)
@@ -138,8 +136,8 @@ XK_TARGET static inline void transpose_8x8(__m256* r) {
   for (int i = 0; i < 8; ++i) r[i] = a[i];
 }
 
-XK_TARGET static void store_planes_8x8(const Epilogue& epilogue, int64_t pixels, int32_t* rows, int32_t* planes,
-                                       int64_t pitch) {
+XK_TARGET static void store_planes(const Epilogue& epilogue, int64_t pixels, int32_t* rows, int32_t* planes,
+                                   int64_t pitch) {
   Epilogue f = epilogue;  // a copy, which the stores cannot change
   const __m256 floor = _mm256_set1_ps(f.relu ? 0.0f : -std::numeric_limits<float>::infinity());
   int64_t p = 0;
@@ -163,20 +161,55 @@ XK_TARGET static void store_planes_8x8(const Epilogue& epilogue, int64_t pixels,
   }
   rows += p * kLanes;
   if (f.input_scale) f.input_scale += p;
-  if (!f.integers) apply_epilogue(f, pixels - p, rows);
-  transpose_portable(rows, pixels - p, f.lanes, planes + p, pitch);
+  if (!f.integers) portable::apply_epilogue(f, pixels - p, rows);
+  portable::transpose(rows, pixels - p, f.lanes, planes + p, pitch);
 }
 
-static bool usable() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2"); }
-static bool preferred(const Shape&) { return true; }
+XK_TARGET static void compare(const float* x, int64_t words, bool closed, uint64_t* positive, uint64_t* inside) {
+  const __m256 zero = _mm256_setzero_ps(), one = _mm256_set1_ps(1.0f), minus = _mm256_set1_ps(-0.0f);
+  for (int64_t w = 0; w < words; ++w) {
+    uint64_t p = 0, i = 0;
+    for (int b = 0; b < kWordBits; b += 8, x += 8) {
+      const __m256 value = _mm256_loadu_ps(x), size = _mm256_andnot_ps(minus, value);
+      const __m256 near = closed ? _mm256_cmp_ps(size, one, _CMP_LE_OQ) : _mm256_cmp_ps(size, one, _CMP_LT_OQ);
+      p |= static_cast<uint64_t>(_mm256_movemask_ps(_mm256_cmp_ps(value, zero, _CMP_GE_OQ))) << b;
+      i |= static_cast<uint64_t>(_mm256_movemask_ps(near)) << b;
+    }
+    positive[w] = p;
+    inside[w] = i;
+  }
+}
 
-}  // namespace avx2
+// All ones in the lanes whose bit is set.
+XK_TARGET static inline __m256i lanes_of(uint64_t bits) {
+  const __m256i each = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(static_cast<int>(bits & 255)), each), each);
+}
 
-extern const Parts kAvx2Parts = {
-    avx2::dot_tile, nullptr, nullptr, avx2::store_planes_8x8, avx2::store_rows_portable, avx2::store_signs_portable,
-    avx2::find_limits, avx2::spread_signs, avx2::pack_planes, avx2::pack_rows, avx2::merge_fields,
-};
-extern const Kernel kAvx2 = {"avx2", avx2::usable, avx2::preferred, WeightOrder::kWords, conv_bits, &kAvx2Parts};
+XK_TARGET static void choose(const uint64_t* positive, int64_t words, float size, float* values) {
+  const __m256 low = _mm256_set1_ps(-size), high = _mm256_set1_ps(size);
+  for (int64_t w = 0; w < words; ++w)
+    for (int b = 0; b < kWordBits; b += 8, values += 8)
+      _mm256_storeu_ps(values, _mm256_blendv_ps(low, high, _mm256_castsi256_ps(lanes_of(positive[w] >> b))));
+}
 
-}  // namespace xk
+XK_TARGET static void keep(const uint64_t* inside, int64_t words, const float* x, float* result) {
+  for (int64_t w = 0; w < words; ++w)
+    for (int b = 0; b < kWordBits; b += 8, x += 8, result += 8)
+      _mm256_storeu_ps(result, _mm256_and_ps(_mm256_loadu_ps(x), _mm256_castsi256_ps(lanes_of(inside[w] >> b))));
+}
+
+constexpr Microkernels kMicrokernels = [] {
+  Microkernels m = portable::microkernels();
+  m.dot_words = dot_words;
+  m.store_planes = store_planes;
+  m.compare = compare;
+  m.choose = choose;
+  m.keep = keep;
+  return m;
+}();
+
+bool usable() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2"); }
+
+}  // namespace xk::avx2
 #endif

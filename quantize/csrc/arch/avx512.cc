@@ -3,14 +3,10 @@
 #include <algorithm>
 
 #include "arch/avx512.h"
-#include "conv/conv.h"
 
-namespace xk {
-namespace avx512 {
+namespace xk::avx512 {
 
-namespace portable {
 #include "arch/portable.inc"
-}  // namespace portable
 
 // x = (a ^ w) & mask where kMasked, in one instruction: its truth table over (a, w, mask), mask lowest, is 0x28.
 template <int kPixels, bool kMasked>
@@ -49,7 +45,7 @@ XK_TARGET static void dot_tile_16xN(const Tile<Word>& t) {
   }
 }
 
-static void dot_tile(const Tile<Word>& t) {
+static void dot_words(const Tile<Word>& t) {
   using Function = void (*)(const Tile<Word>&);
   static constexpr Function kFunctions[2][kMaxTilePixels] = {
       {dot_tile_16xN<1, false>, dot_tile_16xN<2, false>, dot_tile_16xN<3, false>, dot_tile_16xN<4, false>,
@@ -162,23 +158,27 @@ static void dot_halves(const Tile<Half>& t) {
   kFunctions[t.chained][t.pixels - 1](t);
 }
 
-static bool usable() {
+constexpr Microkernels kMicrokernels = [] {
+  Microkernels m = portable::microkernels();
+  m.dot_words = dot_words;
+  m.dot_halves = dot_halves;
+  m.convolve_planes = convolve_planes;
+  m.store_planes = store_planes;
+  m.store_rows = store_rows;
+  m.store_signs = store_signs;
+  m.pack_planes = pack_planes;
+  m.pack_rows = pack_rows;
+  m.compare = compare;
+  m.choose = choose;
+  m.keep = keep;
+  return m;
+}();
+
+bool usable() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
          __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("bmi2");
 }
 
-static bool preferred(const Shape&) { return true; }
-
-}  // namespace avx512
-
-extern const Parts kAvx512Parts = {
-    avx512::dot_tile, avx512::dot_halves, avx512::convolve_planes, avx512::store_planes,
-    avx512::store_rows, avx512::store_signs, avx512::portable::find_limits, avx512::portable::spread_signs,
-    avx512::pack_planes, avx512::pack_rows, avx512::portable::merge_fields,
-};
-extern const Kernel kAvx512 = {"avx512",  avx512::usable, avx512::preferred, WeightOrder::kChains,
-                               conv_bits, &kAvx512Parts};
-
-}  // namespace xk
+}  // namespace xk::avx512
 #endif

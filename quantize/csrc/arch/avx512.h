@@ -5,21 +5,23 @@
 
 #include <cstring>
 
-#include "kernel.h"
+#include "arch/microkernels.h"
 
 #define XK_TARGET \
   __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vpopcntdq,bmi2,prefer-vector-width=512")))
 #define XK_DEPOSIT _pdep_u64
 
-namespace xk {
-namespace avx512 {
+namespace xk::avx512 {
 
 void convolve_planes(const PlaneTile& tile, const Epilogue& epilogue);
 void store_planes(const Epilogue& epilogue, int64_t pixels, int32_t* dots, int32_t* planes, int64_t pitch);
 void store_rows(const Epilogue& epilogue, int64_t pixels, int32_t* dots, int32_t* rows, int64_t pitch);
 void store_signs(const Epilogue& epilogue, int64_t pixels, int32_t* dots, uint16_t* signs);
-void pack_planes(const PackPlanes& pack);
-void pack_rows(const PackPlanes& pack);
+void pack_planes(const Packing& packing);
+void pack_rows(const Packing& packing);
+void compare(const float* x, int64_t words, bool closed, uint64_t* positive, uint64_t* inside);
+void choose(const uint64_t* positive, int64_t words, float size, float* values);
+void keep(const uint64_t* inside, int64_t words, const float* x, float* result);
 
 // A vector of halves, 16 of them, xor one half.
 XK_TARGET static inline __m512i products(__m512i vector, const Half* half) {
@@ -39,5 +41,4 @@ XK_TARGET static inline __m512i carry(__m512i x, __m512i sum, __m512i next) {
   return x;
 }
 
-}  // namespace avx512
-}  // namespace xk
+}  // namespace xk::avx512

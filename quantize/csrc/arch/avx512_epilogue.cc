@@ -4,8 +4,7 @@
 
 #include "arch/avx512.h"
 
-namespace xk {
-namespace avx512 {
+namespace xk::avx512 {
 
 // One pixel's sums as floats after the epilogue, or as they are. `scale` and `bias` of a lane or of all lanes.
 XK_TARGET static inline __m512i apply_epilogue(const Epilogue& f, __m512i sums, __m512 scale, __m512 bias, __m512 k) {
@@ -85,6 +84,5 @@ XK_TARGET void store_signs(const Epilogue& epilogue, int64_t pixels, int32_t* do
   }
 }
 
-}  // namespace avx512
-}  // namespace xk
+}  // namespace xk::avx512
 #endif

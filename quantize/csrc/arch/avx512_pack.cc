@@ -4,10 +4,8 @@
 #include <cstring>
 
 #include "arch/avx512.h"
-#include "conv/conv.h"
 
-namespace xk {
-namespace avx512 {
+namespace xk::avx512 {
 
 // Packing: bit c of a vector's lanes are the signs of 16 pixels of channel c, so that a half of 16 pixels is done
 // after 32 comparisons. It is [half][pixel]: chains are formed there, and pixels brought together last.
@@ -17,7 +15,7 @@ constexpr int64_t kPackPixels = kPackVectors * kLanes, kPackHalves = 16;
 // Halves [begin, end) of kVectors vectors of pixels. `last`: of the last vector, the pixels that there are; `sums`: of
 // the chain so far, [vector].
 template <int kVectors, bool kFlips>
-XK_TARGET static void pack_halves(const PackPlanes& pack, int64_t pixel, __mmask16 last, int64_t begin, int64_t end,
+XK_TARGET static void pack_halves(const Packing& pack, int64_t pixel, __mmask16 last, int64_t begin, int64_t end,
                                   __m512i* sums, Half* joined) {
   for (int64_t h = begin; h < end; ++h) {
     __m512i half[kVectors];
@@ -59,8 +57,8 @@ static void join_words(const Half* halves, int64_t pixels, int64_t words, int64_
 }
 
 template <bool kFlips>
-XK_TARGET static void pack_planes_16xN(const PackPlanes& pack) {
-  using Function = void (*)(const PackPlanes&, int64_t, __mmask16, int64_t, int64_t, __m512i*, Half*);
+XK_TARGET static void pack_planes_16xN(const Packing& pack) {
+  using Function = void (*)(const Packing&, int64_t, __mmask16, int64_t, int64_t, __m512i*, Half*);
   static constexpr Function kFunctions[kPackVectors] = {
       pack_halves<1, kFlips>, pack_halves<2, kFlips>, pack_halves<3, kFlips>, pack_halves<4, kFlips>,
       pack_halves<5, kFlips>, pack_halves<6, kFlips>, pack_halves<7, kFlips>, pack_halves<8, kFlips>};
@@ -79,13 +77,13 @@ XK_TARGET static void pack_planes_16xN(const PackPlanes& pack) {
   }
 }
 
-void pack_planes(const PackPlanes& pack) {
+void pack_planes(const Packing& pack) {
   pack.flips ? pack_planes_16xN<true>(pack) : pack_planes_16xN<false>(pack);
 }
 
 // A mask of 16 channels a comparison.
 template <bool kFlips>
-XK_TARGET static void pack_rows_16xN(const PackPlanes& pack) {
+XK_TARGET static void pack_rows_16xN(const Packing& pack) {
   const float* x = pack.input;
   for (int64_t p = 0; p < pack.pixels; ++p, x += pack.channels)
     for (int64_t w = 0; w < pack.words; ++w) {
@@ -104,13 +102,12 @@ XK_TARGET static void pack_rows_16xN(const PackPlanes& pack) {
     }
 }
 
-void pack_rows(const PackPlanes& pack) {
+void pack_rows(const Packing& pack) {
   pack.flips ? pack_rows_16xN<true>(pack) : pack_rows_16xN<false>(pack);
   if (pack.chain)
     for (int64_t h = 0; h + pack.chain <= 2 * pack.words; h += pack.chain)
       form_chains(reinterpret_cast<Half*>(pack.bits) + h, pack.pixels, pack.chain, 2 * pack.words);
 }
 
-}  // namespace avx512
-}  // namespace xk
+}  // namespace xk::avx512
 #endif

@@ -5,8 +5,7 @@
 
 #include "arch/avx512.h"
 
-namespace xk {
-namespace avx512 {
+namespace xk::avx512 {
 
 XK_TARGET static inline __m512i add_masked_ones(__m512i sum, __mmask16 mask, __m512i bits) {
   return _mm512_add_epi32(sum, _mm512_maskz_popcnt_epi32(mask, bits));
@@ -107,6 +106,5 @@ XK_TARGET void convolve_planes(const PlaneTile& t, const Epilogue& epilogue) {
   kFunctions[t.chained][f.integers](t, f, terms);
 }
 
-}  // namespace avx512
-}  // namespace xk
+}  // namespace xk::avx512
 #endif

@@ -5,11 +5,9 @@
 #include <algorithm>
 #include <cstring>
 
-#include "conv/conv.h"
-#include "kernel.h"
+#include "arch/microkernels.h"
 
-namespace xk {
-namespace neon {
+namespace xk::neon {
 
 #define XK_TARGET
 #include "arch/portable.inc"
@@ -73,7 +71,7 @@ static void dot_tile_8xN(const Tile<Word>& t, int first_pixel, int first_lane) {
     }
 }
 
-static void dot_tile_16xN(const Tile<Word>& t) {
+static void dot_words(const Tile<Word>& t) {
   for (int lane = 0; lane < kLanes; lane += 2 * kVectors) {
     int p = 0;
     for (; p + 2 <= t.pixels; p += 2) dot_tile_8xN<2>(t, p, lane);
@@ -81,8 +79,8 @@ static void dot_tile_16xN(const Tile<Word>& t) {
   }
 }
 
-static void store_planes_4x4(const Epilogue& f, int64_t pixels, int32_t* rows, int32_t* planes, int64_t pitch) {
-  if (!f.integers) apply_epilogue(f, pixels, rows);
+static void store_planes(const Epilogue& f, int64_t pixels, int32_t* rows, int32_t* planes, int64_t pitch) {
+  if (!f.integers) portable::apply_epilogue(f, pixels, rows);
   const int lanes = f.lanes;
   int64_t p = 0;
   for (; p + 4 <= pixels; p += 4)
@@ -97,20 +95,15 @@ static void store_planes_4x4(const Epilogue& f, int64_t pixels, int32_t* rows, i
           vcombine_s32(vget_high_s32(a.val[1]), vget_high_s32(b.val[1]))};
       for (int l = first; l < std::min(first + 4, lanes); ++l) vst1q_s32(planes + l * pitch + p, columns[l - first]);
     }
-  transpose_portable(rows + p * kLanes, pixels - p, lanes, planes + p, pitch);
+  portable::transpose(rows + p * kLanes, pixels - p, lanes, planes + p, pitch);
 }
 
-static bool usable() { return true; }  // part of every aarch64
-static bool preferred(const Shape&) { return true; }
+constexpr Microkernels kMicrokernels = [] {
+  Microkernels m = portable::microkernels();
+  m.dot_words = dot_words;
+  m.store_planes = store_planes;
+  return m;
+}();
 
-}  // namespace neon
-
-extern const Parts kNeonParts = {
-    neon::dot_tile_16xN, nullptr, nullptr, neon::store_planes_4x4, neon::store_rows_portable,
-    neon::store_signs_portable, neon::find_limits, neon::spread_signs, neon::pack_planes, neon::pack_rows,
-    neon::merge_fields,
-};
-extern const Kernel kNeon = {"neon", neon::usable, neon::preferred, WeightOrder::kWords, conv_bits, &kNeonParts};
-
-}  // namespace xk
+}  // namespace xk::neon
 #endif

@@ -2,11 +2,9 @@
 #include <algorithm>
 #include <cstring>
 
-#include "conv/conv.h"
-#include "kernel.h"
+#include "arch/microkernels.h"
 
-namespace xk {
-namespace scalar {
+namespace xk::scalar {
 
 #define XK_TARGET
 #include "arch/portable.inc"
@@ -18,7 +16,7 @@ static inline uint64_t popcount(uint64_t x) {
   return (x * 0x0101010101010101u) >> 56;
 }
 
-static void dot_tile_16x1(const Tile<Word>& t) {
+static void dot_words(const Tile<Word>& t) {
   for (int p = 0; p < t.pixels; ++p) {
     uint64_t differ[kLanes] = {};
     for (size_t r = 0; r < t.run_count; ++r)
@@ -33,22 +31,10 @@ static void dot_tile_16x1(const Tile<Word>& t) {
   }
 }
 
-static void store_planes(const Epilogue& f, int64_t pixels, int32_t* dots, int32_t* planes, int64_t pitch) {
-  if (!f.integers) apply_epilogue(f, pixels, dots);
-  transpose_portable(dots, pixels, f.lanes, planes, pitch);
-}
+constexpr Microkernels kMicrokernels = [] {
+  Microkernels m = portable::microkernels();
+  m.dot_words = dot_words;
+  return m;
+}();
 
-static bool usable() { return true; }
-static bool preferred(const Shape&) { return true; }
-
-}  // namespace scalar
-
-extern const Parts kScalarParts = {
-    scalar::dot_tile_16x1, nullptr, nullptr, scalar::store_planes, scalar::store_rows_portable,
-    scalar::store_signs_portable, scalar::find_limits, scalar::spread_signs, scalar::pack_planes, scalar::pack_rows,
-    scalar::merge_fields,
-};
-extern const Kernel kScalar = {"scalar",  scalar::usable, scalar::preferred, WeightOrder::kWords,
-                               conv_bits, &kScalarParts};
-
-}  // namespace xk
+}  // namespace xk::scalar

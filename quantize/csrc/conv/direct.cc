@@ -6,14 +6,15 @@
 #include <vector>
 
 #include "conv/conv.h"
-#include "parallel.h"
+#include "conv/epilogue.h"
+#include "conv/plan.h"
 
 namespace xk {
 
 namespace {
 
-void dot(const Parts& parts, const Tile<Word>& tile) { parts.dot_tile(tile); }
-void dot(const Parts& parts, const Tile<Half>& tile) { parts.dot_halves(tile); }
+void dot(const Microkernels& micro, const Tile<Word>& tile) { micro.dot_words(tile); }
+void dot(const Microkernels& micro, const Tile<Half>& tile) { micro.dot_halves(tile); }
 
 // Output pixels that see the same taps, and where these are.
 struct Rectangle {
@@ -94,7 +95,7 @@ class DirectConv {
         t.origin = origin + line * (by_row ? down : right) + begin * t.input_stride;
         t.pixels = pixels;
         t.dots = dots + (line * across + begin * along) * kLanes;
-        dot(*call_.kernel->parts, t);
+        dot(*call_.kernel->microkernels, t);
       });
   }
 
@@ -108,20 +109,16 @@ class DirectConv {
 
 template <class Unit>
 void convolve(const ConvCall& call, const DirectConv<Unit>& conv) {
-  const Shape& s = call.shape;
   const Epilogues epilogues(call);
-  const Chunks chunks(s, kChunkPixels, s.out_width);
-  const int64_t together = blocks_a_task(call), parts = s.blocks() / together;
-  parallel_for(call.parallel, s.batch * chunks.count() * parts, [&](int64_t index) {
+  const Chunks chunks(call.shape, kChunkPixels, call.shape.out_width);
+  const auto task = [&](int64_t image, const Chunk& chunk, int64_t begin, int64_t end) {
     alignas(64) int32_t dots[kChunkPixels * kLanes];
-    const int64_t image = index / parts / chunks.count();
-    const Chunk chunk = chunks[index / parts % chunks.count()];
-    epilogues.clear_bits(image, chunk);
-    for (int64_t block = index % parts * together; block < (index % parts + 1) * together; ++block) {
+    for (int64_t block = begin; block < end; ++block) {
       conv.chunk(image, block, chunk, dots);
       epilogues.store_block(image, block, chunk, dots);
     }
-  });
+  };
+  epilogues.for_each_chunk(chunks, call.shape.blocks(), task);
 }
 
 }  // namespace
@@ -130,16 +127,9 @@ void conv_words(const ConvCall& call) {
   convolve(call, DirectConv<Word>(call, call.bits, ceil_div(call.shape.group_channels, kWordBits), false));
 }
 
-void conv_chains(const ConvCall& call) {
+void conv_halves(const ConvCall& call) {
   const ChainPlan plan = chain_plan(call.shape);
   convolve(call, DirectConv<Half>(call, reinterpret_cast<const Half*>(call.bits), plan.halves, plan.chained()));
-}
-
-void conv_bits(const ConvCall& call) {
-  if (call.form == InputForm::kPlanes) return conv_planes(call);
-  if (call.kernel->order == WeightOrder::kChains)
-    return chain_plan(call.shape).gathered ? conv_gathered(call) : conv_chains(call);
-  word_plan(call.shape).gathered ? conv_gathered(call) : conv_words(call);
 }
 
 }  // namespace xk

@@ -3,7 +3,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "conv/conv.h"
+#include "conv/epilogue.h"
 
 namespace xk {
 
@@ -34,7 +34,7 @@ void store_bits(const ConvCall& call, const Epilogue& f, int64_t first_channel, 
                 int32_t* dots) {
   const Shape& s = call.shape;
   uint16_t signs[kChunkPixels];
-  call.kernel->parts->store_signs(f, pixels, dots, signs);
+  call.kernel->microkernels->store_signs(f, pixels, dots, signs);
   const uint64_t valid = (uint64_t{1} << f.lanes) - 1;
   const int shift = static_cast<int>(first_channel % kWordBits);
   uint64_t* words = static_cast<uint64_t*>(call.output.data) + pixel * s.out_words + first_channel / kWordBits;
@@ -72,13 +72,12 @@ Epilogues::Epilogues(const ConvCall& call) : call_(call) {
   if (!worth_limits(call)) return;
   limits_.resize(static_cast<size_t>(call.shape.blocks()));
   for (int64_t block = 0; block < call.shape.blocks(); ++block)
-    call.kernel->parts->find_limits(epilogue_of(call, 0, block, 0), static_cast<int32_t>(call.shape.filter_bits),
+    call.kernel->microkernels->find_limits(epilogue_of(call, 0, block, 0), static_cast<int32_t>(call.shape.filter_bits),
                                     &limits_[static_cast<size_t>(block)]);
 }
 
 void Epilogues::clear_bits(int64_t image, const Chunk& chunk) const {
   const Shape& s = call_.shape;
-  if (call_.output.kind != XK_OUT_BITS) return;
   const int64_t pixel = (image * s.out_height + chunk.row) * s.out_width + chunk.column;
   std::memset(static_cast<uint64_t*>(call_.output.data) + pixel * s.out_words, 0,
               static_cast<size_t>(chunk.pixels() * s.out_words) * sizeof(uint64_t));
@@ -91,14 +90,14 @@ void Epilogues::store_block(int64_t image, int64_t block, const Chunk& chunk, in
   const int64_t pixels = chunk.pixels(), first = s.first_channel(block);
   const Epilogue f = limits_.empty() ? epilogue_of(call, image, block, position)
                                    : limits_epilogue(s.lanes(block), &limits_[static_cast<size_t>(block)]);
-  const Parts& parts = *call.kernel->parts;
+  const Microkernels& micro = *call.kernel->microkernels;
   if (call.output.shuffle > 1) return store_shuffled(call, f, image, position, first, pixels, dots);
   if (call.output.kind == XK_OUT_BITS) return store_bits(call, f, first, image * plane + position, pixels, dots);
   int32_t* output = static_cast<int32_t*>(call.output.data);  // or floats: 32-bit values
   if (call.output.layout == XK_NCHW)
-    parts.store_planes(f, pixels, dots, output + (image * s.out_channels + first) * plane + position, plane);
+    micro.store_planes(f, pixels, dots, output + (image * s.out_channels + first) * plane + position, plane);
   else
-    parts.store_rows(f, pixels, dots, output + (image * plane + position) * s.out_channels + first, s.out_channels);
+    micro.store_rows(f, pixels, dots, output + (image * plane + position) * s.out_channels + first, s.out_channels);
 }
 
 }  // namespace xk

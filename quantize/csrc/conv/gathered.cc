@@ -6,7 +6,8 @@
 #include <vector>
 
 #include "conv/conv.h"
-#include "parallel.h"
+#include "conv/epilogue.h"
+#include "conv/plan.h"
 
 namespace xk {
 
@@ -86,7 +87,7 @@ class GatheredConv {
       t.terms = windows.terms.data() + begin;
       t.pixels = count;
       t.dots = dots + begin * kLanes;
-      call_.kernel->parts->dot_tile(t);
+      call_.kernel->microkernels->dot_words(t);
     });
   }
 
@@ -144,7 +145,7 @@ class GatheredConv {
         taps[i] = inside ? tap(image, y, x, ky, kx) : zeros_.data();
       }
       const int field_bytes = static_cast<int>(s_.group_channels / 8);
-      call_.kernel->parts->merge_fields(taps, field_bytes, s_.groups, target + word * s_.groups);
+      call_.kernel->microkernels->merge_fields(taps, field_bytes, s_.groups, target + word * s_.groups);
     }
   }
 
@@ -164,12 +165,9 @@ void conv_gathered(const ConvCall& call) {
   const Chunks chunks(s, kGatherPixels, s.out_width);
   const GatheredConv conv(call);
   const Epilogues epilogues(call);
-  parallel_for(call.parallel, s.batch * chunks.count(), [&](int64_t index) {
+  epilogues.for_each_chunk(chunks, 1, [&](int64_t image, const Chunk& chunk, int64_t, int64_t) {
     alignas(64) int32_t dots[kGatherPixels * kLanes];
-    const int64_t image = index / chunks.count();
-    const Chunk chunk = chunks[index % chunks.count()];
     const GatheredConv::Windows windows = conv.gather(image, chunk);
-    epilogues.clear_bits(image, chunk);
     for (int64_t block = 0; block < s.blocks(); ++block) {
       conv.block(windows, block, chunk.pixels(), dots);
       epilogues.store_block(image, block, chunk, dots);

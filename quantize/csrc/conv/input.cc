@@ -4,6 +4,7 @@
 #include <cstring>
 #include <vector>
 
+#include "conv/plan.h"
 #include "parallel.h"
 
 namespace xk {
@@ -38,12 +39,12 @@ std::unique_ptr<uint64_t[]> words_of(int64_t count) {
 }  // namespace
 
 void pack(const float* input, int32_t layout, int64_t batch, int64_t channels, int64_t pixels,
-          const xk_binarize* binarize, const Parts& parts, const PackTarget& target, const xk_parallel* parallel) {
+          const xk_binarize* binarize, const Microkernels& micro, const PackTarget& target, const xk_parallel* parallel) {
   const Thresholds t = thresholds_of(binarize, channels);
   const int64_t words = ceil_div(channels, kWordBits), tasks = ceil_div(pixels, kPartPixels);
   parallel_for(parallel, batch * tasks, [&](int64_t index) {
     const int64_t image = index / tasks, first = index % tasks * kPartPixels;
-    PackPlanes p{};
+    Packing p{};
     p.input = input + image * channels * pixels + first * (layout == XK_NCHW ? 1 : channels);
     p.plane = pixels;
     p.pixels = std::min(kPartPixels, pixels - first);
@@ -57,21 +58,15 @@ void pack(const float* input, int32_t layout, int64_t batch, int64_t channels, i
       p.planes = target.planes + image * ceil_div(channels, kHalfBits) * pixels + first;
     else
       p.bits = target.bits + (image * pixels + first) * words;
-    layout == XK_NCHW ? parts.pack_planes(p) : parts.pack_rows(p);
+    layout == XK_NCHW ? micro.pack_planes(p) : micro.pack_rows(p);
   });
-}
-
-InputForm input_form(const ConvCall& call) {
-  if (call.kernel->order != WeightOrder::kChains || chain_plan(call.shape).gathered) return InputForm::kWords;
-  if (planes_preferred(call)) return InputForm::kPlanes;
-  return chain_plan(call.shape).chained() ? InputForm::kChains : InputForm::kWords;
 }
 
 Input::Input(const ConvCall& call)
     : call_(call),
       s_(call.shape),
-      chain_(call.form != InputForm::kWords && chain_plan(s_).chained() ? chain_plan(s_).halves : 0) {
-  if (call.form != InputForm::kPlanes) {
+      chain_(call.driver.form != InputForm::kWords && chain_plan(s_).chained() ? chain_plan(s_).halves : 0) {
+  if (call.driver.form != InputForm::kPlanes) {
     buffer_ = words_of(s_.batch * pixels() * s_.words);
     return;
   }
@@ -85,7 +80,7 @@ void Input::pack_floats(const float* input, int32_t layout, const xk_binarize* b
   const std::unique_ptr<uint64_t[]> words = rows_to_planes ? words_of(s_.batch * pixels() * s_.words) : nullptr;
   const PackTarget target = rows_to_planes ? PackTarget{words.get(), 0, nullptr}
                                            : PackTarget{buffer_.get(), chain_, planes_};
-  pack(input, layout, s_.batch, s_.channels, pixels(), binarize, *call_.kernel->parts, target, call_.parallel);
+  pack(input, layout, s_.batch, s_.channels, pixels(), binarize, *call_.kernel->microkernels, target, call_.parallel);
   if (rows_to_planes) form_planes(words.get());
 }
 

@@ -17,12 +17,9 @@ struct PackTarget {
 
 // The bits of floats [batch][channels][pixels], or rows of pixels.
 void pack(const float* input, int32_t layout, int64_t batch, int64_t channels, int64_t pixels,
-          const xk_binarize* binarize, const Parts& parts, const PackTarget& target, const xk_parallel* parallel);
+          const xk_binarize* binarize, const Microkernels& micro, const PackTarget& target, const xk_parallel* parallel);
 
-// Which form of its input is the fastest for a call. Asks everything but `form` and `bits`.
-InputForm input_form(const ConvCall& call);
-
-// A buffer for a call's input in the form that the call names.
+// A buffer for a call's input in the form that its driver reads.
 class Input {
  public:
   explicit Input(const ConvCall& call);

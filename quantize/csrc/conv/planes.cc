@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "conv/conv.h"
+#include "conv/epilogue.h"
+#include "conv/plan.h"
 #include "parallel.h"
 
 namespace xk {
@@ -38,7 +40,7 @@ class PlaneConv {
     t.tap_count = s_.taps;
     t.masks = masks.data();
     t.halves = halves_;
-    t.chained = halves_ >= 3;
+    t.chained = chain_plan(s_).chained();
     t.tap_terms = static_cast<int32_t>(s_.group_channels);
     t.pixels = std::min(count * kLanes, pixels - pixel);
     t.output_pitch = pixels;
@@ -48,7 +50,7 @@ class PlaneConv {
                 (image * s_.groups + s_.group_of(block)) * halves_ * layout_.plane + pixel;
       t.output = static_cast<int32_t*>(call_.output.data) +
                  (image * s_.out_channels + s_.first_channel(block)) * pixels + pixel;
-      call_.kernel->parts->convolve_planes(t, epilogue_of(call_, image, block, pixel));
+      call_.kernel->microkernels->convolve_planes(t, epilogue_of(call_, image, block, pixel));
     }
   }
 
@@ -96,42 +98,6 @@ class PlaneConv {
 };
 
 }  // namespace
-
-PlaneLayout plane_layout(const Shape& s) {
-  const int64_t last = ((s.kernel_h - 1) * s.dilation_h - s.pad_top) * s.width + (s.kernel_w - 1) * s.dilation_w;
-  PlaneLayout layout{};
-  layout.plane = s.height * s.width;
-  layout.before = ceil_div(s.pad_top * s.width + s.pad_left, kLanes) * kLanes;
-  layout.after = std::max<int64_t>(0, last) + (s.out_height - s.height) * s.width + 2 * kLanes;
-  return layout;
-}
-
-namespace {
-
-// Output positions times the taps that they see.
-double taps_inside(const std::vector<Band>& bands) {
-  double sum = 0;
-  for (const Band& b : bands) sum += static_cast<double>((b.end - b.begin) * (b.last - b.first));
-  return sum;
-}
-
-}  // namespace
-
-bool planes_preferred(const ConvCall& call) {
-  const Shape& s = call.shape;
-  if (call.output.kind == XK_OUT_BITS || call.output.layout != XK_NCHW || call.output.shuffle > 1) return false;
-  if (s.stride_h != 1 || s.stride_w != 1 || s.out_width != s.width) return false;
-  // Cycles of 16 sums on Zen 4: a half, and the way to the output. Vectors also do padded taps and fill up the last
-  // one; conv_chains transposes.
-  constexpr double kHalf = 1.4, kStore = 2, kTransposed = 7;
-  const double inside = taps_inside(bands(s.out_height, s.height, s.kernel_h, 1, s.dilation_h, s.pad_top)) *
-                        taps_inside(bands(s.out_width, s.width, s.kernel_w, 1, s.dilation_w, s.pad_left));
-  const double halves = kHalf * static_cast<double>(chain_plan(s).halves);
-  const int64_t pixels = s.out_height * s.out_width;
-  const double filled = static_cast<double>(ceil_div(pixels, kLanes) * kLanes);
-  const double transposed = static_cast<double>(pixels) * kTransposed;
-  return filled * (static_cast<double>(s.taps) * halves + kStore) < inside * halves + transposed;
-}
 
 void conv_planes(const ConvCall& call) {
   const Shape& s = call.shape;

@@ -1,7 +1,7 @@
 // Epilogues of convolutions whose output channels are shuffled: as in epilogue.cc, but lanes do not lie side by side.
 #include <algorithm>
 
-#include "conv/conv.h"
+#include "conv/epilogue.h"
 
 namespace xk {
 
@@ -35,28 +35,28 @@ int spreads_of(const Places& places, Spread* spreads) {
   return count;
 }
 
-void store_bits(const Parts& parts, const Epilogue& f, const Places& places, int64_t pixels, int32_t* dots,
+void store_bits(const Microkernels& micro, const Epilogue& f, const Places& places, int64_t pixels, int32_t* dots,
                 uint64_t* words, int64_t pitch) {
   uint16_t signs[kChunkPixels];
   Spread spreads[kLanes];
-  parts.store_signs(f, pixels, dots, signs);
-  parts.spread_signs(signs, pixels, spreads, spreads_of(places, spreads), words, pitch);
+  micro.store_signs(f, pixels, dots, signs);
+  micro.spread_signs(signs, pixels, spreads, spreads_of(places, spreads), words, pitch);
 }
 
-void store_planes(const Parts& parts, const Epilogue& f, const Places& places, int64_t pixels, int32_t* dots,
+void store_planes(const Microkernels& micro, const Epilogue& f, const Places& places, int64_t pixels, int32_t* dots,
                   int32_t* output, int64_t plane) {
   if (places.even())
-    return parts.store_planes(f, pixels, dots, output + places.channel[0] * plane, places.groups * plane);
+    return micro.store_planes(f, pixels, dots, output + places.channel[0] * plane, places.groups * plane);
   int32_t planes[kLanes * kChunkPixels];
-  parts.store_planes(f, pixels, dots, planes, kChunkPixels);
+  micro.store_planes(f, pixels, dots, planes, kChunkPixels);
   for (int l = 0; l < f.lanes; ++l)
     std::copy_n(planes + l * kChunkPixels, pixels, output + places.channel[l] * plane);
 }
 
-void store_rows(const Parts& parts, const Epilogue& f, const Places& places, int64_t pixels, int32_t* dots,
+void store_rows(const Microkernels& micro, const Epilogue& f, const Places& places, int64_t pixels, int32_t* dots,
                 int32_t* output, int64_t pitch) {
   int32_t rows[kChunkPixels * kLanes];
-  parts.store_rows(f, pixels, dots, rows, kLanes);
+  micro.store_rows(f, pixels, dots, rows, kLanes);
   for (int64_t p = 0; p < pixels; ++p, output += pitch)
     for (int l = 0; l < f.lanes; ++l) output[places.channel[l]] = rows[p * kLanes + l];
 }
@@ -66,18 +66,18 @@ void store_rows(const Parts& parts, const Epilogue& f, const Places& places, int
 void store_shuffled(const ConvCall& call, const Epilogue& epilogue, int64_t image, int64_t position,
                     int64_t first_channel, int64_t pixels, int32_t* dots) {
   const Shape& s = call.shape;
-  const Parts& parts = *call.kernel->parts;
+  const Microkernels& micro = *call.kernel->microkernels;
   const Places places(call, first_channel, epilogue.lanes);
   const int64_t plane = s.out_height * s.out_width, pixel = image * plane + position;
   if (call.output.kind == XK_OUT_BITS) {
     uint64_t* words = static_cast<uint64_t*>(call.output.data) + pixel * s.out_words;
-    return store_bits(parts, epilogue, places, pixels, dots, words, s.out_words);
+    return store_bits(micro, epilogue, places, pixels, dots, words, s.out_words);
   }
   int32_t* output = static_cast<int32_t*>(call.output.data);  // or floats: 32-bit values
   if (call.output.layout == XK_NCHW)
-    store_planes(parts, epilogue, places, pixels, dots, output + image * s.out_channels * plane + position, plane);
+    store_planes(micro, epilogue, places, pixels, dots, output + image * s.out_channels * plane + position, plane);
   else
-    store_rows(parts, epilogue, places, pixels, dots, output + pixel * s.out_channels, s.out_channels);
+    store_rows(micro, epilogue, places, pixels, dots, output + pixel * s.out_channels, s.out_channels);
 }
 
 }  // namespace xk

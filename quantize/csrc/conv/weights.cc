@@ -4,52 +4,11 @@
 #include <cinttypes>
 #include <cstring>
 
+#include "conv/plan.h"
 #include "error.h"
+#include "kernel.h"
 
 namespace xk {
-
-namespace {
-
-// Shifting bytes together costs about a quarter of a window; shifting bits is done only where groups need it.
-bool worth_gathering(const Shape& s, int64_t dense, int64_t direct) {
-  return 4 * dense < 3 * direct && s.group_channels % 8 == 0;
-}
-
-}  // namespace
-
-WordPlan word_plan(const Shape& s) {
-  const int64_t direct = s.taps * ceil_div(s.group_channels, kWordBits);
-  const int64_t dense = ceil_div(s.filter_bits, kWordBits);
-  const bool aligned = s.groups == 1 || s.group_channels % kWordBits == 0;
-  const bool gathered = !aligned || worth_gathering(s, dense, direct);
-  return {gathered, gathered ? dense : direct};
-}
-
-ChainPlan chain_plan(const Shape& s) {
-  const int64_t halves = ceil_div(s.group_channels, kHalfBits);
-  const int64_t dense = 2 * ceil_div(s.filter_bits, kWordBits);
-  const bool aligned = s.groups == 1 || s.group_channels % kHalfBits == 0;
-  const bool gathered = !aligned || worth_gathering(s, dense, s.taps * halves);
-  return {gathered, halves};
-}
-
-void form_chains(Half* chains, int64_t count, int64_t halves, int64_t pitch) {
-  for (int64_t i = 0; i < count; ++i, chains += pitch) {
-    Half sum = chains[0];
-    for (int64_t h = 2; h < halves; h += 2) chains[h] = sum ^= chains[h - 1] ^ chains[h];
-  }
-}
-
-TilePlan tile_plan(const Shape& s) {
-  TilePlan plan{};
-  plan.channel_blocks = ceil_div(s.group_channels, 64);
-  plan.block_channels = ceil_div(s.group_channels, plan.channel_blocks);
-  plan.row_runs = s.dilation_w == 1 && s.stride_w == 1;
-  plan.runs = plan.channel_blocks * (plan.row_runs ? s.kernel_h : s.taps);
-  plan.run_length = plan.block_channels * (plan.row_runs ? s.kernel_w : 1);
-  plan.run_steps = ceil_div(plan.run_length, 64);
-  return plan;
-}
 
 namespace {
 
@@ -95,10 +54,10 @@ Half chain_link(const ChainPlan& plan, const Half* halves, int64_t at) {
 }
 
 // [block][step][16] words. Word k is row k of a weight tile: its byte 4 l + j is weight 4 k + j of the step's 64,
-// of lane l. Byte b of the row is bit b / 8 of byte b % 8 of the word, see weight_signs() in arch/amx.h.
+// of lane l. Byte b of the row is bit b / 8 of byte b % 8 of the word, see weight_signs() in arch/amx.cc.
 template <class Visit>
-void visit_tiles(const Shape& s, int64_t block, int lane, const Visit& visit) {
-  const TilePlan plan = tile_plan(s);
+void visit_bytes(const Shape& s, int64_t block, int lane, const Visit& visit) {
+  const BytePlan plan = byte_plan(s);
   for (int64_t tap = 0; tap < s.taps; ++tap)
     for (int64_t first = 0; first < s.group_channels; first += plan.block_channels) {
       const int64_t run = first / plan.block_channels * (plan.runs / plan.channel_blocks) +
@@ -124,8 +83,8 @@ void visit_pieces(const Shape& s, const Kernel& kernel, const Visit& visit) {
   for (int64_t block = 0; block < s.blocks(); ++block)
     for (int lane = 0; lane < s.lanes(block); ++lane) {
       const auto visit_one = [&](const Piece& piece) { visit(s.first_channel(block) + lane, piece); };
-      if (kernel.order == WeightOrder::kTiles)
-        visit_tiles(s, block, lane, visit_one);
+      if (kernel.order == WeightOrder::kBytes)
+        visit_bytes(s, block, lane, visit_one);
       else if (in_chains(s, kernel))
         visit_halves(s, block, lane, visit_one);
       else
@@ -158,19 +117,19 @@ WeightsHeader header_of(const Shape& s, int kernel) {
   WeightsHeader h{};
   std::memcpy(h.magic, kMagic, sizeof kMagic);
   h.kernel = kernel;
-  std::strncpy(h.name, kKernels[kernel]->name, sizeof h.name - 1);
+  std::strncpy(h.name, kKernels[kernel].name, sizeof h.name - 1);
   h.channels = s.channels;
   h.out_channels = s.out_channels;
   h.groups = s.groups;
   h.kernel_h = static_cast<int32_t>(s.kernel_h);
   h.kernel_w = static_cast<int32_t>(s.kernel_w);
-  h.row_runs = kKernels[kernel]->order == WeightOrder::kTiles && tile_plan(s).row_runs;
+  h.row_runs = kKernels[kernel].order == WeightOrder::kBytes && byte_plan(s).row_runs;
   return h;
 }
 
 // Of a block of channels.
 int64_t block_bytes(const Shape& s, const Kernel& kernel) {
-  if (kernel.order == WeightOrder::kTiles) return tile_plan(s).steps() * 16 * int64_t{sizeof(Word)};
+  if (kernel.order == WeightOrder::kBytes) return byte_plan(s).steps() * 16 * int64_t{sizeof(Word)};
   if (in_chains(s, kernel)) return s.taps * chain_plan(s).halves * kLanes * int64_t{sizeof(Half)};
   return word_plan(s).filter_words * kLanes * int64_t{sizeof(Word)};
 }
@@ -182,14 +141,14 @@ size_t weights_bytes(const Shape& s, const Kernel& kernel) {
 }
 
 void pack_weights(const Shape& s, int kernel, const uint8_t* dense, void* weights) {
-  std::memset(weights, 0, weights_bytes(s, *kKernels[kernel]));
+  std::memset(weights, 0, weights_bytes(s, kKernels[kernel]));
   const WeightsHeader header = header_of(s, kernel);
   std::memcpy(weights, &header, sizeof header);
   void* const payload = static_cast<char*>(weights) + sizeof header;
   uint64_t* const words = static_cast<uint64_t*>(payload);
-  Half* const halves = in_chains(s, *kKernels[kernel]) ? static_cast<Half*>(payload) : nullptr;
+  Half* const halves = in_chains(s, kKernels[kernel]) ? static_cast<Half*>(payload) : nullptr;
   const ChainPlan plan = chain_plan(s);
-  visit_pieces(s, *kKernels[kernel], [&](int64_t filter, const Piece& p) {
+  visit_pieces(s, kKernels[kernel], [&](int64_t filter, const Piece& p) {
     const uint64_t bits = read_bits(dense + filter * s.filter_bytes, p.from, p.count);
     if (halves)
       halves[p.word] = static_cast<Half>(bits) ^ chain_link(plan, halves, p.word);
@@ -202,9 +161,9 @@ void unpack_weights(const Shape& s, int kernel, const void* weights, uint8_t* de
   std::memset(dense, 0, static_cast<size_t>(s.out_channels * s.filter_bytes));
   const void* const payload = static_cast<const char*>(weights) + sizeof(WeightsHeader);
   const uint64_t* const words = static_cast<const uint64_t*>(payload);
-  const Half* const halves = in_chains(s, *kKernels[kernel]) ? static_cast<const Half*>(payload) : nullptr;
+  const Half* const halves = in_chains(s, kKernels[kernel]) ? static_cast<const Half*>(payload) : nullptr;
   const ChainPlan plan = chain_plan(s);
-  visit_pieces(s, *kKernels[kernel], [&](int64_t filter, const Piece& p) {
+  visit_pieces(s, kKernels[kernel], [&](int64_t filter, const Piece& p) {
     const uint64_t bits = halves ? halves[p.word] ^ chain_link(plan, halves, p.word) : words[p.word] >> p.at;
     write_bits((p.step == 1 ? bits : unspread(bits)) & low_bits(p.count), dense + filter * s.filter_bytes, p.from,
                p.count);
@@ -216,7 +175,7 @@ int weights_kernel(const void* weights, size_t bytes) {
   if (!weights || bytes < sizeof h) return -1;
   std::memcpy(&h, weights, sizeof h);
   if (std::memcmp(h.magic, kMagic, sizeof kMagic) || h.kernel < 0 || h.kernel >= kKernelCount) return -1;
-  const Kernel& kernel = *kKernels[h.kernel];
+  const Kernel& kernel = kKernels[h.kernel];
   return !std::strncmp(h.name, kernel.name, sizeof h.name) && kernel.usable() ? static_cast<int>(h.kernel) : -1;
 }
 
@@ -230,7 +189,7 @@ void check_weights(const Shape& s, const void* weights, size_t bytes) {
          "the packed weights are for another shape than %" PRId64 " -> %" PRId64 " channels, kernel %" PRId64
          "x%" PRId64 ", groups %" PRId64,
          s.channels, s.out_channels, s.kernel_h, s.kernel_w, s.groups);
-  const size_t needed = weights_bytes(s, *kKernels[kernel]);
+  const size_t needed = weights_bytes(s, kKernels[kernel]);
   if (bytes != needed)
     fail(XK_INVALID_ARGUMENT, "the packed weights are %zu bytes; this shape needs %zu", bytes, needed);
 }

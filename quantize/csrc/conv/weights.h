@@ -4,7 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "conv/conv.h"
+#include "kernel.h"
+#include "shape.h"
 
 namespace xk {
 
@@ -14,7 +15,7 @@ struct WeightsHeader {
   char name[8];
   int64_t channels, out_channels, groups;
   int32_t kernel_h, kernel_w;
-  int32_t row_runs;  // see TilePlan
+  int32_t row_runs;  // see BytePlan
   int32_t reserved;
 };
 static_assert(sizeof(WeightsHeader) == 64, "the payload starts at a cache line");
