@@ -1,13 +1,19 @@
-#include "pool.h"
-
+// Max pooling of bits.
 #include <cinttypes>
+#include <vector>
 
-#include "error.h"
+#include "api.h"
 #include "parallel.h"
+#include "shape.h"
 
 namespace xk {
 
 namespace {
+
+struct Pool : xk_pool_shape {
+  int64_t words;                    // of a pixel
+  std::vector<Band> rows, columns;  // of the output
+};
 
 struct Axis {
   const char* name;
@@ -41,8 +47,7 @@ std::vector<uint64_t> flipped_row(const Pool& p, const uint8_t* flip) {
   return row;
 }
 
-}  // namespace
-
+// Checks everything: sizes of all buffers fit in int64 bytes, and every window has a tap inside the input.
 Pool full_pool(const xk_pool_shape& options) {
   Pool p{options, {}, {}, {}};
   check_size("batch", p.batch, 1);
@@ -89,4 +94,25 @@ void max_pool(const Pool& p, const uint64_t* bits, const uint8_t* flip, uint64_t
   });
 }
 
+}  // namespace
 }  // namespace xk
+
+using namespace xk;
+
+int32_t xk_max_pool_size(const xk_pool_shape* shape, size_t* words) {
+  return guarded([&] {
+    check_pointers({{"shape", shape}, {"words", words}});
+    const Pool pool = full_pool(*shape);
+    *words = static_cast<size_t>(pool.batch * pool.out_height * pool.out_width * pool.words);
+  });
+}
+
+int32_t xk_max_pool(const xk_pool_shape* shape, const uint64_t* bits, const uint8_t* flip, uint64_t* output,
+                    const xk_parallel* parallel) {
+  return guarded([&] {
+    check_pointers({{"shape", shape}});
+    const Pool pool = full_pool(*shape);
+    check_pointers({{"bits", bits}, {"output", output}});
+    max_pool(pool, bits, flip, output, parallel);
+  });
+}

@@ -1,9 +1,10 @@
-#include "training/straight_through.h"
-
+// Training: signs, and the gradients that pass straight through them, with one bit an element kept for each.
 #include <algorithm>
 #include <cmath>
+#include <initializer_list>
 #include <vector>
 
+#include "api.h"
 #include "parallel.h"
 #include "shape.h"
 #include "training/elements.h"
@@ -25,9 +26,9 @@ void add_inside(const uint64_t* inside, int64_t count, float factor, const float
 
 constexpr int64_t kBlock = 1 << 14;  // elements of a task: in the first cache, and whole words
 
-// run(first, count) for the blocks of `count` elements.
+// Runs run(first, n) for every block of `count` elements: those from `first` on, n of them.
 template <class Run>
-void blocks(const xk_parallel* parallel, int64_t count, const Run& run) {
+void for_each_block(const xk_parallel* parallel, int64_t count, const Run& run) {
   parallel_for(parallel, ceil_div(count, kBlock), [&](int64_t index) {
     const int64_t first = index * kBlock;
     run(first, std::min(kBlock, count - first));
@@ -90,71 +91,112 @@ class Centering {
   std::vector<float> means_;
 };
 
+void check_tensors(std::initializer_list<const void*> pointers) {
+  for (const void* pointer : pointers) check_pointers({{"a tensor", pointer}});
+}
+
+void check_elements(int64_t count, std::initializer_list<const void*> pointers) {
+  check_size("count", count, 1);
+  checked_product("the size of the elements", {count, 4});
+  check_tensors(pointers);
+}
+
+void check_filters(const xk_filters* filters, std::initializer_list<const void*> pointers) {
+  check_pointers({{"filters", filters}});
+  check_size("filters", filters->count, 1);
+  check_size("inputs", filters->inputs, 1);
+  check_size("taps", filters->taps, 1);
+  checked_product("the size of the filters", {filters->count, filters->inputs, filters->taps, 4});
+  check_tensors(pointers);
+}
+
+// Runs task(f, size, words) for every filter f, which has `size` elements, and as many bits in `words` words.
+template <class Task>
+void for_each_filter(const xk_parallel* parallel, const xk_filters& filters, const Task& task) {
+  const int64_t size = filters.inputs * filters.taps, words = ceil_div(size, kWordBits);
+  parallel_for(parallel, filters.count, [&](int64_t f) { task(f, size, words); });
+}
+
 bool centers(const xk_filters& filters) { return filters.center && filters.inputs > 1; }
 
 }  // namespace
+}  // namespace xk
 
-void sign(const float* x, int64_t count, bool closed, float* values, uint64_t* positive, uint64_t* inside,
-          const xk_parallel* parallel) {
-  blocks(parallel, count, [&](int64_t first, int64_t n) {
-    const int64_t word = first / kWordBits;
-    uint64_t unwanted[kBlock / kWordBits];
-    elements::compare(x + first, n, closed, positive + word, inside ? inside + word : unwanted);
-    if (values) elements::choose(positive + word, n, 1.0f, values + first);
+using namespace xk;
+
+int32_t xk_sign(const float* x, int64_t count, int32_t closed, float* values, uint64_t* positive, uint64_t* inside,
+                const xk_parallel* parallel) {
+  return guarded([&] {
+    check_elements(count, {x, positive});
+    for_each_block(parallel, count, [&](int64_t first, int64_t n) {
+      const int64_t word = first / kWordBits;
+      uint64_t unwanted[kBlock / kWordBits];
+      elements::compare(x + first, n, closed != 0, positive + word, inside ? inside + word : unwanted);
+      if (values) elements::choose(positive + word, n, 1.0f, values + first);
+    });
   });
 }
 
-void signs(const uint64_t* positive, int64_t count, float* values, const xk_parallel* parallel) {
-  blocks(parallel, count,
-         [&](int64_t first, int64_t n) { elements::choose(positive + first / kWordBits, n, 1.0f, values + first); });
-}
-
-void pass_inside(const float* gradient, const uint64_t* inside, int64_t count, float* result,
-                 const xk_parallel* parallel) {
-  blocks(parallel, count, [&](int64_t first, int64_t n) {
-    elements::keep(inside + first / kWordBits, n, gradient + first, result + first);
+int32_t xk_signs(const uint64_t* positive, int64_t count, float* values, const xk_parallel* parallel) {
+  return guarded([&] {
+    check_elements(count, {positive, values});
+    for_each_block(parallel, count, [&](int64_t first, int64_t n) {
+      elements::choose(positive + first / kWordBits, n, 1.0f, values + first);
+    });
   });
 }
 
-void scaled_sign(const xk_filters& filters, const float* weight, float* values, float* scale, uint64_t* positive,
-                 uint64_t* inside, const xk_parallel* parallel) {
-  const int64_t size = filters.inputs * filters.taps, words = ceil_div(size, kWordBits);
-  parallel_for(parallel, filters.count, [&](int64_t f) {
-    const float* w = weight + f * size;
-    float* y = values + f * size;
-    if (centers(filters)) {
-      Centering{filters}(w, y);
-      w = y;
-    }
-    // Centred weights are clamped to [-1, 1]: their sizes are, their signs stay.
-    const float most = filters.center ? 1.0f : INFINITY;
-    const double total = sum(size, [&](int64_t i) { return std::min(std::fabs(w[i]), most); });
-    scale[f] = static_cast<float>(total / size);
-    elements::compare(w, size, true, positive + f * words, inside + f * words);
-    elements::choose(positive + f * words, size, scale[f], y);
+int32_t xk_pass_inside(const float* gradient, const uint64_t* inside, int64_t count, float* result,
+                       const xk_parallel* parallel) {
+  return guarded([&] {
+    check_elements(count, {gradient, inside, result});
+    for_each_block(parallel, count, [&](int64_t first, int64_t n) {
+      elements::keep(inside + first / kWordBits, n, gradient + first, result + first);
+    });
+  });
+}
+
+int32_t xk_scaled_sign(const xk_filters* filters, const float* weight, float* values, float* scale, uint64_t* positive,
+                       uint64_t* inside, const xk_parallel* parallel) {
+  return guarded([&] {
+    check_filters(filters, {weight, values, scale, positive, inside});
+    for_each_filter(parallel, *filters, [&](int64_t f, int64_t size, int64_t words) {
+      const float* w = weight + f * size;
+      float* y = values + f * size;
+      if (centers(*filters)) {
+        Centering{*filters}(w, y);
+        w = y;
+      }
+      // Centred weights are clamped to [-1, 1]: their sizes are, their signs stay.
+      const float most = filters->center ? 1.0f : INFINITY;
+      const double total = sum(size, [&](int64_t i) { return std::min(std::fabs(w[i]), most); });
+      scale[f] = static_cast<float>(total / size);
+      elements::compare(w, size, true, positive + f * words, inside + f * words);
+      elements::choose(positive + f * words, size, scale[f], y);
+    });
   });
 }
 
 // G the gradient of alpha B, i where the weight is inside. dW = B sum(G B) / n + i alpha G for plain weights. Clamped
 // ones pass nothing outside: dC = i (B sum(G B) / n + alpha G), and dW = dC - mean of dC over the input channels.
-void scaled_sign_gradient(const xk_filters& filters, const float* gradient, const float* scale,
-                          const uint64_t* positive, const uint64_t* inside, float* result,
-                          const xk_parallel* parallel) {
-  const int64_t size = filters.inputs * filters.taps, words = ceil_div(size, kWordBits);
-  parallel_for(parallel, filters.count, [&](int64_t f) {
-    const float *g = gradient + f * size, alpha = scale[f];
-    float* y = result + f * size;
-    elements::choose(positive + f * words, size, 1.0f, y);
-    const float mean = static_cast<float>(sum(size, [&](int64_t i) { return g[i] * y[i]; }) / size);
-    if (!filters.center) {
-      elements::choose(positive + f * words, size, mean, y);
-      add_inside(inside + f * words, size, alpha, g, y);
-      return;
-    }
-    for (int64_t i = 0; i < size; ++i) y[i] = y[i] * mean + alpha * g[i];
-    elements::keep(inside + f * words, size, y, y);
-    if (centers(filters)) Centering{filters}(y, y);
+int32_t xk_scaled_sign_gradient(const xk_filters* filters, const float* gradient, const float* scale,
+                                const uint64_t* positive, const uint64_t* inside, float* result,
+                                const xk_parallel* parallel) {
+  return guarded([&] {
+    check_filters(filters, {gradient, scale, positive, inside, result});
+    for_each_filter(parallel, *filters, [&](int64_t f, int64_t size, int64_t words) {
+      const float *g = gradient + f * size, alpha = scale[f];
+      float* y = result + f * size;
+      elements::choose(positive + f * words, size, 1.0f, y);
+      const float mean = static_cast<float>(sum(size, [&](int64_t i) { return g[i] * y[i]; }) / size);
+      if (!filters->center) {
+        elements::choose(positive + f * words, size, mean, y);
+        add_inside(inside + f * words, size, alpha, g, y);
+        return;
+      }
+      for (int64_t i = 0; i < size; ++i) y[i] = y[i] * mean + alpha * g[i];
+      elements::keep(inside + f * words, size, y, y);
+      if (centers(*filters)) Centering{*filters}(y, y);
+    });
   });
 }
-
-}  // namespace xk
