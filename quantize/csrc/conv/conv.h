@@ -1,6 +1,6 @@
 // conv/ computes convolutions of bits: how their operands are laid out (plan, weights, input), the drivers, which cut
 // a call into tiles and give them to the microkernels of arch/ (direct, gathered, planes, bytes), and what happens to
-// the sums (epilogue, shuffle). This header has what one call is, and the drivers.
+// the sums (epilogue). This header has what one call is, and the drivers.
 #pragma once
 
 #include <cstdint>

@@ -30,21 +30,6 @@ Epilogue epilogue_of(const ConvCall& call, int64_t image, int64_t block, int64_t
 
 namespace {
 
-void store_bits(const ConvCall& call, const Epilogue& f, int64_t first_channel, int64_t pixel, int64_t pixels,
-                int32_t* dots) {
-  const Shape& s = call.shape;
-  uint16_t signs[kChunkPixels];
-  call.kernel->microkernels->store_signs(f, pixels, dots, signs);
-  const uint64_t valid = (uint64_t{1} << f.lanes) - 1;
-  const int shift = static_cast<int>(first_channel % kWordBits);
-  uint64_t* words = static_cast<uint64_t*>(call.output.data) + pixel * s.out_words + first_channel / kWordBits;
-  for (int64_t p = 0; p < pixels; ++p, words += s.out_words) {
-    const uint64_t bits = signs[p] & valid;
-    words[0] |= bits << shift;
-    if (shift + f.lanes > kWordBits) words[1] |= bits >> (kWordBits - shift);
-  }
-}
-
 Epilogue limits_epilogue(int lanes, const SignLimits* limits) {
   Epilogue f{};
   f.lanes = lanes;
@@ -83,21 +68,83 @@ void Epilogues::clear_bits(int64_t image, const Chunk& chunk) const {
               static_cast<size_t>(chunk.pixels() * s.out_words) * sizeof(uint64_t));
 }
 
+namespace {
+
+// The channel of the output that each lane of a block becomes: the next one, or the next but `groups` where shuffled.
+struct Places {
+  int lanes;
+  int64_t groups, channel[kLanes];
+
+  Places(const ConvCall& call, int64_t first_channel, int count) : lanes(count), groups(call.output.shuffle) {
+    const int64_t size = call.shape.out_channels / groups;
+    int64_t group = groups > 1 ? first_channel / size : 0, within = first_channel - group * size;
+    for (int l = 0; l < lanes; ++l) {
+      channel[l] = within * groups + group;
+      if (++within == size) within = 0, ++group;
+    }
+  }
+  // Whether all lanes are `groups` channels apart.
+  bool even() const { return channel[lanes - 1] - channel[0] == (lanes - 1) * groups; }
+};
+
+// One for each word of the output that lanes reach one after the other, upwards.
+int spreads_of(const Places& places, Spread* spreads) {
+  int count = 0;
+  for (int l = 0; l < places.lanes; ++l) {
+    const int64_t word = places.channel[l] / kWordBits;
+    const bool up = l > 0 && places.channel[l] > places.channel[l - 1];
+    if (!up || word != spreads[count - 1].word) spreads[count++] = {word, 0, l};
+    spreads[count - 1].mask |= uint64_t{1} << (places.channel[l] % kWordBits);
+  }
+  return count;
+}
+
+void store_bits(const Microkernels& micro, const Epilogue& epilogue, const Places& places, int64_t pixels,
+                int32_t* dots, uint64_t* words, int64_t pitch) {
+  uint16_t signs[kChunkPixels];
+  Spread spreads[kLanes];
+  micro.store_signs(epilogue, pixels, dots, signs);
+  micro.spread_signs(signs, pixels, spreads, spreads_of(places, spreads), words, pitch);
+}
+
+void store_planes(const Microkernels& micro, const Epilogue& epilogue, const Places& places, int64_t pixels,
+                  int32_t* dots, int32_t* output, int64_t plane) {
+  if (places.even())
+    return micro.store_planes(epilogue, pixels, dots, output + places.channel[0] * plane, places.groups * plane);
+  int32_t planes[kLanes * kChunkPixels];
+  micro.store_planes(epilogue, pixels, dots, planes, kChunkPixels);
+  for (int l = 0; l < places.lanes; ++l)
+    std::copy_n(planes + l * kChunkPixels, pixels, output + places.channel[l] * plane);
+}
+
+void store_rows(const Microkernels& micro, const Epilogue& epilogue, const Places& places, int64_t pixels,
+                int32_t* dots, int32_t* output, int64_t pitch) {
+  if (places.groups == 1) return micro.store_rows(epilogue, pixels, dots, output + places.channel[0], pitch);
+  int32_t rows[kChunkPixels * kLanes];
+  micro.store_rows(epilogue, pixels, dots, rows, kLanes);
+  for (int64_t p = 0; p < pixels; ++p, output += pitch)
+    for (int l = 0; l < places.lanes; ++l) output[places.channel[l]] = rows[p * kLanes + l];
+}
+
+}  // namespace
+
 void Epilogues::store_block(int64_t image, int64_t block, const Chunk& chunk, int32_t* dots) const {
-  const ConvCall& call = call_;
-  const Shape& s = call.shape;
+  const Shape& s = call_.shape;
   const int64_t position = chunk.row * s.out_width + chunk.column, plane = s.out_height * s.out_width;
-  const int64_t pixels = chunk.pixels(), first = s.first_channel(block);
-  const Epilogue f = limits_.empty() ? epilogue_of(call, image, block, position)
-                                   : limits_epilogue(s.lanes(block), &limits_[static_cast<size_t>(block)]);
-  const Microkernels& micro = *call.kernel->microkernels;
-  if (call.output.shuffle > 1) return store_shuffled(call, f, image, position, first, pixels, dots);
-  if (call.output.kind == XK_OUT_BITS) return store_bits(call, f, first, image * plane + position, pixels, dots);
-  int32_t* output = static_cast<int32_t*>(call.output.data);  // or floats: 32-bit values
-  if (call.output.layout == XK_NCHW)
-    micro.store_planes(f, pixels, dots, output + (image * s.out_channels + first) * plane + position, plane);
+  const int64_t pixels = chunk.pixels(), pixel = image * plane + position;
+  const Epilogue epilogue = limits_.empty() ? epilogue_of(call_, image, block, position)
+                                            : limits_epilogue(s.lanes(block), &limits_[static_cast<size_t>(block)]);
+  const Microkernels& micro = *call_.kernel->microkernels;
+  const Places places(call_, s.first_channel(block), epilogue.lanes);
+  if (call_.output.kind == XK_OUT_BITS) {
+    uint64_t* words = static_cast<uint64_t*>(call_.output.data) + pixel * s.out_words;
+    return store_bits(micro, epilogue, places, pixels, dots, words, s.out_words);
+  }
+  int32_t* output = static_cast<int32_t*>(call_.output.data);  // or floats: 32-bit values
+  if (call_.output.layout == XK_NCHW)
+    store_planes(micro, epilogue, places, pixels, dots, output + image * s.out_channels * plane + position, plane);
   else
-    micro.store_rows(f, pixels, dots, output + (image * plane + position) * s.out_channels + first, s.out_channels);
+    store_rows(micro, epilogue, places, pixels, dots, output + pixel * s.out_channels, s.out_channels);
 }
 
 }  // namespace xk

@@ -41,8 +41,4 @@ class Epilogues {
   std::vector<SignLimits> limits_;  // [block], or none where signs are those of floats
 };
 
-// store_block() where the output's channels are shuffled: `position` is that of the chunk's first pixel in the image.
-void store_shuffled(const ConvCall& call, const Epilogue& epilogue, int64_t image, int64_t position,
-                    int64_t first_channel, int64_t pixels, int32_t* dots);
-
 }  // namespace xk
