@@ -15,21 +15,14 @@ struct Pool : xk_pool_shape {
   std::vector<Band> rows, columns;  // of the output
 };
 
-struct Axis {
-  const char* name;
-  int64_t size, kernel, stride, dilation, before, after, outputs;
-};
-
-std::vector<Band> checked_bands(const Axis& a) {
-  const int64_t pads = a.before + a.after;
-  const int64_t whole = output_extent(a.name, a.size, a.kernel, a.stride, a.dilation, pads);
-  const int64_t most = output_extent(a.name, a.size, a.kernel, a.stride, a.dilation, pads + a.stride - 1);
-  if (a.outputs != whole && a.outputs != most)
+std::vector<Band> checked_bands(const Axis& a, int64_t outputs) {
+  const int64_t whole = output_extent(a), most = output_extent(a, a.stride - 1);
+  if (outputs != whole && outputs != most)
     fail(XK_INVALID_ARGUMENT,
          "the output %s is %" PRId64 "; windows over an input of %" PRId64 " give %" PRId64 ", or %" PRId64
          " with ceil_mode",
-         a.name, a.outputs, a.size, whole, most);
-  std::vector<Band> result = bands(a.outputs, a.size, a.kernel, a.stride, a.dilation, a.before);
+         a.name, outputs, a.size, whole, most);
+  std::vector<Band> result = bands(a, outputs);
   for (const Band& band : result)
     if (band.first == band.last)
       fail(XK_INVALID_ARGUMENT, "window %" PRId64 " of the output %s lies in the padding: a maximum needs a value",
@@ -60,10 +53,8 @@ Pool full_pool(const xk_pool_shape& options) {
   p.words = ceil_div(p.channels, kWordBits);
   checked_product("the size of the input", {p.batch, p.height, p.width, p.words, 8});
   checked_product("the size of the output", {p.batch, p.out_height, p.out_width, p.words, 8});
-  p.rows = checked_bands(
-      {"height", p.height, p.kernel_h, p.stride_h, p.dilation_h, p.pad_top, p.pad_bottom, p.out_height});
-  p.columns =
-      checked_bands({"width", p.width, p.kernel_w, p.stride_w, p.dilation_w, p.pad_left, p.pad_right, p.out_width});
+  p.rows = checked_bands(vertical(p), p.out_height);
+  p.columns = checked_bands(horizontal(p), p.out_width);
   return p;
 }
 

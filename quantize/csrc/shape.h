@@ -59,8 +59,22 @@ struct Shape : xk_conv_shape {
   }
 };
 
-// The output's height or width (`name`), or an error where the input is too small.
-int64_t output_extent(const char* name, int64_t size, int64_t kernel, int64_t stride, int64_t dilation, int64_t pads);
+// One direction of a convolution or a pooling, from its xk_conv_shape or xk_pool_shape.
+struct Axis {
+  const char* name;
+  int64_t size, kernel, stride, dilation, before, after;  // padding before and after
+};
+template <class Sizes>
+Axis vertical(const Sizes& s) {
+  return {"height", s.height, s.kernel_h, s.stride_h, s.dilation_h, s.pad_top, s.pad_bottom};
+}
+template <class Sizes>
+Axis horizontal(const Sizes& s) {
+  return {"width", s.width, s.kernel_w, s.stride_w, s.dilation_w, s.pad_left, s.pad_right};
+}
+
+// The size of the output with `more` padding, or an error where the input is too small.
+int64_t output_extent(const Axis& axis, int64_t more = 0);
 
 // Checks what weights depend on; batch, height and width may be 0 (unknown).
 Shape weight_shape(const xk_conv_shape& shape);
@@ -72,7 +86,7 @@ Shape full_shape(const xk_conv_shape& shape);
 struct Band {
   int64_t begin, end, first, last;
 };
-std::vector<Band> bands(int64_t outputs, int64_t size, int64_t kernel, int64_t stride, int64_t dilation, int64_t pad);
+std::vector<Band> bands(const Axis& axis, int64_t outputs);
 const Band& band_of(const std::vector<Band>& all, int64_t position);
 
 // The output is computed in chunks of whole rows, or pieces of one wide row: contiguous in an output plane,

@@ -35,8 +35,8 @@ class DirectConv {
         pixel_units_(s_.words * static_cast<int64_t>(sizeof(Word) / sizeof(Unit))),
         row_units_(s_.width * pixel_units_),
         chained_(chained) {
-    const auto columns = bands(s_.out_width, s_.width, s_.kernel_w, s_.stride_w, s_.dilation_w, s_.pad_left);
-    for (const Band& r : bands(s_.out_height, s_.height, s_.kernel_h, s_.stride_h, s_.dilation_h, s_.pad_top))
+    const auto columns = bands(horizontal(s_), s_.out_width);
+    for (const Band& r : bands(vertical(s_), s_.out_height))
       for (const Band& c : columns) {
         const int64_t terms = (r.last - r.first) * (c.last - c.first) * s_.group_channels;
         rectangles_.push_back({r, c, window_runs(r, c), static_cast<int32_t>(terms)});

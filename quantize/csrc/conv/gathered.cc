@@ -32,8 +32,8 @@ class GatheredConv {
       : call_(call),
         s_(call.shape),
         words_(word_plan(s_).filter_words),
-        rows_(bands(s_.out_height, s_.height, s_.kernel_h, s_.stride_h, s_.dilation_h, s_.pad_top)),
-        columns_(bands(s_.out_width, s_.width, s_.kernel_w, s_.stride_w, s_.dilation_w, s_.pad_left)),
+        rows_(bands(vertical(s_), s_.out_height)),
+        columns_(bands(horizontal(s_), s_.out_width)),
         zeros_(static_cast<size_t>(s_.words)) {
     const int64_t bits = s_.group_channels;
     fields_ = s_.groups > 1 && (bits == 8 || bits == 16 || bits == 32);

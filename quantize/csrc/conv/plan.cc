@@ -77,8 +77,8 @@ bool planes_preferred(const ConvCall& call) {
   // Cycles of 16 sums on Zen 4: a half, and the way to the output. Vectors also do padded taps and fill up the last
   // one; conv_halves transposes.
   constexpr double kHalf = 1.4, kStore = 2, kTransposed = 7;
-  const double inside = taps_inside(bands(s.out_height, s.height, s.kernel_h, 1, s.dilation_h, s.pad_top)) *
-                        taps_inside(bands(s.out_width, s.width, s.kernel_w, 1, s.dilation_w, s.pad_left));
+  const double inside =
+      taps_inside(bands(vertical(s), s.out_height)) * taps_inside(bands(horizontal(s), s.out_width));
   const double halves = kHalf * static_cast<double>(chain_plan(s).halves);
   const int64_t pixels = s.out_height * s.out_width;
   const double filled = static_cast<double>(ceil_div(pixels, kLanes) * kLanes);
