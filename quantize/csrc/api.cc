@@ -112,7 +112,8 @@ int32_t xk_pack(const float* input, int32_t layout, int64_t batch, int64_t chann
     checked_product("the size of the input", {batch, height, width, ceil_div(channels, kWordBits) * kWordBits, 4});
     check_pointers({{"input", input}, {"bits", bits}});
     check_choice("layout", layout, XK_NHWC);
-    pack(input, layout, batch, channels, height * width, binarize, machine_microkernels(), {bits, 0, nullptr}, parallel);
+    const FloatInput floats{input, layout, batch, channels, height * width, binarize};
+    pack(floats, machine_microkernels(), {bits, 0, nullptr}, parallel);
   });
 }
 

@@ -66,56 +66,44 @@ XK_TARGET static inline void store_dots(const Tile<Half>& t, const __m512i (&dif
     _mm512_storeu_si512(t.dots + p * t.dots_stride, _mm512_sub_epi32(terms, _mm512_add_epi32(differ[p], differ[p])));
 }
 
-// Every half is counted by itself.
-template <int kPixels>
+// `ones` counts sum bits, `twos` carries where runs are chains: see form_chains(). Halves behind the last carry, all of
+// them where there are no chains, are counted one by one.
+template <int kPixels, bool kChained>
 XK_TARGET static void dot_halves_16xN(const Tile<Half>& t) {
-  __m512i ones[kPixels];
-#pragma GCC unroll 8
-  for (int p = 0; p < kPixels; ++p) ones[p] = _mm512_setzero_si512();
-  for (size_t r = 0; r < t.run_count; ++r) {
-    const Half* a = t.input + (t.origin + t.runs[r].input);
-    const Half* w = t.weights + t.runs[r].weight * kLanes;
-    for (int64_t i = 0; i < t.runs[r].length; ++i, ++a, w += kLanes) {
-      const __m512i weights = _mm512_loadu_si512(w);
-#pragma GCC unroll 8
-      for (int p = 0; p < kPixels; ++p) ones[p] = add_ones(ones[p], products(weights, a + p * t.input_stride));
-    }
-  }
-  store_dots<kPixels>(t, ones);
-}
-
-// `ones` counts sum bits, `twos` carries: see form_chains().
-template <int kPixels>
-XK_TARGET static void dot_chains_16xN(const Tile<Half>& t) {
   __m512i ones[kPixels], twos[kPixels], sum[kPixels];
 #pragma GCC unroll 8
   for (int p = 0; p < kPixels; ++p) ones[p] = twos[p] = _mm512_setzero_si512();
   for (size_t r = 0; r < t.run_count; ++r) {
     const Half* a = t.input + (t.origin + t.runs[r].input);
     const Half* w = t.weights + t.runs[r].weight * kLanes;
-    const __m512i first = _mm512_loadu_si512(w);
+    int64_t i = 0;
+    if (kChained) {
+      const __m512i first = _mm512_loadu_si512(w);
 #pragma GCC unroll 8
-    for (int p = 0; p < kPixels; ++p) sum[p] = products(first, a + p * t.input_stride);
-    int64_t i = 1;
-    for (; i + 1 < t.runs[r].length; i += 2) {
-      const __m512i odd = _mm512_loadu_si512(w + i * kLanes), even = _mm512_loadu_si512(w + (i + 1) * kLanes);
+      for (int p = 0; p < kPixels; ++p) sum[p] = products(first, a + p * t.input_stride);
+      for (i = 1; i + 1 < t.runs[r].length; i += 2) {
+        const __m512i odd = _mm512_loadu_si512(w + i * kLanes), even = _mm512_loadu_si512(w + (i + 1) * kLanes);
 #pragma GCC unroll 8
-      for (int p = 0; p < kPixels; ++p) {
-        const __m512i x = products(odd, a + p * t.input_stride + i);
-        const __m512i next = products(even, a + p * t.input_stride + i + 1);
-        twos[p] = add_ones(twos[p], _mm512_ternarylogic_epi32(sum[p], x, next, 0xd4));
-        sum[p] = next;
+        for (int p = 0; p < kPixels; ++p) {
+          const __m512i x = products(odd, a + p * t.input_stride + i);
+          const __m512i next = products(even, a + p * t.input_stride + i + 1);
+          twos[p] = add_ones(twos[p], _mm512_ternarylogic_epi32(sum[p], x, next, 0xd4));
+          sum[p] = next;
+        }
       }
+#pragma GCC unroll 8
+      for (int p = 0; p < kPixels; ++p) ones[p] = add_ones(ones[p], sum[p]);
     }
+    for (; i < t.runs[r].length; ++i) {
+      const __m512i weights = _mm512_loadu_si512(w + i * kLanes);
 #pragma GCC unroll 8
-    for (int p = 0; p < kPixels; ++p) ones[p] = add_ones(ones[p], sum[p]);
-    if (i == t.runs[r].length) continue;
-    const __m512i last = _mm512_loadu_si512(w + i * kLanes);
-#pragma GCC unroll 8
-    for (int p = 0; p < kPixels; ++p) ones[p] = add_ones(ones[p], products(last, a + p * t.input_stride + i));
+      for (int p = 0; p < kPixels; ++p) ones[p] = add_ones(ones[p], products(weights, a + p * t.input_stride + i));
+      if (kChained) break;  // there is one at most
+    }
   }
 #pragma GCC unroll 8
-  for (int p = 0; p < kPixels; ++p) ones[p] = _mm512_add_epi32(ones[p], _mm512_add_epi32(twos[p], twos[p]));
+  for (int p = 0; kChained && p < kPixels; ++p)
+    ones[p] = _mm512_add_epi32(ones[p], _mm512_add_epi32(twos[p], twos[p]));
   store_dots<kPixels>(t, ones);
 }
 
@@ -151,10 +139,10 @@ static void dot_halves(const Tile<Half>& t) {
                                                      dot_tap_16xN<6>, dot_tap_16xN<7>, dot_tap_16xN<8>};
   if (t.chained && t.run_count == 1 && t.runs[0].length <= kTapHalves) return kTaps[t.runs[0].length](t);
   static constexpr Function kFunctions[2][kMaxTilePixels] = {
-      {dot_halves_16xN<1>, dot_halves_16xN<2>, dot_halves_16xN<3>, dot_halves_16xN<4>, dot_halves_16xN<5>,
-       dot_halves_16xN<6>, dot_halves_16xN<7>, dot_halves_16xN<8>},
-      {dot_chains_16xN<1>, dot_chains_16xN<2>, dot_chains_16xN<3>, dot_chains_16xN<4>, dot_chains_16xN<5>,
-       dot_chains_16xN<6>, dot_chains_16xN<7>, dot_chains_16xN<8>}};
+      {dot_halves_16xN<1, false>, dot_halves_16xN<2, false>, dot_halves_16xN<3, false>, dot_halves_16xN<4, false>,
+       dot_halves_16xN<5, false>, dot_halves_16xN<6, false>, dot_halves_16xN<7, false>, dot_halves_16xN<8, false>},
+      {dot_halves_16xN<1, true>, dot_halves_16xN<2, true>, dot_halves_16xN<3, true>, dot_halves_16xN<4, true>,
+       dot_halves_16xN<5, true>, dot_halves_16xN<6, true>, dot_halves_16xN<7, true>, dot_halves_16xN<8, true>}};
   kFunctions[t.chained][t.pixels - 1](t);
 }
 

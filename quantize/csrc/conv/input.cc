@@ -11,7 +11,7 @@ namespace xk {
 
 namespace {
 
-constexpr int64_t kPartPixels = 256;  // that a task does
+constexpr int64_t kPartPixels = 256;  // pixels of a task
 
 struct Thresholds {
   std::vector<float> threshold;
@@ -38,14 +38,15 @@ std::unique_ptr<uint64_t[]> words_of(int64_t count) {
 
 }  // namespace
 
-void pack(const float* input, int32_t layout, int64_t batch, int64_t channels, int64_t pixels,
-          const xk_binarize* binarize, const Microkernels& micro, const PackTarget& target, const xk_parallel* parallel) {
-  const Thresholds t = thresholds_of(binarize, channels);
+void pack(const FloatInput& input, const Microkernels& micro, const PackTarget& target, const xk_parallel* parallel) {
+  const int64_t channels = input.channels, pixels = input.pixels;
+  const bool planes = input.layout == XK_NCHW;
+  const Thresholds t = thresholds_of(input.binarize, channels);
   const int64_t words = ceil_div(channels, kWordBits), tasks = ceil_div(pixels, kPartPixels);
-  parallel_for(parallel, batch * tasks, [&](int64_t index) {
+  parallel_for(parallel, input.batch * tasks, [&](int64_t index) {
     const int64_t image = index / tasks, first = index % tasks * kPartPixels;
     Packing p{};
-    p.input = input + image * channels * pixels + first * (layout == XK_NCHW ? 1 : channels);
+    p.input = input.values + image * channels * pixels + first * (planes ? 1 : channels);
     p.plane = pixels;
     p.pixels = std::min(kPartPixels, pixels - first);
     p.channels = channels;
@@ -58,7 +59,7 @@ void pack(const float* input, int32_t layout, int64_t batch, int64_t channels, i
       p.planes = target.planes + image * ceil_div(channels, kHalfBits) * pixels + first;
     else
       p.bits = target.bits + (image * pixels + first) * words;
-    layout == XK_NCHW ? micro.pack_planes(p) : micro.pack_rows(p);
+    planes ? micro.pack_planes(p) : micro.pack_rows(p);
   });
 }
 
@@ -80,7 +81,8 @@ void Input::pack_floats(const float* input, int32_t layout, const xk_binarize* b
   const std::unique_ptr<uint64_t[]> words = rows_to_planes ? words_of(s_.batch * pixels() * s_.words) : nullptr;
   const PackTarget target = rows_to_planes ? PackTarget{words.get(), 0, nullptr}
                                            : PackTarget{buffer_.get(), chain_, planes_};
-  pack(input, layout, s_.batch, s_.channels, pixels(), binarize, *call_.kernel->microkernels, target, call_.parallel);
+  const FloatInput floats{input, layout, s_.batch, s_.channels, pixels(), binarize};
+  pack(floats, *call_.kernel->microkernels, target, call_.parallel);
   if (rows_to_planes) form_planes(words.get());
 }
 
@@ -96,7 +98,7 @@ void Input::convert(const uint64_t* bits) {
   });
 }
 
-// From [pixel][words]. Chains are formed from plane to plane.
+// Planes from bits [pixel][words]. Chains are formed from plane to plane.
 void Input::form_planes(const uint64_t* bits) {
   const int64_t halves = chain_plan(s_).halves, step = 2 * s_.words;
   parallel_for(call_.parallel, s_.batch * s_.groups, [&](int64_t index) {

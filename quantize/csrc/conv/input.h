@@ -8,23 +8,30 @@
 
 namespace xk {
 
-// Where bits go, and in which form: `bits` as they are, or with `chain` halves of each pixel's in chains; or `planes`.
+// Floats [batch][channels][pixels], or [batch][pixels][channels] with XK_NHWC, and what they are compared with.
+struct FloatInput {
+  const float* values;
+  int32_t layout;
+  int64_t batch, channels, pixels;
+  const xk_binarize* binarize;
+};
+
+// Where the bits of a FloatInput go: `planes`, or where that is NULL `bits`, words whose halves form chains of `chain`
+// halves unless that is 0.
 struct PackTarget {
   uint64_t* bits;
   int64_t chain;
   Half* planes;
 };
 
-// The bits of floats [batch][channels][pixels], or rows of pixels.
-void pack(const float* input, int32_t layout, int64_t batch, int64_t channels, int64_t pixels,
-          const xk_binarize* binarize, const Microkernels& micro, const PackTarget& target, const xk_parallel* parallel);
+void pack(const FloatInput& input, const Microkernels& micro, const PackTarget& target, const xk_parallel* parallel);
 
 // A buffer for a call's input in the form that its driver reads.
 class Input {
  public:
   explicit Input(const ConvCall& call);
   void pack_floats(const float* input, int32_t layout, const xk_binarize* binarize);
-  void convert(const uint64_t* bits);  // to another form than kWords
+  void convert(const uint64_t* bits);  // from kWords, to one of the other forms
   const uint64_t* bits() const { return buffer_.get(); }
 
  private:

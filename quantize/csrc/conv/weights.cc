@@ -14,40 +14,26 @@ namespace {
 
 constexpr char kMagic[8] = {'x', 'n', 'o', 'r', 'k', 'i', 't', '1'};
 
-// Consecutive bits of a filter that one word holds, `step` bits apart.
+// `count` bits of a filter, from bit `from` on, and where they are: in `word` (or half), from bit `at` on, `step` apart.
 struct Piece {
-  int64_t from;  // in the filter
-  int64_t word;
+  int64_t from, word;
   int at, step, count;
 };
 
-// [block][word][kLanes]: the words of kLanes filters side by side.
+// [block][run][unit][kLanes]: the units of kLanes filters side by side. Units are words or halves; each of `runs` equal
+// parts of a filter, its taps or all of it, has `units` of its own.
 template <class Visit>
-void visit_words(const Shape& s, int64_t block, int lane, const Visit& visit) {
-  const WordPlan plan = word_plan(s);
-  const int64_t runs = plan.gathered ? 1 : s.taps, bits = s.filter_bits / runs, words = plan.filter_words / runs;
+void visit_units(const Shape& s, int64_t block, int lane, int64_t runs, int64_t units, int64_t unit_bits,
+                 const Visit& visit) {
+  const int64_t bits = s.filter_bits / runs;
   for (int64_t run = 0; run < runs; ++run)
-    for (int64_t word = 0; word < words; ++word) {
-      const int count = static_cast<int>(std::min<int64_t>(kWordBits, bits - word * kWordBits));
-      const int64_t at = (block * plan.filter_words + run * words + word) * kLanes + lane;
-      visit(Piece{run * bits + word * kWordBits, at, 0, 1, count});
+    for (int64_t unit = 0; unit < units; ++unit) {
+      const int64_t first = unit * unit_bits, at = ((block * runs + run) * units + unit) * kLanes + lane;
+      visit(Piece{run * bits + first, at, 0, 1, static_cast<int>(std::min(unit_bits, bits - first))});
     }
 }
 
-// [block][tap][half][kLanes]: the halves of kLanes filters side by side; `word` counts halves.
-template <class Visit>
-void visit_halves(const Shape& s, int64_t block, int lane, const Visit& visit) {
-  const int64_t halves = chain_plan(s).halves;
-  for (int64_t tap = 0; tap < s.taps; ++tap)
-    for (int64_t half = 0; half < halves; ++half) {
-      const int64_t first = half * kHalfBits, at = ((block * s.taps + tap) * halves + half) * kLanes + lane;
-      const int count = static_cast<int>(std::min<int64_t>(kHalfBits, s.group_channels - first));
-      visit(Piece{tap * s.group_channels + first, at, 0, 1, count});
-    }
-}
-
-// What a half of visit_halves() is xor-ed with to be that of a chain, given the chain before it: see form_chains().
-// It is also what takes it back.
+// What turns a half into that of a chain by xor, and back, given the halves of the chain before it: see form_chains().
 Half chain_link(const ChainPlan& plan, const Half* halves, int64_t at) {
   const int64_t half = at / kLanes % plan.halves;
   return plan.chained() && half && half % 2 == 0 ? halves[at - kLanes] ^ halves[at - 2 * kLanes] : 0;
@@ -77,22 +63,23 @@ bool in_chains(const Shape& s, const Kernel& kernel) {
   return kernel.order == WeightOrder::kChains && !chain_plan(s).gathered;
 }
 
-// visit(filter, piece) for all of them.
+// Calls visit(filter, piece) for all pieces of all filters.
 template <class Visit>
 void visit_pieces(const Shape& s, const Kernel& kernel, const Visit& visit) {
+  const int64_t word_runs = word_plan(s).gathered ? 1 : s.taps;
   for (int64_t block = 0; block < s.blocks(); ++block)
     for (int lane = 0; lane < s.lanes(block); ++lane) {
       const auto visit_one = [&](const Piece& piece) { visit(s.first_channel(block) + lane, piece); };
       if (kernel.order == WeightOrder::kBytes)
         visit_bytes(s, block, lane, visit_one);
       else if (in_chains(s, kernel))
-        visit_halves(s, block, lane, visit_one);
+        visit_units(s, block, lane, s.taps, chain_plan(s).halves, kHalfBits, visit_one);
       else
-        visit_words(s, block, lane, visit_one);
+        visit_units(s, block, lane, word_runs, word_plan(s).filter_words / word_runs, kWordBits, visit_one);
     }
 }
 
-uint64_t low_bits(int count) { return ~uint64_t{0} >> (kWordBits - count); }  // 1 to 64
+uint64_t low_bits(int count) { return ~uint64_t{0} >> (kWordBits - count); }  // count is 1 to 64
 
 uint64_t read_bits(const uint8_t* bits, int64_t from, int count) {
   uint64_t value = 0;
@@ -103,13 +90,13 @@ uint64_t read_bits(const uint8_t* bits, int64_t from, int count) {
   return value & low_bits(count);
 }
 
-// The bits are 0 before.
+// Or-s `count` bits into `bits`, from bit `from` on.
 void write_bits(uint64_t value, uint8_t* bits, int64_t from, int count) {
   for (int done = -static_cast<int>(from % 8); done < count; done += 8)
     bits[(from + done) / 8] |= static_cast<uint8_t>(done < 0 ? value << -done : value >> done);
 }
 
-// Up to four bits, eight apart: each product moves bit i by 7 i, and nothing carries.
+// Up to four bits to places eight bits apart, and back: each product moves bit i by 7 i, and nothing carries.
 uint64_t spread(uint64_t bits) { return (bits * 0x00204081u) & 0x01010101u; }
 uint64_t unspread(uint64_t bits) { return ((bits & 0x01010101u) * 0x01020408u) >> 24 & 0xf; }
 
@@ -127,7 +114,7 @@ WeightsHeader header_of(const Shape& s, int kernel) {
   return h;
 }
 
-// Of a block of channels.
+// The bytes of the weights of a block of channels.
 int64_t block_bytes(const Shape& s, const Kernel& kernel) {
   if (kernel.order == WeightOrder::kBytes) return byte_plan(s).steps() * 16 * int64_t{sizeof(Word)};
   if (in_chains(s, kernel)) return s.taps * chain_plan(s).halves * kLanes * int64_t{sizeof(Half)};

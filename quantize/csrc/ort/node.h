@@ -9,18 +9,13 @@
 
 namespace xk::ort {
 
-// A status of onnxruntime as an exception: it owns the status until take().
-class StatusError {
- public:
-  explicit StatusError(OrtStatus* status) : status_(status) {}
-  OrtStatus* status() const { return status_; }
-
- private:
-  OrtStatus* status_;
+// A status of onnxruntime as an exception: who catches it owns the status.
+struct StatusError {
+  OrtStatus* status;
 };
 
 inline void check(OrtStatus* status) {
-  if (status) throw StatusError(status);
+  if (status) throw StatusError{status};
 }
 
 // A tensor: its data is not owned.

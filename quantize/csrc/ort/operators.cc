@@ -61,7 +61,7 @@ OrtStatus* guarded(const Api& api, const std::string& where, const Function& fun
     function();
     return nullptr;
   } catch (const StatusError& error) {
-    return error.status();
+    return error.status;
   } catch (const Error& error) {
     const int32_t code = error.status() == XK_INVALID_ARGUMENT ? kInvalidArgument : kFail;
     return api.CreateStatus(code, (where + error.what()).c_str());
