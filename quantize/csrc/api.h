@@ -20,7 +20,7 @@ int32_t guarded(const Function& function) {
     function();
     return XK_OK;
   } catch (const Error& error) {
-    return failed(error.status(), error.what());
+    return failed(error.status, error.what());
   } catch (const std::exception&) {  // bad_alloc, length_error
     return failed(XK_OUT_OF_MEMORY, "out of memory");
   }

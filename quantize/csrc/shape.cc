@@ -22,6 +22,13 @@ void check_options(const xk_conv_shape& s) {
          s.out_channels, s.groups);
 }
 
+// Part i of `total` cut into `parts` that differ by at most one.
+void even_part(int64_t total, int64_t parts, int64_t i, int64_t* begin, int64_t* size) {
+  const int64_t each = total / parts, longer = total % parts;
+  *begin = i * each + std::min(i, longer);
+  *size = each + (i < longer);
+}
+
 }  // namespace
 
 void check_size(const char* name, int64_t value, int64_t low) {
@@ -100,17 +107,6 @@ std::vector<Band> bands(const Axis& a, int64_t outputs) {
 const Band& band_of(const std::vector<Band>& all, int64_t position) {
   return *std::lower_bound(all.begin(), all.end(), position, [](const Band& b, int64_t p) { return b.end <= p; });
 }
-
-namespace {
-
-// Part i of `total` cut into `parts` that differ by at most one.
-void even_part(int64_t total, int64_t parts, int64_t i, int64_t* begin, int64_t* size) {
-  const int64_t each = total / parts, longer = total % parts;
-  *begin = i * each + std::min(i, longer);
-  *size = each + (i < longer);
-}
-
-}  // namespace
 
 Chunks::Chunks(const Shape& s, int64_t pixels, int64_t pitch) : height_(s.out_height), width_(s.out_width) {
   const int64_t rows = std::max<int64_t>(0, pixels - width_) / pitch + 1;  // (rows - 1) * pitch + width <= pixels

@@ -150,17 +150,15 @@ XK_TARGET static void dot_bytes(const ByteTile& t) {
 constexpr ByteMicrokernels kMicrokernels = {expand_row, dot_bytes};
 
 // The processor has it, the system saves its registers, and grants this process their use.
-static bool granted() {
-  unsigned a, b, c, d;
-  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
-  const bool tile = d >> 24 & 1, int8 = d >> 25 & 1, gfni = c >> 8 & 1;
-  constexpr int kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-  return tile && int8 && gfni && !syscall(SYS_arch_prctl, kRequestPermission, kTileData);
-}
-
 bool usable() {
-  static const bool usable = avx512::usable() && granted();
-  return usable;
+  static const bool granted = [] {
+    unsigned a, b, c, d;
+    if (!avx512::usable() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+    const bool tile = d >> 24 & 1, int8 = d >> 25 & 1, gfni = c >> 8 & 1;
+    constexpr int kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+    return tile && int8 && gfni && !syscall(SYS_arch_prctl, kRequestPermission, kTileData);
+  }();
+  return granted;
 }
 
 }  // namespace xk::amx

@@ -14,10 +14,10 @@ namespace xk::avx2 {
 #define XK_DEPOSIT _pdep_u64
 #include "arch/portable.inc"
 
-constexpr int kVectors = 2;          // of four channels
-constexpr int kByteWords = 255 / 8;  // a byte gains at most 8 a word
+constexpr int kVectors = 2;          // of four channels each
+constexpr int kByteWords = 255 / 8;  // a byte gains at most 8 with each word
 
-// Bits that differ, counted in bytes; [pixel][vector].
+// How many bits differ, counted in bytes or in words; [pixel][vector].
 template <int kPixels>
 using Counts = __m256i[kPixels][kVectors];
 
@@ -59,7 +59,7 @@ XK_TARGET static inline void count_words(const Tile<Word>& t, const uint64_t* a,
     }
 }
 
-// kShort: a window has at most kByteWords words.
+// Where kShort, windows have at most kByteWords words, and bytes cannot overflow.
 template <int kPixels, bool kMasked, bool kShort>
 XK_TARGET static void dot_tile_8xN(const Tile<Word>& t, int first_pixel, int first_lane) {
   Counts<kPixels> bytes, words;

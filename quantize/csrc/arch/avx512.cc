@@ -55,9 +55,9 @@ static void dot_words(const Tile<Word>& t) {
   kFunctions[t.mask != nullptr][t.pixels - 1](t);
 }
 
-constexpr int64_t kTapHalves = 8;  // that dot_tap_16xN keeps in registers
+constexpr int64_t kTapHalves = 8;  // dot_tap_16xN keeps up to so many halves of the weights in registers
 
-// In 32-bit lanes: a vector is kLanes output channels.
+// Sums from halves. The lanes of a vector are 32 bits wide: kLanes output channels.
 template <int kPixels>
 XK_TARGET static inline void store_dots(const Tile<Half>& t, const __m512i (&differ)[kPixels]) {
   const __m512i terms = _mm512_set1_epi32(*t.terms);
@@ -107,7 +107,7 @@ XK_TARGET static void dot_halves_16xN(const Tile<Half>& t) {
   store_dots<kPixels>(t, ones);
 }
 
-// One tap, whose weights stay in registers: a pixel after the other.
+// Sums over one tap, whose weights stay in registers while one pixel after the other is computed.
 template <int kLength>
 XK_TARGET static void dot_tap_16xN(const Tile<Half>& t) {
   const Half* a = t.input + (t.origin + t.runs[0].input);

@@ -23,7 +23,7 @@ void compare(const float* x, int64_t words, bool closed, uint64_t* positive, uin
 void choose(const uint64_t* positive, int64_t words, float size, float* values);
 void keep(const uint64_t* inside, int64_t words, const float* x, float* result);
 
-// A vector of halves, 16 of them, xor one half.
+// 16 halves, each xor-ed with the same one: a bit is set where a product is -1.
 XK_TARGET static inline __m512i products(__m512i vector, const Half* half) {
   int32_t bits;
   std::memcpy(&bits, half, sizeof bits);

@@ -6,7 +6,8 @@
 
 namespace xk::avx512 {
 
-// One pixel's sums as floats after the epilogue, or as they are. `scale` and `bias` of a lane or of all lanes.
+// 16 sums after the epilogue: floats, or the sums as they are. They are those of a lane, with its scale and bias in all
+// places, or of a pixel, with the scale and bias of each lane.
 XK_TARGET static inline __m512i apply_epilogue(const Epilogue& f, __m512i sums, __m512 scale, __m512 bias, __m512 k) {
   if (f.integers) return sums;
   __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), scale);
@@ -16,8 +17,8 @@ XK_TARGET static inline __m512i apply_epilogue(const Epilogue& f, __m512i sums, 
   return _mm512_castps_si512(y);
 }
 
-// Lanes 4 q to 4 q + 3 of 16 pixels, [lane][pixel]. 128-bit quarters are loaded to where they belong (quarter j of
-// rows[i] is pixel 4 j + i), so that only 4 x 4 blocks remain to be transposed.
+// Gathers lanes 4 q to 4 q + 3 of 16 pixels as [lane][pixel]. 128-bit quarters are loaded to where they belong
+// (quarter j of rows[i] is pixel 4 j + i), so that only 4 x 4 blocks remain to be transposed.
 XK_TARGET static inline void transpose_16x4(const int32_t* dots, int q, __m512i (&rows)[4]) {
   __m512i a[4];
 #pragma GCC unroll 4
@@ -36,7 +37,7 @@ XK_TARGET static inline void transpose_16x4(const int32_t* dots, int q, __m512i 
   rows[3] = _mm512_unpackhi_epi64(high01, high23);
 }
 
-// Reads the sums of whole groups of 16 pixels: `dots` is a buffer of a chunk.
+// `dots` must have room for whole groups of 16 pixels: it reads these.
 XK_TARGET void store_planes(const Epilogue& epilogue, int64_t pixels, int32_t* dots, int32_t* planes, int64_t pitch) {
   const Epilogue f = epilogue;  // a copy, which the stores cannot change
   for (int64_t p = 0; p < pixels; p += 16, dots += 16 * kLanes) {

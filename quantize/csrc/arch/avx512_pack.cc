@@ -1,4 +1,4 @@
-// AVX-512: packing.
+// AVX-512: from floats to bits, and back.
 #if defined(__x86_64__)
 #include <algorithm>
 #include <cstring>
@@ -7,13 +7,13 @@
 
 namespace xk::avx512 {
 
-// Packing: bit c of a vector's lanes are the signs of 16 pixels of channel c, so that a half of 16 pixels is done
-// after 32 comparisons. It is [half][pixel]: chains are formed there, and pixels brought together last.
+// A vector gets the signs of 16 pixels of channel c in bit c of its lanes: 32 comparisons make a half of each pixel.
+// The halves lie as [half][pixel]: chains are formed there, and the halves of a pixel are joined last.
 constexpr int kPackVectors = 8;
 constexpr int64_t kPackPixels = kPackVectors * kLanes, kPackHalves = 16;
 
-// Halves [begin, end) of kVectors vectors of pixels. `last`: of the last vector, the pixels that there are; `sums`: of
-// the chain so far, [vector].
+// Packs halves [begin, end) of kVectors vectors of pixels. `last` has the pixels that the last vector has; `sums`,
+// [vector], are the xor of the chain's halves so far.
 template <int kVectors, bool kFlips>
 XK_TARGET static void pack_halves(const Packing& pack, int64_t pixel, __mmask16 last, int64_t begin, int64_t end,
                                   __m512i* sums, Half* joined) {
@@ -49,7 +49,7 @@ XK_TARGET static void pack_halves(const Packing& pack, int64_t pixel, __mmask16 
   }
 }
 
-// From halves [half][pixel] to words [pixel][word], `pitch` apart.
+// Joins halves [half][pixel] to words [pixel][word], pixels `pitch` words apart.
 static void join_words(const Half* halves, int64_t pixels, int64_t words, int64_t pitch, uint64_t* target) {
   for (int64_t p = 0; p < pixels; ++p, ++halves, target += pitch)
     for (int64_t w = 0; w < words; ++w)
@@ -81,7 +81,7 @@ void pack_planes(const Packing& pack) {
   pack.flips ? pack_planes_16xN<true>(pack) : pack_planes_16xN<false>(pack);
 }
 
-// A mask of 16 channels a comparison.
+// Packs rows: one comparison gives the bits of 16 channels.
 template <bool kFlips>
 XK_TARGET static void pack_rows_16xN(const Packing& pack) {
   const float* x = pack.input;
@@ -107,6 +107,36 @@ void pack_rows(const Packing& pack) {
   if (pack.chain)
     for (int64_t h = 0; h + pack.chain <= 2 * pack.words; h += pack.chain)
       form_chains(reinterpret_cast<Half*>(pack.bits) + h, pack.pixels, pack.chain, 2 * pack.words);
+}
+
+// Training: one bit an element, 16 elements an instruction.
+XK_TARGET void compare(const float* x, int64_t words, bool closed, uint64_t* positive, uint64_t* inside) {
+  const __m512 zero = _mm512_setzero_ps(), one = _mm512_set1_ps(1.0f);
+  for (int64_t w = 0; w < words; ++w) {
+    uint64_t p = 0, i = 0;
+    for (int b = 0; b < kWordBits; b += 16, x += 16) {
+      const __m512 value = _mm512_loadu_ps(x), size = _mm512_abs_ps(value);
+      const __mmask16 near =
+          closed ? _mm512_cmp_ps_mask(size, one, _CMP_LE_OQ) : _mm512_cmp_ps_mask(size, one, _CMP_LT_OQ);
+      p |= uint64_t{_mm512_cmp_ps_mask(value, zero, _CMP_GE_OQ)} << b;
+      i |= uint64_t{near} << b;
+    }
+    positive[w] = p;
+    inside[w] = i;
+  }
+}
+
+XK_TARGET void choose(const uint64_t* positive, int64_t words, float size, float* values) {
+  const __m512 low = _mm512_set1_ps(-size), high = _mm512_set1_ps(size);
+  for (int64_t w = 0; w < words; ++w)
+    for (int b = 0; b < kWordBits; b += 16, values += 16)
+      _mm512_storeu_ps(values, _mm512_mask_blend_ps(static_cast<__mmask16>(positive[w] >> b), low, high));
+}
+
+XK_TARGET void keep(const uint64_t* inside, int64_t words, const float* x, float* result) {
+  for (int64_t w = 0; w < words; ++w)
+    for (int b = 0; b < kWordBits; b += 16, x += 16, result += 16)
+      _mm512_storeu_ps(result, _mm512_maskz_loadu_ps(static_cast<__mmask16>(inside[w] >> b), x));
 }
 
 }  // namespace xk::avx512

@@ -11,7 +11,7 @@ XK_TARGET static inline __m512i add_masked_ones(__m512i sum, __mmask16 mask, __m
   return _mm512_add_epi32(sum, _mm512_maskz_popcnt_epi32(mask, bits));
 }
 
-// Products that are -1 of 16 pixels with kChannels filters, the weights of one beside those of the next.
+// Counts the products that are -1, of 16 pixels with kChannels filters, whose weights lie side by side.
 template <int kChannels, bool kChained>
 XK_TARGET static inline void plane_counts(const PlaneTile& t, const Half* weights, __m512i (&ones)[kChannels]) {
   __m512i twos[kChannels], sum[kChannels];
@@ -52,7 +52,7 @@ XK_TARGET static inline void plane_counts(const PlaneTile& t, const Half* weight
 
 constexpr int kTileChannels = 8;
 
-// kChannels of a block from lane `first` on.
+// Computes kChannels channels of a block, from lane `first` on.
 template <int kChannels, bool kChained, bool kIntegers>
 XK_TARGET static void planes_16xN(const PlaneTile& t, const Epilogue& f, int first, const __m512i* terms) {
   const __m512 floor = _mm512_set1_ps(f.relu ? 0.0f : -std::numeric_limits<float>::infinity());

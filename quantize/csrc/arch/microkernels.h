@@ -17,8 +17,6 @@ namespace xk {
 using Word = uint64_t;
 using Half = uint32_t;
 
-// ---- Sums of products ----
-
 // Consecutive units of a pixel's window, and of the filters that go with them; in units from the tile's `input`
 // and in steps of kLanes units from its `weights`.
 struct Run {
@@ -70,8 +68,6 @@ inline void form_chains(Half* chains, int64_t count, int64_t halves, int64_t pit
   }
 }
 
-// ---- Epilogues ----
-
 // The signs of sums without their epilogue in floats: the sign of a lane is +1 where (sum ^ flip) > limit, with flip
 // -1 where epilogue and comparison together flip the order of sums, else 0.
 struct SignLimits {
@@ -98,16 +94,14 @@ struct Spread {
   int lane;
 };
 
-// ---- Planes: pixels side by side in a vector, see conv/planes.cc ----
-
 constexpr int64_t kPlaneVectors = 16;  // of pixels, at most, in a PlaneTile
 
-// Where a tap's input and weights are, in halves from the tile's.
+// Where a tap's input and weights are, in halves from those of a PlaneTile.
 struct PlaneTap {
   int64_t input, weight;
 };
 
-// Sums of vectors of 16 pixels with the channels of a block, and their way to the output.
+// Sums of vectors of 16 pixels with the channels of a block, and their way to the output; see conv/planes.cc.
 struct PlaneTile {
   const Half* input;  // [half][pixel], at the first pixel
   int64_t plane;      // halves from a plane to the next
@@ -123,9 +117,7 @@ struct PlaneTile {
   int64_t output_pitch;
 };
 
-// ---- Bytes: a matrix unit, see conv/bytes.cc ----
-
-// A row of pixels on its way from bits to bytes of -1, 0 (padding) and +1.
+// A row of pixels on its way from bits to bytes of -1, 0 (padding) and +1; see conv/bytes.cc.
 struct ByteRow {
   const uint64_t* bits;  // [width][words]
   int64_t words, width;
@@ -153,8 +145,7 @@ struct ByteTile {
   int32_t* dots[2];  // [row][column][kLanes], with room for [rows][row_pitch] and whole tiles
 };
 
-// ---- From floats to bits ----
-
+// Floats and the bits that they become: those where (x, or -x where flipped) >= threshold.
 struct Packing {
   const float* input;      // [channel][pixel], or [pixel][channel]
   int64_t plane;           // floats from a channel to the next in the first of these
@@ -169,11 +160,10 @@ struct Packing {
   Half* planes;   // NULL, or where the output goes instead of `bits`: [half][pixel], planes `plane` apart
 };
 
-// ---- The table ----
-
+// All of these but the two for WeightOrder::kChains must be there.
 struct Microkernels {
   void (*dot_words)(const Tile<Word>& tile);
-  // These two where kernels read WeightOrder::kChains. Only they are given chains and planes to pack.
+  // Only for WeightOrder::kChains, and so are chains and planes in Packing.
   void (*dot_halves)(const Tile<Half>& tile);
   void (*convolve_planes)(const PlaneTile& tile, const Epilogue& epilogue);
 
@@ -201,7 +191,7 @@ struct Microkernels {
   void (*keep)(const uint64_t* inside, int64_t words, const float* x, float* result);
 };
 
-// What a matrix unit provides beside them.
+// What a matrix unit provides beside them, for WeightOrder::kBytes.
 struct ByteMicrokernels {
   void (*expand_row)(const ByteRow& row);
   void (*dot_bytes)(const ByteTile& tile);

@@ -12,8 +12,8 @@ namespace xk::neon {
 #define XK_TARGET
 #include "arch/portable.inc"
 
-constexpr int kVectors = 4;          // of two channels
-constexpr int kByteWords = 255 / 8;  // a byte gains at most 8 a word
+constexpr int kVectors = 4;          // of two channels each
+constexpr int kByteWords = 255 / 8;  // a byte gains at most 8 with each word
 
 template <int kPixels>
 struct Counts {

@@ -33,12 +33,54 @@ class ByteConv {
     make_steps();
   }
 
-  // Rows of bytes to fill: [image][block of channels][phase][row].
+  // The rows of bytes, [image][block of channels][phase][row], all of which must be expanded before the first chunk.
   int64_t rows() const { return s_.batch * all_blocks() * s_.stride_h * s_.stride_w * phase_rows_; }
-  void expand_row(int64_t index) const;
   int64_t row_pitch() const { return phase_columns_; }  // of positions
+
+  void expand_row(int64_t index) const {
+    const int64_t row = index % phase_rows_, phase = index / phase_rows_ % (s_.stride_h * s_.stride_w);
+    const int64_t image_block = index / phase_rows_ / (s_.stride_h * s_.stride_w);
+    const int64_t image = image_block / all_blocks(), block = image_block % all_blocks();
+    const int64_t y = row * s_.stride_h + phase / s_.stride_w - s_.pad_top;
+    const int64_t pitch = plan_.block_channels, before = block % plan_.channel_blocks * pitch;
+    int8_t* const target = bytes_ + index * phase_columns_ * pitch;
+    if (y < 0 || y >= s_.height) {
+      std::memset(target, 0, static_cast<size_t>(phase_columns_ * pitch));
+      return;
+    }
+    ByteRow r{};
+    r.bits = call_.bits + (image * s_.height + y) * s_.width * s_.words;
+    r.words = s_.words;
+    r.width = s_.width;
+    r.channel = block / plan_.channel_blocks * s_.group_channels + before;
+    r.channels = std::min(pitch, s_.group_channels - before);
+    r.first = phase % s_.stride_w - s_.pad_left;
+    r.step = s_.stride_w;
+    r.bytes = target;
+    r.count = phase_columns_;
+    r.pitch = pitch;
+    call_.kernel->bytes->expand_row(r);
+  }
+
   // Sums of two blocks of channels (or one, twice), [block][pixel][kLanes].
-  void chunk(int64_t image, const int64_t (&blocks)[2], const Chunk& chunk, int32_t* dots) const;
+  void chunk(int64_t image, const int64_t (&blocks)[2], const Chunk& chunk, int32_t* dots) const {
+    const int64_t first_block = (image * s_.groups + s_.group_of(blocks[0])) * plan_.channel_blocks;
+    const int64_t position = chunk.row * phase_columns_ + chunk.column;
+    ByteTile t{};
+    t.input = bytes_ + first_block * block_bytes_ + position * plan_.block_channels;
+    t.pitch = plan_.block_channels;
+    t.steps = steps_.data();
+    t.step_count = steps_.size();
+    t.tail_masks = tail_masks_;
+    t.rows = chunk.rows;
+    t.columns = chunk.columns;
+    t.row_pitch = phase_columns_;
+    for (int b = 0; b < 2; ++b) {
+      t.weights[b] = static_cast<const uint64_t*>(call_.weights) + blocks[b] * plan_.steps() * 16;
+      t.dots[b] = dots + b * kChunkPixels * kLanes;
+    }
+    call_.kernel->bytes->dot_bytes(t);
+  }
 
  private:
   struct alignas(64) CacheLine {
@@ -65,7 +107,7 @@ class ByteConv {
             steps_.push_back({start + done, plan_.run_length - done >= 64});
         }
     for (int k = 0; k < 16; ++k) {
-      const int64_t weights = std::clamp<int64_t>(plan_.run_length % 64 - 4 * k, 0, 4);  // of row k, a channel
+      const int64_t weights = std::clamp<int64_t>(plan_.run_length % 64 - 4 * k, 0, 4);  // of a channel, in row k
       tail_masks_[k] = 0x1111111111111111u * ((1u << weights) - 1);
     }
   }
@@ -79,50 +121,6 @@ class ByteConv {
   std::vector<ByteStep> steps_;
   uint64_t tail_masks_[16];
 };
-
-void ByteConv::expand_row(int64_t index) const {
-  const int64_t row = index % phase_rows_, phase = index / phase_rows_ % (s_.stride_h * s_.stride_w);
-  const int64_t image_block = index / phase_rows_ / (s_.stride_h * s_.stride_w);
-  const int64_t image = image_block / all_blocks(), block = image_block % all_blocks();
-  const int64_t y = row * s_.stride_h + phase / s_.stride_w - s_.pad_top;
-  const int64_t pitch = plan_.block_channels, before = block % plan_.channel_blocks * pitch;
-  int8_t* const target = bytes_ + index * phase_columns_ * pitch;
-  if (y < 0 || y >= s_.height) {
-    std::memset(target, 0, static_cast<size_t>(phase_columns_ * pitch));
-    return;
-  }
-  ByteRow r{};
-  r.bits = call_.bits + (image * s_.height + y) * s_.width * s_.words;
-  r.words = s_.words;
-  r.width = s_.width;
-  r.channel = block / plan_.channel_blocks * s_.group_channels + before;
-  r.channels = std::min(pitch, s_.group_channels - before);
-  r.first = phase % s_.stride_w - s_.pad_left;
-  r.step = s_.stride_w;
-  r.bytes = target;
-  r.count = phase_columns_;
-  r.pitch = pitch;
-  call_.kernel->bytes->expand_row(r);
-}
-
-void ByteConv::chunk(int64_t image, const int64_t (&blocks)[2], const Chunk& chunk, int32_t* dots) const {
-  const int64_t first_block = (image * s_.groups + s_.group_of(blocks[0])) * plan_.channel_blocks;
-  const int64_t position = chunk.row * phase_columns_ + chunk.column;
-  ByteTile t{};
-  t.input = bytes_ + first_block * block_bytes_ + position * plan_.block_channels;
-  t.pitch = plan_.block_channels;
-  t.steps = steps_.data();
-  t.step_count = steps_.size();
-  t.tail_masks = tail_masks_;
-  t.rows = chunk.rows;
-  t.columns = chunk.columns;
-  t.row_pitch = phase_columns_;
-  for (int b = 0; b < 2; ++b) {
-    t.weights[b] = static_cast<const uint64_t*>(call_.weights) + blocks[b] * plan_.steps() * 16;
-    t.dots[b] = dots + b * kChunkPixels * kLanes;
-  }
-  call_.kernel->bytes->dot_bytes(t);
-}
 
 }  // namespace
 

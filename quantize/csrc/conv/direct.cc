@@ -16,7 +16,7 @@ namespace {
 void dot(const Microkernels& micro, const Tile<Word>& tile) { micro.dot_words(tile); }
 void dot(const Microkernels& micro, const Tile<Half>& tile) { micro.dot_halves(tile); }
 
-// Output pixels that see the same taps, and where these are.
+// Output pixels that see the same taps, and the runs of these in input and weights.
 struct Rectangle {
   Band rows, columns;
   std::vector<Run> runs;
@@ -26,7 +26,7 @@ struct Rectangle {
 template <class Unit>
 class DirectConv {
  public:
-  // `input` is [pixel][units], `group_units` of them those of a group.
+  // The input is [pixel][units]; a group has `group_units` of the units of a pixel.
   DirectConv(const ConvCall& call, const Unit* input, int64_t group_units, bool chained)
       : call_(call),
         s_(call.shape),
@@ -70,14 +70,14 @@ class DirectConv {
     return runs;
   }
 
-  // The part `r` x `c` of a rectangle.
+  // Computes the part of a rectangle that has the rows `r` and the columns `c`.
   void tiles(int64_t image, int64_t block, const Band& r, const Band& c, const Rectangle& rectangle, int64_t pitch,
              int32_t* dots) const {
     const int64_t down = s_.stride_h * row_units_, right = s_.stride_w * pixel_units_;
     const int64_t height = r.end - r.begin, width = c.end - c.begin;
     const int64_t origin = image * s_.height * row_units_ + r.begin * down - s_.pad_top * row_units_ +
                            c.begin * right - s_.pad_left * pixel_units_ + s_.group_of(block) * group_units_;
-    // Along the side that needs fewer of them.
+    // Tiles lie along the side that needs fewer of them.
     const bool by_row = height * ceil_div(width, kMaxTilePixels) <= width * ceil_div(height, kMaxTilePixels);
     const int64_t along = by_row ? 1 : pitch, across = by_row ? pitch : 1;
     Tile<Unit> t{};

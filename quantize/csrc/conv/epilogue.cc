@@ -41,36 +41,18 @@ bool all_finite(const float* values, int64_t count) {
   return !values || std::all_of(values, values + count, [](float value) { return std::isfinite(value); });
 }
 
-// Finding a limit takes as long as some pixels.
+// Whether comparing sums with limits pays: finding the limits takes as long as comparing some pixels.
 bool worth_limits(const ConvCall& call) {
   constexpr int64_t kPixels = 128;
-  constexpr int64_t kExact = int64_t{1} << 24;  // sums that floats hold
+  constexpr int64_t kExact = int64_t{1} << 24;  // floats hold all sums up to it
   const Shape& s = call.shape;
   return call.output.kind == XK_OUT_BITS && s.batch * s.out_height * s.out_width >= kPixels &&
          s.filter_bits <= kExact && !call.epilogue.input_scale && all_finite(call.epilogue.scale, s.out_channels) &&
          all_finite(call.epilogue.bias, s.out_channels);
 }
 
-}  // namespace
-
-Epilogues::Epilogues(const ConvCall& call) : call_(call) {
-  if (!worth_limits(call)) return;
-  limits_.resize(static_cast<size_t>(call.shape.blocks()));
-  for (int64_t block = 0; block < call.shape.blocks(); ++block)
-    call.kernel->microkernels->find_limits(epilogue_of(call, 0, block, 0), static_cast<int32_t>(call.shape.filter_bits),
-                                    &limits_[static_cast<size_t>(block)]);
-}
-
-void Epilogues::clear_bits(int64_t image, const Chunk& chunk) const {
-  const Shape& s = call_.shape;
-  const int64_t pixel = (image * s.out_height + chunk.row) * s.out_width + chunk.column;
-  std::memset(static_cast<uint64_t*>(call_.output.data) + pixel * s.out_words, 0,
-              static_cast<size_t>(chunk.pixels() * s.out_words) * sizeof(uint64_t));
-}
-
-namespace {
-
-// The channel of the output that each lane of a block becomes: the next one, or the next but `groups` where shuffled.
+// The channel of the output that each lane of a block becomes. Where the output is shuffled, lanes of one group are
+// `groups` channels apart; without a shuffle there is one group.
 struct Places {
   int lanes;
   int64_t groups, channel[kLanes];
@@ -87,7 +69,7 @@ struct Places {
   bool even() const { return channel[lanes - 1] - channel[0] == (lanes - 1) * groups; }
 };
 
-// One for each word of the output that lanes reach one after the other, upwards.
+// Makes one Spread for each series of lanes that go to a word of the output in ascending order; returns how many.
 int spreads_of(const Places& places, Spread* spreads) {
   int count = 0;
   for (int l = 0; l < places.lanes; ++l) {
@@ -128,6 +110,21 @@ void store_rows(const Microkernels& micro, const Epilogue& epilogue, const Place
 
 }  // namespace
 
+Epilogues::Epilogues(const ConvCall& call) : call_(call) {
+  if (!worth_limits(call)) return;
+  limits_.resize(static_cast<size_t>(call.shape.blocks()));
+  for (int64_t block = 0; block < call.shape.blocks(); ++block)
+    call.kernel->microkernels->find_limits(epilogue_of(call, 0, block, 0), static_cast<int32_t>(call.shape.filter_bits),
+                                    &limits_[static_cast<size_t>(block)]);
+}
+
+void Epilogues::clear_bits(int64_t image, const Chunk& chunk) const {
+  const Shape& s = call_.shape;
+  const int64_t pixel = (image * s.out_height + chunk.row) * s.out_width + chunk.column;
+  std::memset(static_cast<uint64_t*>(call_.output.data) + pixel * s.out_words, 0,
+              static_cast<size_t>(chunk.pixels() * s.out_words) * sizeof(uint64_t));
+}
+
 void Epilogues::store_block(int64_t image, int64_t block, const Chunk& chunk, int32_t* dots) const {
   const Shape& s = call_.shape;
   const int64_t position = chunk.row * s.out_width + chunk.column, plane = s.out_height * s.out_width;
@@ -140,7 +137,7 @@ void Epilogues::store_block(int64_t image, int64_t block, const Chunk& chunk, in
     uint64_t* words = static_cast<uint64_t*>(call_.output.data) + pixel * s.out_words;
     return store_bits(micro, epilogue, places, pixels, dots, words, s.out_words);
   }
-  int32_t* output = static_cast<int32_t*>(call_.output.data);  // or floats: 32-bit values
+  int32_t* output = static_cast<int32_t*>(call_.output.data);  // 32-bit values: integers or floats
   if (call_.output.layout == XK_NCHW)
     store_planes(micro, epilogue, places, pixels, dots, output + image * s.out_channels * plane + position, plane);
   else

@@ -13,7 +13,7 @@ namespace xk {
 
 namespace {
 
-constexpr int64_t kGatherPixels = 64;  // a chunk: few enough for the buffer to stay in the first cache
+constexpr int64_t kGatherPixels = 64;  // of a chunk: few enough for the buffer to stay in the first cache
 
 // Or-s `count` bits from bit `from` of `source` into `target` at bit `to`, where the bits are 0.
 void or_bits(const uint64_t* source, int64_t from, uint64_t* target, int64_t to, int64_t count) {
@@ -25,6 +25,15 @@ void or_bits(const uint64_t* source, int64_t from, uint64_t* target, int64_t to,
     from += n, to += n, count -= n;
   }
 }
+
+// The window of an output pixel: where its first tap is, perhaps in the padding, and which taps the input has.
+struct Window {
+  int64_t image, row, column;
+  const Band &rows, &columns;
+  bool has(int64_t ky, int64_t kx) const {
+    return ky >= rows.first && ky < rows.last && kx >= columns.first && kx < columns.last;
+  }
+};
 
 class GatheredConv {
  public:
@@ -43,7 +52,7 @@ class GatheredConv {
     }
   }
 
-  // The windows of a chunk. `masks` and `terms` are a pixel's, the same for all groups.
+  // The windows of a chunk. All groups of a pixel have its mask and its terms in common.
   struct Windows {
     std::vector<uint64_t> bits, masks;
     std::vector<int32_t> terms;
@@ -53,7 +62,7 @@ class GatheredConv {
     const size_t pixels = static_cast<size_t>(chunk.pixels()), words = static_cast<size_t>(words_);
     Windows w{std::vector<uint64_t>(pixels * words * static_cast<size_t>(s_.groups) + 1),
               std::vector<uint64_t>(pixels * words), std::vector<int32_t>(pixels)};
-    int64_t p = 0;  // in reading order: copy_tap relies on it
+    int64_t p = 0;  // in the order of memory: copy_tap() relies on it
     for (int64_t y = chunk.row; y < chunk.row + chunk.rows; ++y)
       for (int64_t x = chunk.column; x < chunk.column + chunk.columns; ++x, ++p) {
         const Band &r = band_of(rows_, y), &c = band_of(columns_, x);
@@ -61,7 +70,8 @@ class GatheredConv {
         std::copy(mask.begin(), mask.end(), w.masks.begin() + p * words_);
         const int64_t taps = (r.last - r.first) * (c.last - c.first);
         w.terms[static_cast<size_t>(p)] = static_cast<int32_t>(taps * s_.group_channels);
-        gather_pixel(image, y, x, r, c, w.bits.data() + p * words_ * s_.groups);
+        const Window window{image, y * s_.stride_h - s_.pad_top, x * s_.stride_w - s_.pad_left, r, c};
+        gather_pixel(window, w.bits.data() + p * words_ * s_.groups);
       }
     return w;
   }
@@ -101,25 +111,24 @@ class GatheredConv {
     return mask;
   }
 
-  const uint64_t* tap(int64_t image, int64_t y, int64_t x, int64_t ky, int64_t kx) const {
-    const int64_t row = y * s_.stride_h - s_.pad_top + ky * s_.dilation_h;
-    const int64_t column = x * s_.stride_w - s_.pad_left + kx * s_.dilation_w;
-    return call_.bits + ((image * s_.height + row) * s_.width + column) * s_.words;
+  const uint64_t* tap(const Window& w, int64_t ky, int64_t kx) const {
+    const int64_t row = w.row + ky * s_.dilation_h, column = w.column + kx * s_.dilation_w;
+    return call_.bits + ((w.image * s_.height + row) * s_.width + column) * s_.words;
   }
 
-  void gather_pixel(int64_t image, int64_t y, int64_t x, const Band& r, const Band& c, uint64_t* target) const {
-    if (fields_) return gather_fields(image, y, x, r, c, target);
-    for (int64_t ky = r.first; ky < r.last; ++ky)
-      for (int64_t kx = c.first; kx < c.last; ++kx) {
+  void gather_pixel(const Window& w, uint64_t* target) const {
+    if (fields_) return gather_fields(w, target);
+    for (int64_t ky = w.rows.first; ky < w.rows.last; ++ky)
+      for (int64_t kx = w.columns.first; kx < w.columns.last; ++kx) {
         const int64_t to = (ky * s_.kernel_w + kx) * s_.group_channels;
         if (s_.groups == 1 && s_.group_channels % 8 == 0)
-          copy_tap(tap(image, y, x, ky, kx), target, to / 8);
+          copy_tap(tap(w, ky, kx), target, to / 8);
         else
-          for (int64_t g = 0; g < s_.groups; ++g) or_group(tap(image, y, x, ky, kx), g, target, to);
+          for (int64_t g = 0; g < s_.groups; ++g) or_group(tap(w, ky, kx), g, target, to);
       }
   }
 
-  // Whole words: the zero tail of the last is overwritten by the next tap, or is the next window's start.
+  // Copies whole words: the next tap, or the next window, overwrites the zeros at the end of the last.
   void copy_tap(const uint64_t* source, uint64_t* target, int64_t byte) const {
     for (int64_t i = 0; i < s_.words; ++i)
       std::memcpy(reinterpret_cast<char*>(target) + byte + 8 * i, source + i, sizeof *source);
@@ -135,14 +144,14 @@ class GatheredConv {
     }
   }
 
-  void gather_fields(int64_t image, int64_t y, int64_t x, const Band& r, const Band& c, uint64_t* target) const {
+  // The same where a group has a byte, two or four: the groups of all taps that share a word at once.
+  void gather_fields(const Window& w, uint64_t* target) const {
     const int64_t fields = kWordBits / s_.group_channels;
     const void* taps[8];
     for (int64_t word = 0; word < words_; ++word) {
       for (int64_t i = 0; i < fields; ++i) {
         const int64_t t = word * fields + i, ky = t / s_.kernel_w, kx = t % s_.kernel_w;
-        const bool inside = ky >= r.first && ky < r.last && kx >= c.first && kx < c.last;
-        taps[i] = inside ? tap(image, y, x, ky, kx) : zeros_.data();
+        taps[i] = w.has(ky, kx) ? tap(w, ky, kx) : zeros_.data();
       }
       const int field_bytes = static_cast<int>(s_.group_channels / 8);
       call_.kernel->microkernels->merge_fields(taps, field_bytes, s_.groups, target + word * s_.groups);
@@ -154,7 +163,7 @@ class GatheredConv {
   const int64_t words_;
   const std::vector<Band> rows_, columns_;
   const std::vector<uint64_t> zeros_;
-  std::vector<std::vector<std::vector<uint64_t>>> masks_;  // of a band of rows and a band of columns
+  std::vector<std::vector<std::vector<uint64_t>>> masks_;  // [band of rows][band of columns]
   bool fields_;
 };
 

@@ -14,6 +14,30 @@ bool worth_gathering(const Shape& s, int64_t dense, int64_t direct) {
   return 4 * dense < 3 * direct && s.group_channels % 8 == 0;
 }
 
+// Output positions times the taps that they see.
+double taps_inside(const std::vector<Band>& bands) {
+  double sum = 0;
+  for (const Band& b : bands) sum += static_cast<double>((b.end - b.begin) * (b.last - b.first));
+  return sum;
+}
+
+// Pixels side by side in a vector: only for convolutions that move over every pixel of a row.
+bool planes_preferred(const ConvCall& call) {
+  const Shape& s = call.shape;
+  if (call.output.kind == XK_OUT_BITS || call.output.layout != XK_NCHW || call.output.shuffle > 1) return false;
+  if (s.stride_h != 1 || s.stride_w != 1 || s.out_width != s.width) return false;
+  // Cycles for 16 sums on Zen 4: for each half, and for the way to the output. Planes also compute padded taps, and the
+  // rest of the last vector; conv_halves() transposes.
+  constexpr double kHalf = 1.4, kStore = 2, kTransposed = 7;
+  const double inside =
+      taps_inside(bands(vertical(s), s.out_height)) * taps_inside(bands(horizontal(s), s.out_width));
+  const double halves = kHalf * static_cast<double>(chain_plan(s).halves);
+  const int64_t pixels = s.out_height * s.out_width;
+  const double filled = static_cast<double>(ceil_div(pixels, kLanes) * kLanes);
+  const double transposed = static_cast<double>(pixels) * kTransposed;
+  return filled * (static_cast<double>(s.taps) * halves + kStore) < inside * halves + transposed;
+}
+
 }  // namespace
 
 WordPlan word_plan(const Shape& s) {
@@ -52,7 +76,8 @@ BytePlan byte_plan(const Shape& s) {
   return plan;
 }
 
-// Where tiles are well filled: 16 pixels (all of them, where the size is not known), 16 channels, 64 bytes a step.
+// Where the tiles of a matrix unit are filled: by 16 pixels (taken for granted where the size is not known), 16
+// channels, and most of the 64 bytes of a step.
 bool bytes_preferred(const Shape& s) {
   if (s.channels == 0) return false;
   const BytePlan plan = byte_plan(s);
@@ -60,44 +85,11 @@ bool bytes_preferred(const Shape& s) {
   return pixels && s.group_outputs >= kLanes && 5 * plan.run_length >= 4 * 64 * plan.run_steps;
 }
 
-namespace {
-
-// Output positions times the taps that they see.
-double taps_inside(const std::vector<Band>& bands) {
-  double sum = 0;
-  for (const Band& b : bands) sum += static_cast<double>((b.end - b.begin) * (b.last - b.first));
-  return sum;
-}
-
-// Pixels side by side in a vector: only for convolutions that move over every pixel of a row.
-bool planes_preferred(const ConvCall& call) {
-  const Shape& s = call.shape;
-  if (call.output.kind == XK_OUT_BITS || call.output.layout != XK_NCHW || call.output.shuffle > 1) return false;
-  if (s.stride_h != 1 || s.stride_w != 1 || s.out_width != s.width) return false;
-  // Cycles of 16 sums on Zen 4: a half, and the way to the output. Vectors also do padded taps and fill up the last
-  // one; conv_halves transposes.
-  constexpr double kHalf = 1.4, kStore = 2, kTransposed = 7;
-  const double inside =
-      taps_inside(bands(vertical(s), s.out_height)) * taps_inside(bands(horizontal(s), s.out_width));
-  const double halves = kHalf * static_cast<double>(chain_plan(s).halves);
-  const int64_t pixels = s.out_height * s.out_width;
-  const double filled = static_cast<double>(ceil_div(pixels, kLanes) * kLanes);
-  const double transposed = static_cast<double>(pixels) * kTransposed;
-  return filled * (static_cast<double>(s.taps) * halves + kStore) < inside * halves + transposed;
-}
-
-}  // namespace
-
 Driver choose_driver(const ConvCall& call) {
   const Shape& s = call.shape;
-  switch (call.kernel->order) {
-    case WeightOrder::kBytes:
-      return {conv_bytes, InputForm::kWords};
-    case WeightOrder::kWords:
-      return {word_plan(s).gathered ? conv_gathered : conv_words, InputForm::kWords};
-    case WeightOrder::kChains:
-      break;
-  }
+  const WeightOrder order = call.kernel->order;
+  if (order == WeightOrder::kBytes) return {conv_bytes, InputForm::kWords};
+  if (order == WeightOrder::kWords) return {word_plan(s).gathered ? conv_gathered : conv_words, InputForm::kWords};
   const ChainPlan plan = chain_plan(s);
   if (plan.gathered) return {conv_gathered, InputForm::kWords};
   if (planes_preferred(call)) return {conv_planes, InputForm::kPlanes};

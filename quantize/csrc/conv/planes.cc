@@ -15,7 +15,7 @@ namespace xk {
 
 namespace {
 
-constexpr int64_t kTaskBlocks = 4;  // of channels
+constexpr int64_t kTaskBlocks = 4;  // blocks of channels of a task
 
 class PlaneConv {
  public:
@@ -30,7 +30,7 @@ class PlaneConv {
 
   int64_t vectors() const { return ceil_div(s_.out_height * s_.out_width, kLanes); }
 
-  // Output pixels of `count` vectors from `first` on, of some blocks of channels.
+  // Computes `count` vectors of output pixels from `first` on, for `blocks` blocks of channels.
   void run(int64_t image, int64_t first, int64_t count, int64_t first_block, int64_t blocks) const {
     const std::vector<uint16_t> masks = tap_masks(first, count);
     const int64_t pixels = s_.out_height * s_.out_width, pixel = first * kLanes;
@@ -55,7 +55,7 @@ class PlaneConv {
   }
 
  private:
-  // Bit p tells whether pixel p's tap, `shift` columns away, lies in its row; whole vectors.
+  // Whole vectors of bits: bit p tells whether the tap of pixel p, `shift` columns away, lies in the same row.
   std::vector<uint16_t> row_mask(int64_t shift) const {
     std::vector<uint16_t> mask(static_cast<size_t>(vectors()), 0xffff);
     const auto clear = [&](int64_t p) {
@@ -71,13 +71,13 @@ class PlaneConv {
     return mask;
   }
 
-  // [vector][tap]: pixels whose tap lies inside the image.
+  // [vector][tap]: the pixels of a vector whose tap lies inside the image.
   std::vector<uint16_t> tap_masks(int64_t first, int64_t count) const {
     std::vector<uint16_t> masks;
     masks.reserve(static_cast<size_t>(count * s_.taps));
     for (int64_t v = first; v < first + count; ++v)
       for (int64_t ky = 0; ky < s_.kernel_h; ++ky) {
-        // Rows y with 0 <= y + shift < height: a range of pixels.
+        // The tap lies in a row of the image for rows y with 0 <= y + shift < height: a range of pixels.
         const int64_t shift = ky * s_.dilation_h - s_.pad_top;
         const int64_t begin = std::max<int64_t>(0, -shift) * s_.width - v * kLanes;
         const int64_t end = std::min(s_.out_height, s_.height - shift) * s_.width - v * kLanes;

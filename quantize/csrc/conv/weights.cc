@@ -14,7 +14,7 @@ namespace {
 
 constexpr char kMagic[8] = {'x', 'n', 'o', 'r', 'k', 'i', 't', '1'};
 
-// `count` bits of a filter, from bit `from` on, and where they are: in `word` (or half), from bit `at` on, `step` apart.
+// `count` bits of a filter, from bit `from` on, and where they are: in a word or half, from bit `at` on, `step` apart.
 struct Piece {
   int64_t from, word;
   int at, step, count;

@@ -4,14 +4,12 @@
 #include <cstdint>
 #include <vector>
 
-#include "ort/c_api.h"
 #include "ort/call.h"
 #include "ort/node.h"
-#include "xnorkit.h"
 
 namespace xk::ort {
 
-// What follows the sum * scale + bias.
+// What becomes of sum * scale + bias.
 enum class ConvEpilogue { kFloat, kBits, kRelu };
 
 struct ConvVariant {
@@ -45,8 +43,8 @@ class ConvKernel {
   const Api& api() const { return api_; }
 
  private:
-  // A comparison a channel, as xk_binarize has it. The file's input `turn`
-  // is -1 where it is flipped, else 1: the comparison there is turn * value >= threshold.
+  // A comparison a channel, as xk_binarize has it. In the file it is turn * value >= threshold, with the input `turn`
+  // -1 where it is flipped, else 1.
   struct Comparison {
     std::vector<float> threshold;
     std::vector<uint8_t> flip;

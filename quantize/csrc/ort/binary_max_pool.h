@@ -4,10 +4,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "ort/c_api.h"
 #include "ort/call.h"
 #include "ort/node.h"
-#include "xnorkit.h"
 
 namespace xk::ort {
 
@@ -22,7 +20,7 @@ class PoolKernel {
   xk_pool_shape sized_for(const Tensor& x) const;
 
   const Api api_;
-  xk_pool_shape shape_;  // without what depends on x
+  xk_pool_shape shape_;  // without batch, height, width and the output's size
   bool ceil_mode_ = false;
   std::vector<uint8_t> flip_;
 };

@@ -1,4 +1,7 @@
-// The part of onnxruntime's C API that the operators use, declared here, so that building needs no header of it.
+// ort/ makes the library's functions operators of onnxruntime: operators.cc registers them, binary_conv and
+// binary_max_pool are their kernels, node is what the file says of one, call is one run of it.
+//
+// This header has the part of onnxruntime's C API that they use, so that building needs no header of onnxruntime.
 //
 // The API is a table of functions that only grows: a function keeps its index and its signature for ever.
 // https://onnxruntime.ai/docs/api/c/struct_ort_api.html has the signatures; tests/test_ort_slots.py calls every

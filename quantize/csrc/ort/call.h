@@ -20,7 +20,7 @@ class Call {
   Call(const Api& api, OrtKernelContext* context) : api_(api), context_(context) {}
   Call(const Call&) = delete;
 
-  // An input; fails where it does not have four dimensions.
+  // The input, which must have four dimensions.
   Tensor input(size_t index, const char* name) const;
   Tensor output(const std::vector<int64_t>& dims) const;
 
@@ -37,7 +37,7 @@ class Call {
   OrtStatus* failure_ = nullptr;
 };
 
-// `layer`, an xk_conv_shape or an xk_pool_shape, for the images `x`, or an error where these have other channels.
+// Completes `layer`, an xk_conv_shape or an xk_pool_shape, with the sizes of the images `x`; their channels must agree.
 template <class Sizes>
 Sizes shape_for(Sizes layer, const Tensor& x) {
   if (x.dims[1] != layer.channels)

@@ -25,7 +25,7 @@ struct Tensor {
   void* data;
 };
 Tensor tensor_of(const Api& api, const OrtValue* value);
-// "(1, 64, 8, 8)"
+// Dimensions in a message: "(1, 64, 8, 8)".
 std::string text_of(const std::vector<int64_t>& dims);
 
 class Node {
@@ -34,7 +34,7 @@ class Node {
 
   std::string name() const;
 
-  // Attributes; those without a default fail where they are missing or of another type.
+  // Values of attributes. Those without a default fail where they are missing or of another type.
   int64_t integer(const char* name) const;
   int64_t integer(const char* name, int64_t otherwise) const;
   std::vector<int64_t> integers(const char* name, size_t count) const;

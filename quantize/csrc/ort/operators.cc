@@ -63,7 +63,7 @@ OrtStatus* guarded(const Api& api, const std::string& where, const Function& fun
   } catch (const StatusError& error) {
     return error.status;
   } catch (const Error& error) {
-    const int32_t code = error.status() == XK_INVALID_ARGUMENT ? kInvalidArgument : kFail;
+    const int32_t code = error.status == XK_INVALID_ARGUMENT ? kInvalidArgument : kFail;
     return api.CreateStatus(code, (where + error.what()).c_str());
   } catch (const std::exception&) {  // bad_alloc, length_error
     return api.CreateStatus(kFail, "xnorkit: out of memory");

@@ -9,7 +9,7 @@ namespace xk::elements {
 
 namespace {
 
-// Those of the kernel that is chosen for convolutions, by the machine or by XNORKIT_KERNEL, when first asked for.
+// Those of the kernel for convolutions, which the machine or XNORKIT_KERNEL chooses when they are first needed.
 const Microkernels& machine_microkernels() {
   static const Microkernels& best = *kKernels[choose_kernel(nullptr, Shape{})].microkernels;
   return best;
@@ -17,7 +17,7 @@ const Microkernels& machine_microkernels() {
 
 }  // namespace
 
-// The last elements go through a word of their own.
+// Elements behind the last whole word go through a word of their own.
 
 void compare(const float* x, int64_t count, bool closed, uint64_t* positive, uint64_t* inside) {
   const int64_t words = count / kWordBits, rest = count % kWordBits;

@@ -13,7 +13,7 @@ namespace xk {
 
 namespace {
 
-// y += factor x where the bit is set.
+// Adds factor * x to y where the bit is set.
 void add_inside(const uint64_t* inside, int64_t count, float factor, const float* x, float* y) {
   float part[16 * kWordBits];
   constexpr int64_t kPart = sizeof part / sizeof *part;
@@ -24,7 +24,7 @@ void add_inside(const uint64_t* inside, int64_t count, float factor, const float
   }
 }
 
-constexpr int64_t kBlock = 1 << 14;  // elements of a task: in the first cache, and whole words
+constexpr int64_t kBlock = 1 << 14;  // elements of a task: whole words, which stay in the first cache
 
 // Runs run(first, n) for every block of `count` elements: those from `first` on, n of them.
 template <class Run>
@@ -35,7 +35,7 @@ void for_each_block(const xk_parallel* parallel, int64_t count, const Run& run) 
   });
 }
 
-// Sums of several elements at once, so that a compiler may use vectors for them.
+// So many sums are formed at once, so that a compiler may use vectors for them.
 constexpr int64_t kSums = 16;
 
 template <class Term>
@@ -91,14 +91,10 @@ class Centering {
   std::vector<float> means_;
 };
 
-void check_tensors(std::initializer_list<const void*> pointers) {
-  for (const void* pointer : pointers) check_pointers({{"a tensor", pointer}});
-}
-
 void check_elements(int64_t count, std::initializer_list<const void*> pointers) {
   check_size("count", count, 1);
   checked_product("the size of the elements", {count, 4});
-  check_tensors(pointers);
+  for (const void* pointer : pointers) check_pointers({{"a tensor", pointer}});
 }
 
 void check_filters(const xk_filters* filters, std::initializer_list<const void*> pointers) {
@@ -107,7 +103,7 @@ void check_filters(const xk_filters* filters, std::initializer_list<const void*>
   check_size("inputs", filters->inputs, 1);
   check_size("taps", filters->taps, 1);
   checked_product("the size of the filters", {filters->count, filters->inputs, filters->taps, 4});
-  check_tensors(pointers);
+  check_elements(filters->count * filters->inputs * filters->taps, pointers);
 }
 
 // Runs task(f, size, words) for every filter f, which has `size` elements, and as many bits in `words` words.
