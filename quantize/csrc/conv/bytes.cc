@@ -50,15 +50,12 @@ class ByteConv {
     }
     ByteRow r{};
     r.bits = call_.bits + (image * s_.height + y) * s_.width * s_.words;
-    r.words = s_.words;
-    r.width = s_.width;
+    r.words = s_.words, r.width = s_.width;
     r.channel = block / plan_.channel_blocks * s_.group_channels + before;
     r.channels = std::min(pitch, s_.group_channels - before);
-    r.first = phase % s_.stride_w - s_.pad_left;
-    r.step = s_.stride_w;
+    r.first = phase % s_.stride_w - s_.pad_left, r.step = s_.stride_w;
     r.bytes = target;
-    r.count = phase_columns_;
-    r.pitch = pitch;
+    r.count = phase_columns_, r.pitch = pitch;
     call_.kernel->bytes->expand_row(r);
   }
 
@@ -69,12 +66,9 @@ class ByteConv {
     ByteTile t{};
     t.input = bytes_ + first_block * block_bytes_ + position * plan_.block_channels;
     t.pitch = plan_.block_channels;
-    t.steps = steps_.data();
-    t.step_count = steps_.size();
+    t.steps = steps_.data(), t.step_count = steps_.size();
     t.tail_masks = tail_masks_;
-    t.rows = chunk.rows;
-    t.columns = chunk.columns;
-    t.row_pitch = phase_columns_;
+    t.rows = chunk.rows, t.columns = chunk.columns, t.row_pitch = phase_columns_;
     for (int b = 0; b < 2; ++b) {
       t.weights[b] = static_cast<const uint64_t*>(call_.weights) + blocks[b] * plan_.steps() * 16;
       t.dots[b] = dots + b * kChunkPixels * kLanes;

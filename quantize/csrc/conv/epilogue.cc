@@ -51,25 +51,28 @@ bool worth_limits(const ConvCall& call) {
          all_finite(call.epilogue.bias, s.out_channels);
 }
 
-// The channel of the output that each lane of a block becomes. Where the output is shuffled, lanes of one group are
-// `groups` channels apart; without a shuffle there is one group.
+// The channels of the output that the lanes of a block become: `first` and those behind it or, where the output is
+// shuffled, `channel`, which then has lanes of one group `groups` channels apart.
 struct Places {
   int lanes;
-  int64_t groups, channel[kLanes];
+  int64_t groups, first, channel[kLanes];
 
-  Places(const ConvCall& call, int64_t first_channel, int count) : lanes(count), groups(call.output.shuffle) {
+  Places(const ConvCall& call, int64_t first_channel, int count)
+      : lanes(count), groups(call.output.shuffle), first(first_channel) {
+    if (groups == 1) return;
     const int64_t size = call.shape.out_channels / groups;
-    int64_t group = groups > 1 ? first_channel / size : 0, within = first_channel - group * size;
+    int64_t group = first_channel / size, within = first_channel % size;
     for (int l = 0; l < lanes; ++l) {
       channel[l] = within * groups + group;
       if (++within == size) within = 0, ++group;
     }
+    first = channel[0];
   }
   // Whether all lanes are `groups` channels apart.
-  bool even() const { return channel[lanes - 1] - channel[0] == (lanes - 1) * groups; }
+  bool even() const { return groups == 1 || channel[lanes - 1] - first == (lanes - 1) * groups; }
 };
 
-// Makes one Spread for each series of lanes that go to a word of the output in ascending order; returns how many.
+// Makes a Spread for each series of shuffled lanes that go to a word of the output upwards; returns how many.
 int spreads_of(const Places& places, Spread* spreads) {
   int count = 0;
   for (int l = 0; l < places.lanes; ++l) {
@@ -84,15 +87,25 @@ int spreads_of(const Places& places, Spread* spreads) {
 void store_bits(const Microkernels& micro, const Epilogue& epilogue, const Places& places, int64_t pixels,
                 int32_t* dots, uint64_t* words, int64_t pitch) {
   uint16_t signs[kChunkPixels];
-  Spread spreads[kLanes];
   micro.store_signs(epilogue, pixels, dots, signs);
-  micro.spread_signs(signs, pixels, spreads, spreads_of(places, spreads), words, pitch);
+  if (places.groups > 1) {
+    Spread spreads[kLanes];
+    return micro.spread_signs(signs, pixels, spreads, spreads_of(places, spreads), words, pitch);
+  }
+  const uint64_t valid = (uint64_t{1} << places.lanes) - 1;
+  const int shift = static_cast<int>(places.first % kWordBits);
+  words += places.first / kWordBits;
+  for (int64_t p = 0; p < pixels; ++p, words += pitch) {
+    const uint64_t bits = signs[p] & valid;
+    words[0] |= bits << shift;
+    if (shift + places.lanes > kWordBits) words[1] |= bits >> (kWordBits - shift);
+  }
 }
 
 void store_planes(const Microkernels& micro, const Epilogue& epilogue, const Places& places, int64_t pixels,
                   int32_t* dots, int32_t* output, int64_t plane) {
   if (places.even())
-    return micro.store_planes(epilogue, pixels, dots, output + places.channel[0] * plane, places.groups * plane);
+    return micro.store_planes(epilogue, pixels, dots, output + places.first * plane, places.groups * plane);
   int32_t planes[kLanes * kChunkPixels];
   micro.store_planes(epilogue, pixels, dots, planes, kChunkPixels);
   for (int l = 0; l < places.lanes; ++l)
@@ -101,7 +114,7 @@ void store_planes(const Microkernels& micro, const Epilogue& epilogue, const Pla
 
 void store_rows(const Microkernels& micro, const Epilogue& epilogue, const Places& places, int64_t pixels,
                 int32_t* dots, int32_t* output, int64_t pitch) {
-  if (places.groups == 1) return micro.store_rows(epilogue, pixels, dots, output + places.channel[0], pitch);
+  if (places.groups == 1) return micro.store_rows(epilogue, pixels, dots, output + places.first, pitch);
   int32_t rows[kChunkPixels * kLanes];
   micro.store_rows(epilogue, pixels, dots, rows, kLanes);
   for (int64_t p = 0; p < pixels; ++p, output += pitch)

@@ -29,7 +29,7 @@ void or_bits(const uint64_t* source, int64_t from, uint64_t* target, int64_t to,
 // The window of an output pixel: where its first tap is, perhaps in the padding, and which taps the input has.
 struct Window {
   int64_t image, row, column;
-  const Band &rows, &columns;
+  Band rows, columns;
   bool has(int64_t ky, int64_t kx) const {
     return ky >= rows.first && ky < rows.last && kx >= columns.first && kx < columns.last;
   }

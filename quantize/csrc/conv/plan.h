@@ -29,9 +29,7 @@ ChainPlan chain_plan(const Shape& shape);
 // The input of conv/planes.cc, in halves: [image][group][half] planes of pixels, with room around all of them.
 struct PlaneLayout {
   int64_t plane, before, after;
-  int64_t size(const Shape& s) const {
-    return before + s.batch * s.groups * chain_plan(s).halves * plane + after;
-  }
+  int64_t size(const Shape& s) const { return before + s.batch * s.groups * chain_plan(s).halves * plane + after; }
 };
 PlaneLayout plane_layout(const Shape& shape);
 

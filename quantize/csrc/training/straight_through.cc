@@ -58,9 +58,7 @@ class Centering {
     if (!wide_) means_.resize(static_cast<size_t>(taps_ * kSums));
   }
 
-  void operator()(const float* x, float* y) {
-    wide_ ? rows(x, y) : columns(x, y);
-  }
+  void operator()(const float* x, float* y) { wide_ ? rows(x, y) : columns(x, y); }
 
  private:
   // [tap][input]
