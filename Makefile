@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 QUICKSTART := runs/quickstart
 # Versions that are known to work together; `make CONSTRAINTS= test` takes the newest instead.
 CONSTRAINTS ?= constraints.txt
-INSTALLED_FROM := setup.cfg pyproject.toml setup.py $(CONSTRAINTS) $(wildcard quantize/csrc/*)
+INSTALLED_FROM := setup.cfg pyproject.toml setup.py $(CONSTRAINTS) $(wildcard quantize/csrc/* quantize/csrc/*/*)
 INSTALL = $(BIN)/python -m pip install $(addprefix -c ,$(CONSTRAINTS))
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 # Triton learns of its interpreter when it is imported, so its kernels' tests have processes of their own.

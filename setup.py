@@ -45,8 +45,9 @@ setup(
     ext_modules=[
         Extension(
             "quantize.libxnorkit",
-            sources=sorted(str(path) for path in SOURCES.glob("*.cc")),
-            depends=sorted(str(path) for path in [*SOURCES.glob("*.h"), *SOURCES.glob("*.inc")]),
+            sources=sorted(str(path) for path in SOURCES.rglob("*.cc")),
+            depends=sorted(str(path) for path in [*SOURCES.rglob("*.h"), *SOURCES.rglob("*.inc")]),
+            include_dirs=[str(SOURCES)],
             language="c++",
             extra_compile_args=FLAGS,
             optional=True,

@@ -3,8 +3,10 @@
 CXX ?= g++
 AARCH64_CXX ?= aarch64-linux-gnu-g++
 QEMU_AARCH64 ?= qemu-aarch64
-NATIVE_SOURCES := $(sort $(wildcard quantize/csrc/*.cc tests/native/*.cc))
-NATIVE_HEADERS := $(wildcard quantize/csrc/*.h quantize/csrc/*.inc tests/native/*.h)
+LIBRARY_SOURCES := $(sort $(wildcard quantize/csrc/*.cc quantize/csrc/*/*.cc))
+LIBRARY_HEADERS := $(wildcard $(addprefix quantize/csrc/,*.h */*.h */*.inc))
+NATIVE_SOURCES := $(LIBRARY_SOURCES) $(sort $(wildcard tests/native/*.cc))
+NATIVE_HEADERS := $(LIBRARY_HEADERS) $(wildcard tests/native/*.h)
 NATIVE_FLAGS := -std=c++17 -ffp-contract=off -fno-strict-aliasing -Wall -Wextra -Wpedantic -Wno-uninitialized \
 	-Wno-maybe-uninitialized -Iquantize/csrc -pthread
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined
@@ -37,6 +39,6 @@ FUZZ_MUTANTS ?= 10000
 fuzz-ort: build/libxnorkit_asan.so $(VENV)/installed-test
 	PYTHONPATH=tests $(BIN)/python -m fuzz_ort --library $< --mutants $(FUZZ_MUTANTS) --keep build/fuzz_ort
 
-build/libxnorkit_asan.so: $(wildcard quantize/csrc/*.cc quantize/csrc/*.h quantize/csrc/*.inc)
+build/libxnorkit_asan.so: $(LIBRARY_SOURCES) $(LIBRARY_HEADERS)
 	mkdir -p build
-	$(CXX) -O1 -g -shared -fPIC $(NATIVE_FLAGS) $(SANITIZERS) $(filter %.cc,$^) -o $@
+	$(CXX) -O1 -g -shared -fPIC $(NATIVE_FLAGS) $(SANITIZERS) $(LIBRARY_SOURCES) -o $@

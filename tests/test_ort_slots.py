@@ -1,4 +1,4 @@
-"""quantize/csrc/ort_api.h, which declares a part of onnxruntime's C API, against onnxruntime itself."""
+"""quantize/csrc/ort/c_api.h, which declares a part of onnxruntime's C API, against onnxruntime itself."""
 
 import re
 
@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from ort_build import CSRC, ROOT, build, headers
 
 SOURCES = ROOT / "tests" / "native" / "ort"
-SLOTS = re.findall(r"(?:SLOT|RELEASE)\((\d+), (\d+), (\w+)", (CSRC / "ort_api.h").read_text(encoding="utf-8"))
+SLOTS = re.findall(r"(?:SLOT|RELEASE)\((\d+), (\d+), (\w+)", (CSRC / "ort/c_api.h").read_text(encoding="utf-8"))
 
 
 def test_the_table_is_read():

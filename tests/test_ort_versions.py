@@ -60,7 +60,7 @@ def test_a_file_of_every_version_runs(version, kernels):
 
 
 def test_library_and_exporter_have_one_version():
-    source = (CSRC / "ort_ops.cc").read_text(encoding="utf-8")
+    source = (CSRC / "ort/operators.cc").read_text(encoding="utf-8")
     assert re.findall(r"kVersion = (\d+);", source) == [str(VERSION)]
 
 

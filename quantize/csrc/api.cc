@@ -1,18 +1,16 @@
-// The C boundary: checks arguments, turns errors into a status and a message.
+// The exported functions of kernels, packing, weights and convolutions: they check their arguments.
 #include <algorithm>
 #include <atomic>
 #include <cinttypes>
-#include <initializer_list>
-#include <new>
 #include <string>
 
-#include "conv.h"
+#include "api.h"
+#include "conv/conv.h"
+#include "conv/input.h"
+#include "conv/plan.h"
+#include "conv/weights.h"
 #include "error.h"
-#include "input.h"
 #include "kernel.h"
-#include "pool.h"
-#include "straight_through.h"
-#include "weights.h"
 #include "xnorkit.h"
 
 namespace xk {
@@ -21,34 +19,16 @@ namespace {
 thread_local std::string last_error;
 thread_local const char* last_kernel = "";
 
-template <class Function>
-int32_t guarded(const Function& function) {
-  try {
-    function();
-    return XK_OK;
-  } catch (const Error& error) {
-    last_error = error.what();
-    return error.status();
-  } catch (const std::exception&) {  // bad_alloc, length_error
-    last_error = "out of memory";
-    return XK_OUT_OF_MEMORY;
-  }
-}
-
-void check_pointer(const char* name, const void* pointer) {
-  if (!pointer) fail(XK_INVALID_ARGUMENT, "%s is NULL", name);
-}
-
 void check_choice(const char* name, int32_t value, int32_t last) {
   if (value < 0 || value > last)
     fail(XK_INVALID_ARGUMENT, "%s is %" PRId32 "; it must be between 0 and %" PRId32, name, value, last);
 }
 
 // The fastest kernel of this machine for what does not depend on weights.
-const Parts& machine_parts() { return *kKernels[choose_kernel(nullptr, Shape{})]->parts; }
+const Microkernels& machine_microkernels() { return *kKernels[choose_kernel(nullptr, Shape{})].microkernels; }
 
 void check_output(const Shape& shape, const xk_epilogue& epilogue, const xk_output& output) {
-  check_pointer("output data", output.data);
+  check_pointers({{"output data", output.data}});
   check_choice("output kind", output.kind, XK_OUT_BITS);
   check_choice("output layout", output.layout, XK_NHWC);
   if (output.kind == XK_OUT_INT32 && (epilogue.scale || epilogue.bias || epilogue.input_scale || epilogue.relu))
@@ -67,69 +47,55 @@ void check_dense_bytes(const Shape& shape, size_t bytes) {
 // Everything of a call that can be checked before its memory is touched; bits are not set.
 ConvCall checked_call(const xk_conv_shape* shape, const void* weights, size_t weights_bytes,
                       const xk_epilogue* epilogue, const xk_output* output, const xk_parallel* parallel) {
-  check_pointer("shape", shape);
-  check_pointer("output", output);
+  check_pointers({{"shape", shape}, {"output", output}});
   ConvCall call{};
   call.shape = full_shape(*shape);
   if (epilogue) call.epilogue = *epilogue;
   check_output(call.shape, call.epilogue, *output);
   check_weights(call.shape, weights, weights_bytes);
-  call.kernel = kKernels[weights_kernel(weights, weights_bytes)];
+  call.kernel = &kKernels[weights_kernel(weights, weights_bytes)];
   call.weights = static_cast<const char*>(weights) + sizeof(WeightsHeader);
   call.output = *output;
   call.output.shuffle = std::max<int64_t>(output->shuffle, 1);
   call.parallel = parallel;
-  call.form = input_form(call);
+  call.driver = choose_driver(call);
   return call;
 }
 
-void check_elements(int64_t count, std::initializer_list<const void*> pointers) {
-  check_size("count", count, 1);
-  checked_product("the size of the elements", {count, 4});
-  for (const void* pointer : pointers) check_pointer("a tensor", pointer);
-}
-
-void check_filters(const xk_filters* filters, std::initializer_list<const void*> pointers) {
-  check_pointer("filters", filters);
-  check_size("filters", filters->count, 1);
-  check_size("inputs", filters->inputs, 1);
-  check_size("taps", filters->taps, 1);
-  checked_product("the size of the filters", {filters->count, filters->inputs, filters->taps, 4});
-  for (const void* pointer : pointers) check_pointer("a tensor", pointer);
-}
-
 void convolve(const ConvCall& call) {
-  call.kernel->convolve(call);
+  call.driver.run(call);
   last_kernel = call.kernel->name;
 }
 
 }  // namespace
+
+int32_t failed(xk_status status, const char* message) {
+  last_error = message;
+  return status;
+}
+
 }  // namespace xk
 
 using namespace xk;
-
-extern "C" {
 
 const char* xk_last_error(void) { return last_error.c_str(); }
 const char* xk_last_kernel(void) { return last_kernel; }
 
 int32_t xk_kernel_count(void) {
   int32_t count = 0;
-  for (int i = 0; i < kKernelCount; ++i) count += kKernels[i]->usable();
+  for (int i = 0; i < kKernelCount; ++i) count += kKernels[i].usable();
   return count;
 }
 
 const char* xk_kernel_name(int32_t index) {
   for (int i = 0; i < kKernelCount; ++i)
-    if (kKernels[i]->usable() && index-- == 0) return kKernels[i]->name;
+    if (kKernels[i].usable() && index-- == 0) return kKernels[i].name;
   return nullptr;
 }
 
 int32_t xk_output_size(const xk_conv_shape* shape, int64_t* out_height, int64_t* out_width) {
   return guarded([&] {
-    check_pointer("shape", shape);
-    check_pointer("out_height", out_height);
-    check_pointer("out_width", out_width);
+    check_pointers({{"shape", shape}, {"out_height", out_height}, {"out_width", out_width}});
     const Shape s = full_shape(*shape);
     *out_height = s.out_height;
     *out_width = s.out_width;
@@ -144,32 +110,29 @@ int32_t xk_pack(const float* input, int32_t layout, int64_t batch, int64_t chann
     check_size("height", height, 1);
     check_size("width", width, 1);
     checked_product("the size of the input", {batch, height, width, ceil_div(channels, kWordBits) * kWordBits, 4});
-    check_pointer("input", input);
-    check_pointer("bits", bits);
+    check_pointers({{"input", input}, {"bits", bits}});
     check_choice("layout", layout, XK_NHWC);
-    pack(input, layout, batch, channels, height * width, binarize, machine_parts(), {bits, 0, nullptr}, parallel);
+    const FloatInput floats{input, layout, batch, channels, height * width, binarize};
+    pack(floats, machine_microkernels(), {bits, 0, nullptr}, parallel);
   });
 }
 
 int32_t xk_weights_size(const xk_conv_shape* shape, const char* kernel, size_t* bytes) {
   return guarded([&] {
-    check_pointer("shape", shape);
-    check_pointer("bytes", bytes);
+    check_pointers({{"shape", shape}, {"bytes", bytes}});
     const Shape s = weight_shape(*shape);
-    *bytes = weights_bytes(s, *kKernels[choose_kernel(kernel, s)]);
+    *bytes = weights_bytes(s, kKernels[choose_kernel(kernel, s)]);
   });
 }
 
 int32_t xk_weights_pack(const xk_conv_shape* shape, const char* kernel, const uint8_t* dense, size_t dense_bytes,
                         void* weights, size_t bytes) {
   return guarded([&] {
-    check_pointer("shape", shape);
-    check_pointer("dense weights", dense);
-    check_pointer("weights", weights);
+    check_pointers({{"shape", shape}, {"dense weights", dense}, {"weights", weights}});
     const Shape s = weight_shape(*shape);
     const int index = choose_kernel(kernel, s);
     check_dense_bytes(s, dense_bytes);
-    if (const size_t needed = weights_bytes(s, *kKernels[index]); bytes != needed)
+    if (const size_t needed = weights_bytes(s, kKernels[index]); bytes != needed)
       fail(XK_INVALID_ARGUMENT, "the buffer for the weights is %zu bytes; this shape needs %zu", bytes, needed);
     pack_weights(s, index, dense, weights);
   });
@@ -178,8 +141,7 @@ int32_t xk_weights_pack(const xk_conv_shape* shape, const char* kernel, const ui
 int32_t xk_weights_unpack(const xk_conv_shape* shape, const void* weights, size_t weights_bytes, uint8_t* dense,
                           size_t dense_bytes) {
   return guarded([&] {
-    check_pointer("shape", shape);
-    check_pointer("dense weights", dense);
+    check_pointers({{"shape", shape}, {"dense weights", dense}});
     const Shape s = weight_shape(*shape);
     check_weights(s, weights, weights_bytes);
     check_dense_bytes(s, dense_bytes);
@@ -189,16 +151,16 @@ int32_t xk_weights_unpack(const xk_conv_shape* shape, const void* weights, size_
 
 const char* xk_weights_kernel(const void* weights, size_t bytes) {
   const int index = weights_kernel(weights, bytes);
-  return index < 0 ? nullptr : kKernels[index]->name;
+  return index < 0 ? nullptr : kKernels[index].name;
 }
 
 int32_t xk_conv(const xk_conv_shape* shape, const uint64_t* bits, const void* weights, size_t weights_bytes,
                 const xk_epilogue* epilogue, const xk_output* output, const xk_parallel* parallel) {
   return guarded([&] {
     ConvCall call = checked_call(shape, weights, weights_bytes, epilogue, output, parallel);
-    check_pointer("bits", bits);
+    check_pointers({{"bits", bits}});
     call.bits = bits;
-    if (call.form == InputForm::kWords) return convolve(call);
+    if (call.driver.form == InputForm::kWords) return convolve(call);
     Input input(call);
     input.convert(bits);
     call.bits = input.bits();
@@ -211,72 +173,12 @@ int32_t xk_conv_float(const xk_conv_shape* shape, const float* input, int32_t in
                       const xk_epilogue* epilogue, const xk_output* output, const xk_parallel* parallel) {
   return guarded([&] {
     ConvCall call = checked_call(shape, weights, weights_bytes, epilogue, output, parallel);
-    check_pointer("input", input);
+    check_pointers({{"input", input}});
     check_choice("input layout", input_layout, XK_NHWC);
     Input packed(call);
     packed.pack_floats(input, input_layout, binarize);
     call.bits = packed.bits();
     convolve(call);
-  });
-}
-
-int32_t xk_max_pool_size(const xk_pool_shape* shape, size_t* words) {
-  return guarded([&] {
-    check_pointer("shape", shape);
-    check_pointer("words", words);
-    const Pool pool = full_pool(*shape);
-    *words = static_cast<size_t>(pool.batch * pool.out_height * pool.out_width * pool.words);
-  });
-}
-
-int32_t xk_max_pool(const xk_pool_shape* shape, const uint64_t* bits, const uint8_t* flip, uint64_t* output,
-                    const xk_parallel* parallel) {
-  return guarded([&] {
-    check_pointer("shape", shape);
-    const Pool pool = full_pool(*shape);
-    check_pointer("bits", bits);
-    check_pointer("output", output);
-    max_pool(pool, bits, flip, output, parallel);
-  });
-}
-
-int32_t xk_sign(const float* x, int64_t count, int32_t closed, float* values, uint64_t* positive, uint64_t* inside,
-                const xk_parallel* parallel) {
-  return guarded([&] {
-    check_elements(count, {x, positive});
-    sign(x, count, closed != 0, values, positive, inside, parallel);
-  });
-}
-
-int32_t xk_signs(const uint64_t* positive, int64_t count, float* values, const xk_parallel* parallel) {
-  return guarded([&] {
-    check_elements(count, {positive, values});
-    signs(positive, count, values, parallel);
-  });
-}
-
-int32_t xk_pass_inside(const float* gradient, const uint64_t* inside, int64_t count, float* result,
-                       const xk_parallel* parallel) {
-  return guarded([&] {
-    check_elements(count, {gradient, inside, result});
-    pass_inside(gradient, inside, count, result, parallel);
-  });
-}
-
-int32_t xk_scaled_sign(const xk_filters* filters, const float* weight, float* values, float* scale, uint64_t* positive,
-                       uint64_t* inside, const xk_parallel* parallel) {
-  return guarded([&] {
-    check_filters(filters, {weight, values, scale, positive, inside});
-    scaled_sign(*filters, weight, values, scale, positive, inside, parallel);
-  });
-}
-
-int32_t xk_scaled_sign_gradient(const xk_filters* filters, const float* gradient, const float* scale,
-                                const uint64_t* positive, const uint64_t* inside, float* result,
-                                const xk_parallel* parallel) {
-  return guarded([&] {
-    check_filters(filters, {gradient, scale, positive, inside, result});
-    scaled_sign_gradient(*filters, gradient, scale, positive, inside, result, parallel);
   });
 }
 
@@ -295,4 +197,3 @@ void xk_openmp_for(void* context, size_t count, void (*task)(void*, size_t), voi
   openmp->parallel(body, &loop, openmp->threads, 0);
 }
 
-}  // extern "C"

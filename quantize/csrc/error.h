@@ -1,26 +1,25 @@
-// Errors inside the library: thrown as Error, turned into a status and a message at the C boundary (api.cc).
+// Errors inside the library: thrown as Error, made a status and a message by guarded(), in api.h.
 #pragma once
 
 #include <cstdarg>
 #include <cstdio>
 #include <exception>
 #include <string>
+#include <utility>
 
 #include "xnorkit.h"
 
 namespace xk {
 
-class Error : public std::exception {
- public:
-  Error(xk_status status, std::string message) : status_(status), message_(std::move(message)) {}
-  xk_status status() const { return status_; }
-  const char* what() const noexcept override { return message_.c_str(); }
+struct Error : std::exception {
+  Error(xk_status s, std::string text) : status(s), message(std::move(text)) {}
+  const char* what() const noexcept override { return message.c_str(); }
 
- private:
-  xk_status status_;
-  std::string message_;
+  xk_status status;
+  std::string message;
 };
 
+// Throws an Error with the message that printf would make of the arguments.
 __attribute__((format(printf, 2, 3), noreturn)) inline void fail(xk_status status, const char* format, ...) {
   char text[512];
   va_list arguments;

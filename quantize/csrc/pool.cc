@@ -1,29 +1,28 @@
-#include "pool.h"
-
+// Max pooling of bits.
 #include <cinttypes>
+#include <vector>
 
-#include "conv.h"
-#include "error.h"
+#include "api.h"
+#include "parallel.h"
+#include "shape.h"
 
 namespace xk {
 
 namespace {
 
-struct Axis {
-  const char* name;
-  int64_t size, kernel, stride, dilation, before, after, outputs;
+struct Pool : xk_pool_shape {
+  int64_t words;                    // of a pixel
+  std::vector<Band> rows, columns;  // of the output
 };
 
-std::vector<Band> checked_bands(const Axis& a) {
-  const int64_t pads = a.before + a.after;
-  const int64_t whole = output_extent(a.name, a.size, a.kernel, a.stride, a.dilation, pads);
-  const int64_t most = output_extent(a.name, a.size, a.kernel, a.stride, a.dilation, pads + a.stride - 1);
-  if (a.outputs != whole && a.outputs != most)
+std::vector<Band> checked_bands(const Axis& a, int64_t outputs) {
+  const int64_t whole = output_extent(a), most = output_extent(a, a.stride - 1);
+  if (outputs != whole && outputs != most)
     fail(XK_INVALID_ARGUMENT,
          "the output %s is %" PRId64 "; windows over an input of %" PRId64 " give %" PRId64 ", or %" PRId64
          " with ceil_mode",
-         a.name, a.outputs, a.size, whole, most);
-  std::vector<Band> result = bands(a.outputs, a.size, a.kernel, a.stride, a.dilation, a.before);
+         a.name, outputs, a.size, whole, most);
+  std::vector<Band> result = bands(a, outputs);
   for (const Band& band : result)
     if (band.first == band.last)
       fail(XK_INVALID_ARGUMENT, "window %" PRId64 " of the output %s lies in the padding: a maximum needs a value",
@@ -31,7 +30,7 @@ std::vector<Band> checked_bands(const Axis& a) {
   return result;
 }
 
-// The bits that are inverted in a row of pixels.
+// The bits that are flipped in a row of pixels.
 std::vector<uint64_t> flipped_row(const Pool& p, const uint8_t* flip) {
   std::vector<uint64_t> row(static_cast<size_t>(p.width * p.words));
   if (!flip) return row;
@@ -41,8 +40,7 @@ std::vector<uint64_t> flipped_row(const Pool& p, const uint8_t* flip) {
   return row;
 }
 
-}  // namespace
-
+// Checks everything: sizes of all buffers fit in int64 bytes, and every window has a tap inside the input.
 Pool full_pool(const xk_pool_shape& options) {
   Pool p{options, {}, {}, {}};
   check_size("batch", p.batch, 1);
@@ -55,27 +53,25 @@ Pool full_pool(const xk_pool_shape& options) {
   p.words = ceil_div(p.channels, kWordBits);
   checked_product("the size of the input", {p.batch, p.height, p.width, p.words, 8});
   checked_product("the size of the output", {p.batch, p.out_height, p.out_width, p.words, 8});
-  p.rows = checked_bands(
-      {"height", p.height, p.kernel_h, p.stride_h, p.dilation_h, p.pad_top, p.pad_bottom, p.out_height});
-  p.columns =
-      checked_bands({"width", p.width, p.kernel_w, p.stride_w, p.dilation_w, p.pad_left, p.pad_right, p.out_width});
+  p.rows = checked_bands(vertical(p), p.out_height);
+  p.columns = checked_bands(horizontal(p), p.out_width);
   return p;
 }
 
-// The bit of a channel is x >= t: that of the maximum is the or of the bits. Where it is x <= t, it is their and:
-// the inverse of the or of their inverses. Rows of a window first, then columns.
+// The bit of a channel is x >= t: that of the maximum is the or of the bits. Where it is x <= t, it is their and: the
+// or of the flipped bits, flipped. Rows of a window first, then columns.
 void max_pool(const Pool& p, const uint64_t* bits, const uint8_t* flip, uint64_t* output,
               const xk_parallel* parallel) {
   const int64_t row_words = p.width * p.words;
-  const std::vector<uint64_t> inverted = flipped_row(p, flip);
+  const std::vector<uint64_t> flipped = flipped_row(p, flip);
   parallel_for(parallel, p.batch * p.out_height, [&](int64_t index) {
     const int64_t y = index % p.out_height;
     const Band& r = band_of(p.rows, y);
-    std::vector<uint64_t> any(inverted.size());
+    std::vector<uint64_t> any(flipped.size());
     for (int64_t ky = r.first; ky < r.last; ++ky) {
       const int64_t row = y * p.stride_h - p.pad_top + ky * p.dilation_h;
       const uint64_t* source = bits + (index / p.out_height * p.height + row) * row_words;
-      for (int64_t i = 0; i < row_words; ++i) any[i] |= source[i] ^ inverted[i];
+      for (int64_t i = 0; i < row_words; ++i) any[i] |= source[i] ^ flipped[i];
     }
     uint64_t* target = output + index * p.out_width * p.words;
     for (const Band& c : p.columns)
@@ -84,9 +80,30 @@ void max_pool(const Pool& p, const uint64_t* bits, const uint8_t* flip, uint64_t
           uint64_t window = 0;
           for (int64_t kx = c.first; kx < c.last; ++kx)
             window |= any[(x * p.stride_w - p.pad_left + kx * p.dilation_w) * p.words + word];
-          *target++ = window ^ inverted[word];
+          *target++ = window ^ flipped[word];
         }
   });
 }
 
+}  // namespace
 }  // namespace xk
+
+using namespace xk;
+
+int32_t xk_max_pool_size(const xk_pool_shape* shape, size_t* words) {
+  return guarded([&] {
+    check_pointers({{"shape", shape}, {"words", words}});
+    const Pool pool = full_pool(*shape);
+    *words = static_cast<size_t>(pool.batch * pool.out_height * pool.out_width * pool.words);
+  });
+}
+
+int32_t xk_max_pool(const xk_pool_shape* shape, const uint64_t* bits, const uint8_t* flip, uint64_t* output,
+                    const xk_parallel* parallel) {
+  return guarded([&] {
+    check_pointers({{"shape", shape}});
+    const Pool pool = full_pool(*shape);
+    check_pointers({{"bits", bits}, {"output", output}});
+    max_pool(pool, bits, flip, output, parallel);
+  });
+}

@@ -22,6 +22,13 @@ void check_options(const xk_conv_shape& s) {
          s.out_channels, s.groups);
 }
 
+// Part i of `total` cut into `parts` that differ by at most one.
+void even_part(int64_t total, int64_t parts, int64_t i, int64_t* begin, int64_t* size) {
+  const int64_t each = total / parts, longer = total % parts;
+  *begin = i * each + std::min(i, longer);
+  *size = each + (i < longer);
+}
+
 }  // namespace
 
 void check_size(const char* name, int64_t value, int64_t low) {
@@ -37,13 +44,14 @@ int64_t checked_product(const char* what, std::initializer_list<int64_t> factors
   return product;
 }
 
-int64_t output_extent(const char* name, int64_t size, int64_t kernel, int64_t stride, int64_t dilation, int64_t pads) {
-  const int64_t span = checked_product("dilation * (kernel - 1)", {dilation, kernel - 1}) + 1;
-  if (size + pads < span)
+int64_t output_extent(const Axis& a, int64_t more) {
+  const int64_t span = checked_product("dilation * (kernel - 1)", {a.dilation, a.kernel - 1}) + 1;
+  const int64_t padded = a.size + a.before + a.after + more;
+  if (padded < span)
     fail(XK_INVALID_ARGUMENT,
-         "the padded input %s is %" PRId64 ", less than the %" PRId64 " that the dilated kernel spans", name,
-         size + pads, span);
-  return (size + pads - span) / stride + 1;
+         "the padded input %s is %" PRId64 ", less than the %" PRId64 " that the dilated kernel spans", a.name, padded,
+         span);
+  return (padded - span) / a.stride + 1;
 }
 
 Shape weight_shape(const xk_conv_shape& options) {
@@ -71,9 +79,8 @@ Shape full_shape(const xk_conv_shape& options) {
   check_size("batch", s.batch, 1);
   check_size("height", s.height, 1);
   check_size("width", s.width, 1);
-  s.out_height =
-      output_extent("height", s.height, s.kernel_h, s.stride_h, s.dilation_h, s.pad_top + s.pad_bottom);
-  s.out_width = output_extent("width", s.width, s.kernel_w, s.stride_w, s.dilation_w, s.pad_left + s.pad_right);
+  s.out_height = output_extent(vertical(s));
+  s.out_width = output_extent(horizontal(s));
   // With padding and a spare row for each phase of the stride, in bytes: the largest temporary of any kernel.
   checked_product("the size of the padded input",
                   {s.batch, s.height + s.pad_top + s.pad_bottom + s.stride_h,
@@ -82,13 +89,13 @@ Shape full_shape(const xk_conv_shape& options) {
   return s;
 }
 
-std::vector<Band> bands(int64_t outputs, int64_t size, int64_t kernel, int64_t stride, int64_t dilation, int64_t pad) {
+std::vector<Band> bands(const Axis& a, int64_t outputs) {
   std::vector<Band> result;
   for (int64_t o = 0; o < outputs; ++o) {
     // Kernel position k reads start + k * dilation, which must be in [0, size).
-    const int64_t start = o * stride - pad;
-    const int64_t first = start >= 0 ? 0 : std::min(kernel, ceil_div(-start, dilation));
-    const int64_t last = std::max(first, start >= size ? 0 : std::min(kernel, ceil_div(size - start, dilation)));
+    const int64_t start = o * a.stride - a.before, left = a.size - start;
+    const int64_t first = start >= 0 ? 0 : std::min(a.kernel, ceil_div(-start, a.dilation));
+    const int64_t last = std::max(first, left <= 0 ? 0 : std::min(a.kernel, ceil_div(left, a.dilation)));
     if (!result.empty() && result.back().first == first && result.back().last == last)
       result.back().end = o + 1;
     else
@@ -100,17 +107,6 @@ std::vector<Band> bands(int64_t outputs, int64_t size, int64_t kernel, int64_t s
 const Band& band_of(const std::vector<Band>& all, int64_t position) {
   return *std::lower_bound(all.begin(), all.end(), position, [](const Band& b, int64_t p) { return b.end <= p; });
 }
-
-namespace {
-
-// Part i of `total` cut into `parts` that differ by at most one.
-void even_part(int64_t total, int64_t parts, int64_t i, int64_t* begin, int64_t* size) {
-  const int64_t each = total / parts, longer = total % parts;
-  *begin = i * each + std::min(i, longer);
-  *size = each + (i < longer);
-}
-
-}  // namespace
 
 Chunks::Chunks(const Shape& s, int64_t pixels, int64_t pitch) : height_(s.out_height), width_(s.out_width) {
   const int64_t rows = std::max<int64_t>(0, pixels - width_) / pitch + 1;  // (rows - 1) * pitch + width <= pixels

@@ -1,4 +1,4 @@
-// A validated convolution shape and what follows from it.
+// Sizes that have been checked, and what follows from them: shapes, where windows lie, chunks of the output.
 #pragma once
 
 #include <cstdint>
@@ -15,10 +15,10 @@ constexpr int kLanes = 16;  // output channels that a kernel computes together
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// An error that names the size unless low <= value <= 2^40.
+// Fails, with the size's name, unless low <= value <= 2^40.
 void check_size(const char* name, int64_t value, int64_t low);
 
-// check_size() of how a window moves, in an xk_conv_shape or an xk_pool_shape.
+// Checks the size of a window and how it moves, in an xk_conv_shape or an xk_pool_shape.
 template <class Sizes>
 void check_window(const Sizes& s) {
   check_size("kernel_h", s.kernel_h, 1);
@@ -33,13 +33,13 @@ void check_window(const Sizes& s) {
   check_size("pad_right", s.pad_right, 0);
 }
 
-// a * b * ... or an error that names the product; nothing is read or written before sizes pass here.
+// The product, or an error with its name where it is over 2^40. Nothing is read or written before sizes pass here.
 int64_t checked_product(const char* what, std::initializer_list<int64_t> factors);
 
 struct Shape : xk_conv_shape {
   int64_t out_height, out_width;
-  int64_t words;           // 64-bit words a pixel of the input
-  int64_t out_words;       // and of the output, where it is bits
+  int64_t words;           // 64-bit words of a pixel of the input
+  int64_t out_words;       // and of a pixel of the output, where that is bits
   int64_t group_channels;  // input channels a group
   int64_t group_outputs;   // output channels a group
   int64_t group_blocks;    // blocks of kLanes output channels a group; the last may be partly empty
@@ -59,20 +59,34 @@ struct Shape : xk_conv_shape {
   }
 };
 
-// The output's height or width (`name`), or an error where the input is too small.
-int64_t output_extent(const char* name, int64_t size, int64_t kernel, int64_t stride, int64_t dilation, int64_t pads);
+// One direction of a convolution or a pooling, from its xk_conv_shape or xk_pool_shape.
+struct Axis {
+  const char* name;
+  int64_t size, kernel, stride, dilation, before, after;  // padding before and after
+};
+template <class Sizes>
+Axis vertical(const Sizes& s) {
+  return {"height", s.height, s.kernel_h, s.stride_h, s.dilation_h, s.pad_top, s.pad_bottom};
+}
+template <class Sizes>
+Axis horizontal(const Sizes& s) {
+  return {"width", s.width, s.kernel_w, s.stride_w, s.dilation_w, s.pad_left, s.pad_right};
+}
 
-// Checks what weights depend on; batch, height and width may be 0 (unknown).
+// The size of the output with `more` padding, or an error where the input is too small.
+int64_t output_extent(const Axis& axis, int64_t more = 0);
+
+// Checks the sizes that weights depend on; batch, height and width may be 0 (unknown).
 Shape weight_shape(const xk_conv_shape& shape);
-// Checks everything. Sizes of all buffers fit in int64 bytes.
+// Checks all sizes: the bytes of every buffer fit in int64.
 Shape full_shape(const xk_conv_shape& shape);
 
-// Output positions that see the same taps. Padded taps contribute nothing, so they are left out: an output
+// Output positions that see the same taps. Padded taps contribute nothing and are left out: an output
 // position in [begin, end) uses kernel positions [first, last), which may be none.
 struct Band {
   int64_t begin, end, first, last;
 };
-std::vector<Band> bands(int64_t outputs, int64_t size, int64_t kernel, int64_t stride, int64_t dilation, int64_t pad);
+std::vector<Band> bands(const Axis& axis, int64_t outputs);
 const Band& band_of(const std::vector<Band>& all, int64_t position);
 
 // The output is computed in chunks of whole rows, or pieces of one wide row: contiguous in an output plane,

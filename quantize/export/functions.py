@@ -2,7 +2,7 @@
 
 A runtime without our library inlines these bodies and is exact. onnxruntime with the library registered keeps
 the calls and runs its kernels. Between calls of ours, +-1 values are floats in the bodies; the kernels put bits
-into the same tensors, see quantize/csrc/ort_ops.cc.
+into the same tensors, see quantize/csrc/ort/operators.cc.
 """
 
 import functools

@@ -20,7 +20,7 @@ struct Arguments {
     for (size_t i = 0; i < k.size(); ++i) k[i] = 0.5f + static_cast<float>(i % 11) * 0.1f;
   }
 
-  float finished(const Problem& p, int32_t sum, int64_t n, int64_t o, int64_t pixel) const {
+  float epilogue(const Problem& p, int32_t sum, int64_t n, int64_t o, int64_t pixel) const {
     const int64_t g = o / (p.s.out_channels / p.s.groups);
     const size_t c = static_cast<size_t>(o);
     const float y = static_cast<float>(sum) * scale[c] *
@@ -89,7 +89,7 @@ void check_outputs(const Problem& p, const char* kernel, const std::vector<int32
         const int64_t o = order[static_cast<size_t>(place)];
         const size_t nchw = static_cast<size_t>((n * channels + place) * pixels + pixel);
         const int32_t sum = expected[static_cast<size_t>((n * channels + o) * pixels + pixel)];
-        const float y = a.finished(p, sum, n, o, pixel);
+        const float y = a.epilogue(p, sum, n, o, pixel);
         same_nchw &= out.sums[nchw] == sum;
         same_nhwc &= out.sums_nhwc[static_cast<size_t>((n * pixels + pixel) * channels + place)] == sum;
         same_float &= out.y[nchw] == y;
@@ -129,7 +129,7 @@ std::vector<xk_conv_shape> shapes() {
   all.push_back({1, 64, 1, 37, 100, 1, 4, 1, 2, 1, 1, 0, 3, 0, 0, 1});   // one-dimensional, uneven padding
   all.push_back({1, 2000, 1, 5, 48, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1});  // linear
   all.push_back({1, 64, 6, 7, 32, 2, 4, 2, 1, 1, 3, 1, 2, 0, 4, 2});
-  // Wide enough that pixels lie side by side in vectors: see conv_planes.cc.
+  // Wide enough that pixels lie side by side in vectors: see conv/planes.cc.
   all.push_back(square(2, 64, 40, 17, 3, 1, 1, 1, 1));
   all.push_back(square(1, 31, 21, 20, 3, 1, 1, 1, 1));
   all.push_back(square(1, 256, 33, 9, 1, 1, 0, 1, 1));

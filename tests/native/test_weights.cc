@@ -1,9 +1,10 @@
 // Dense weights to a kernel's order and back. Orders of kernels that this machine cannot run are tested too: inside.
-#include "weights.h"
+#include "conv/weights.h"
 
 #include <algorithm>
 #include <cstring>
 
+#include "conv/plan.h"
 #include "testing.h"
 
 namespace {
@@ -23,7 +24,7 @@ std::vector<xk_conv_shape> shapes() {
 
 bool bit_at(const uint8_t* bits, int64_t i) { return bits[i / 8] >> (i % 8) & 1; }
 
-// As the comments of conv.h and weights.cc say of them.
+// As the comments of conv/plan.h and conv/weights.cc say of them.
 struct Place {
   int64_t word, bit;
 };
@@ -33,8 +34,8 @@ Place place_in_words(const xk::Shape& s, int64_t block, int lane, int64_t tap, i
   const int64_t at = plan.gathered ? dense : tap * tap_bits + channel;
   return {(block * plan.filter_words + at / 64) * 16 + lane, at % 64};
 }
-Place place_in_tiles(const xk::Shape& s, int64_t block, int lane, int64_t tap, int64_t channel) {
-  const xk::TilePlan plan = xk::tile_plan(s);
+Place place_in_bytes(const xk::Shape& s, int64_t block, int lane, int64_t tap, int64_t channel) {
+  const xk::BytePlan plan = xk::byte_plan(s);
   const int64_t part = channel / plan.block_channels, within = channel % plan.block_channels;
   const int64_t runs = plan.runs / plan.channel_blocks;
   const int64_t run = part * runs + (plan.row_runs ? tap / s.kernel_w : tap);
@@ -70,7 +71,7 @@ std::vector<uint64_t> placed_in_chains(const xk::Shape& s, const Problem& p, con
 std::vector<uint64_t> placed(const xk::Shape& s, const Problem& p, const xk::Kernel& kernel) {
   if (kernel.order == xk::WeightOrder::kChains && !xk::chain_plan(s).gathered) return placed_in_chains(s, p, kernel);
   std::vector<uint64_t> words((xk::weights_bytes(s, kernel) - sizeof(xk::WeightsHeader)) / 8);
-  const auto place = kernel.order == xk::WeightOrder::kTiles ? place_in_tiles : place_in_words;
+  const auto place = kernel.order == xk::WeightOrder::kBytes ? place_in_bytes : place_in_words;
   for (int64_t block = 0; block < s.blocks(); ++block)
     for (int lane = 0; lane < s.lanes(block); ++lane)
       for (int64_t i = 0; i < s.filter_bits; ++i) {
@@ -82,7 +83,7 @@ std::vector<uint64_t> placed(const xk::Shape& s, const Problem& p, const xk::Ker
 }
 
 void check_order(const Problem& p, int index) {
-  const xk::Kernel& kernel = *xk::kKernels[index];
+  const xk::Kernel& kernel = xk::kKernels[index];
   const xk::Shape s = xk::weight_shape(p.s);
   const std::string name = name_of(p.s, kernel.name);
   std::vector<uint64_t> weights(xk::weights_bytes(s, kernel) / 8, 0xfeed);

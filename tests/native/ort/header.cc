@@ -1,9 +1,9 @@
-// ort_api.h against onnxruntime's public header, in the compiler: slots, codes and the layout of an operator.
+// ort/c_api.h against onnxruntime's public header, in the compiler: slots, codes and the layout of an operator.
 #include <onnxruntime_c_api.h>
 
 #include <cstddef>
 
-#include "ort_api.h"
+#include "ort/c_api.h"
 
 #define XK_CHECK_SLOT(index, since, name, arguments) \
   static_assert(offsetof(OrtApi, name) == (index) * sizeof(void*), #name " is in another slot");

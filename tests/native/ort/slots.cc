@@ -1,4 +1,4 @@
-// Calls every slot of ort_api.h in a real onnxruntime: an operator "Probe" whose output has a 1 for each slot, in the
+// Calls every slot of ort/c_api.h in a real onnxruntime: an operator "Probe" whose output has a 1 for each slot, in the
 // order of the table, that did what it should. Its node has the inputs x, floats, and w, constant uint8 {7, 8}, the
 // attributes one = 1 and many = [4, 5, 6], and the name "probe". It fails on purpose where x starts with -1.
 #include <atomic>
@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "ort_api.h"
+#include "ort/c_api.h"
 #include "xnorkit.h"
 
 using namespace xk::ort;

@@ -1,0 +1,44 @@
+// What the files of the AVX-512 kernel share.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstring>
+
+#include "arch/microkernels.h"
+
+#define XK_TARGET \
+  __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vpopcntdq,bmi2,prefer-vector-width=512")))
+#define XK_DEPOSIT _pdep_u64
+
+namespace xk::avx512 {
+
+void convolve_planes(const PlaneTile& tile, const Epilogue& epilogue);
+void store_planes(const Epilogue& epilogue, int64_t pixels, int32_t* dots, int32_t* planes, int64_t pitch);
+void store_rows(const Epilogue& epilogue, int64_t pixels, int32_t* dots, int32_t* rows, int64_t pitch);
+void store_signs(const Epilogue& epilogue, int64_t pixels, int32_t* dots, uint16_t* signs);
+void pack_planes(const Packing& packing);
+void pack_rows(const Packing& packing);
+void compare(const float* x, int64_t words, bool closed, uint64_t* positive, uint64_t* inside);
+void choose(const uint64_t* positive, int64_t words, float size, float* values);
+void keep(const uint64_t* inside, int64_t words, const float* x, float* result);
+
+// 16 halves, each xor-ed with the same one: a bit is set where a product is -1.
+XK_TARGET static inline __m512i products(__m512i vector, const Half* half) {
+  int32_t bits;
+  std::memcpy(&bits, half, sizeof bits);
+  return _mm512_xor_si512(vector, _mm512_set1_epi32(bits));
+}
+
+XK_TARGET static inline __m512i add_ones(__m512i sum, __m512i bits) {
+  return _mm512_add_epi32(sum, _mm512_popcnt_epi32(bits));
+}
+
+// The carry of sum + x + y, where next = sum ^ x ^ y: its truth table over (x, sum, next) is 0xd4. The compiler's
+// own intrinsic overwrites `sum`, and so copies it first; x is not needed any more.
+XK_TARGET static inline __m512i carry(__m512i x, __m512i sum, __m512i next) {
+  asm("vpternlogd $0xd4, %2, %1, %0" : "+v"(x) : "v"(sum), "v"(next));
+  return x;
+}
+
+}  // namespace xk::avx512

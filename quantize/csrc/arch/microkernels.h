@@ -1,0 +1,212 @@
+// arch/ has what an instruction set provides: functions on a few vectors of pixels by a block of output channels,
+// which know neither the shape of a convolution nor the driver that calls them.
+//
+// One file an instruction set, several for AVX-512, and portable.inc with the functions that a compiler vectorizes by
+// itself. Each instruction set fills the table Microkernels below; kernels.cc lists them, and the drivers in conv/
+// call them through the kernel of a call.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "shape.h"
+
+namespace xk {
+
+// What sums are formed of: 64-bit words, or their 32-bit halves.
+using Word = uint64_t;
+using Half = uint32_t;
+
+// Consecutive units of a pixel's window, and of the filters that go with them; in units from the tile's `input`
+// and in steps of kLanes units from its `weights`.
+struct Run {
+  int64_t input, weight, length;
+};
+
+constexpr int kMaxTilePixels = 8;
+
+// Sums of +-1 products of `pixels` windows with kLanes filters. With K the number of taps' channels,
+// K - popcount(a ^ b) products are +1 and popcount(a ^ b) are -1: dot = K - 2 * popcount(a ^ b).
+template <class Unit>
+struct Tile {
+  const Unit* input;
+  int64_t origin;        // units from `input` to the first pixel's window; a run is added before it is used
+  int64_t input_stride;  // units from a pixel to the next
+  int64_t input_step;    // units from a unit of a run to the next
+  const Unit* weights;   // [unit][kLanes]
+  const Run* runs;
+  size_t run_count;
+  bool chained;          // a run is a chain, see form_chains()
+  const uint64_t* mask;  // NULL, or [pixel][word]: bits that count; then there is one run, from word 0
+  int64_t mask_stride;
+  const int32_t* terms;  // K of a pixel
+  int64_t terms_stride;
+  int pixels;     // 1 to kMaxTilePixels
+  int32_t* dots;  // [pixel][kLanes]
+  int64_t dots_stride;
+};
+
+// Cuts `count` pixels into tiles of nearly equal size: run(first pixel, pixels).
+template <class Function>
+void for_each_tile(int64_t count, const Function& run) {
+  const int64_t tiles = ceil_div(count, kMaxTilePixels);
+  for (int64_t i = 0; i < tiles; ++i) {
+    const int64_t begin = count * i / tiles;
+    run(begin, static_cast<int>(count * (i + 1) / tiles - begin));
+  }
+}
+
+// Puts the xor of all halves up to it in place of each even one: h0, h1, h0^h1^h2, h3, h0^..^h4, ... of each of
+// `count` chains of `halves`, `pitch` apart. Of two operands so formed the xor is the chain of their products
+// x0, x1, ...; with s = x0^..^x[i-1] the sum bits of a full adder over s, x[i] and x[i+1] are there already
+// and its carry bits are a function of s, x[i] and them: one ternary instruction. Three halves then cost 8
+// operations instead of 9, seven 18 instead of 21: popcount(x0) + ... = popcount(s) + 2 sum(popcount(carry)).
+inline void form_chains(Half* chains, int64_t count, int64_t halves, int64_t pitch) {
+  for (int64_t i = 0; i < count; ++i, chains += pitch) {
+    Half sum = chains[0];
+    for (int64_t h = 2; h < halves; h += 2) chains[h] = sum ^= chains[h - 1] ^ chains[h];
+  }
+}
+
+// The signs of sums without their epilogue in floats: the sign of a lane is +1 where (sum ^ flip) > limit, with flip
+// -1 where epilogue and comparison together flip the order of sums, else 0.
+struct SignLimits {
+  int32_t limit[kLanes], flip[kLanes];
+};
+
+// What happens to the sums of a block of channels on their way to the output: an xk_epilogue, and for signs the
+// comparison of an xk_binarize. Entries past the last channel are harmless.
+struct Epilogue {
+  float scale[kLanes], bias[kLanes];
+  float threshold[kLanes];   // of x, or of -x where flipped
+  uint32_t flip[kLanes];     // the sign bit where x <= t is asked, that is -x >= -t; else 0
+  const float* input_scale;  // [pixel], or NULL
+  bool relu;
+  bool integers;  // the sums themselves are the output
+  int lanes;
+  const SignLimits* limits;  // NULL, or all that signs need
+};
+
+// Where the signs of a pixel go from `lane` on: to the set bits of `mask`, upwards, in a word of the output.
+struct Spread {
+  int64_t word;
+  uint64_t mask;
+  int lane;
+};
+
+constexpr int64_t kPlaneVectors = 16;  // of pixels, at most, in a PlaneTile
+
+// Where a tap's input and weights are, in halves from those of a PlaneTile.
+struct PlaneTap {
+  int64_t input, weight;
+};
+
+// Sums of vectors of 16 pixels with the channels of a block, and their way to the output; see conv/planes.cc.
+struct PlaneTile {
+  const Half* input;  // [half][pixel], at the first pixel
+  int64_t plane;      // halves from a plane to the next
+  const Half* weights;
+  const PlaneTap* taps;
+  int64_t tap_count;
+  const uint16_t* masks;  // [vector][tap]: of the 16 pixels, those whose tap lies inside the input
+  int64_t halves;         // of a tap
+  bool chained;
+  int32_t tap_terms;  // K of a tap
+  int64_t pixels;
+  int32_t* output;  // [lane][pixel]
+  int64_t output_pitch;
+};
+
+// A row of pixels on its way from bits to bytes of -1, 0 (padding) and +1; see conv/bytes.cc.
+struct ByteRow {
+  const uint64_t* bits;  // [width][words]
+  int64_t words, width;
+  int64_t channel, channels;  // up to 64 channels of each pixel
+  int64_t first, step;        // the pixels first, first + step, ...: those outside [0, width) are padding
+  int8_t* bytes;              // [count][pitch], 0 from `channels` on
+  int64_t count, pitch;
+};
+
+// 64 products of a pixel with a filter.
+struct ByteStep {
+  int64_t input;  // bytes from the pixel's window
+  bool whole;     // or the last of a run: weights beyond the run's length count nothing
+};
+
+// Sums of `rows` x `columns` pixels with two blocks of channels (or one, twice).
+struct ByteTile {
+  const int8_t* input;  // the first pixel's window; the next pixel's is `pitch` bytes on
+  int64_t pitch;
+  const ByteStep* steps;
+  size_t step_count;
+  const uint64_t* weights[2];  // [step][16] words
+  const uint64_t* tail_masks;  // [16]: the bytes that count in the last step of a run
+  int64_t rows, columns, row_pitch;  // `row_pitch` pixels lie between the beginnings of rows
+  int32_t* dots[2];  // [row][column][kLanes], with room for [rows][row_pitch] and whole tiles
+};
+
+// Floats and the bits that they become: those where (x, or -x where flipped) >= threshold.
+struct Packing {
+  const float* input;      // [channel][pixel], or [pixel][channel]
+  int64_t plane;           // floats from a channel to the next in the first of these
+  int64_t pixels;          // to do
+  int64_t channels;
+  const float* threshold;  // [channels], as in Epilogue
+  const uint32_t* flip;    // [channels], as in Epilogue
+  bool flips;              // any
+  uint64_t* bits;          // [pixel][words]
+  int64_t words;
+  int64_t chain;  // halves of a chain, or 0
+  Half* planes;   // NULL, or where the output goes instead of `bits`: [half][pixel], planes `plane` apart
+};
+
+// All of these but the two for WeightOrder::kChains must be there.
+struct Microkernels {
+  void (*dot_words)(const Tile<Word>& tile);
+  // Only for WeightOrder::kChains, and so are chains and planes in Packing.
+  void (*dot_halves)(const Tile<Half>& tile);
+  void (*convolve_planes)(const PlaneTile& tile, const Epilogue& epilogue);
+
+  // Epilogues of sums [pixel][kLanes], which they may overwrite, with their output
+  // in planes, [lane][pixel], lanes `pitch` 32-bit values apart;
+  void (*store_planes)(const Epilogue& epilogue, int64_t pixels, int32_t* dots, int32_t* output, int64_t pitch);
+  // in rows, [pixel][lane], pixels `pitch` apart;
+  void (*store_rows)(const Epilogue& epilogue, int64_t pixels, int32_t* dots, int32_t* output, int64_t pitch);
+  // in signs: bit l of signs[p] tells whether lane l of pixel p is +1.
+  void (*store_signs)(const Epilogue& epilogue, int64_t pixels, int32_t* dots, uint16_t* signs);
+  // The limits of sums of up to `terms` products; scale and bias are finite, and there is no input_scale.
+  void (*find_limits)(const Epilogue& epilogue, int32_t terms, SignLimits* limits);
+  // Or-s signs into pixels of words, `pitch` apart.
+  void (*spread_signs)(const uint16_t* signs, int64_t pixels, const Spread* spreads, int count, uint64_t* words,
+                       int64_t pitch);
+
+  void (*pack_planes)(const Packing& packing);  // input [channel][pixel]
+  void (*pack_rows)(const Packing& packing);    // input [pixel][channel]
+  // words[g] = the fields taps[0][g], taps[1][g], ... side by side, low first; 8 / field_bytes of them.
+  void (*merge_fields)(const void* const* taps, int field_bytes, int64_t groups, uint64_t* words);
+
+  // Training, in whole words of 64 elements; see training/elements.h.
+  void (*compare)(const float* x, int64_t words, bool closed, uint64_t* positive, uint64_t* inside);
+  void (*choose)(const uint64_t* positive, int64_t words, float size, float* values);
+  void (*keep)(const uint64_t* inside, int64_t words, const float* x, float* result);
+};
+
+// What a matrix unit provides beside them, for WeightOrder::kBytes.
+struct ByteMicrokernels {
+  void (*expand_row)(const ByteRow& row);
+  void (*dot_bytes)(const ByteTile& tile);
+};
+
+// The instruction sets. usable() asks the processor and the system.
+namespace scalar { extern const Microkernels kMicrokernels; }
+#if defined(__x86_64__)
+namespace avx2 { bool usable(); extern const Microkernels kMicrokernels; }
+namespace avx512 { bool usable(); extern const Microkernels kMicrokernels; }
+#if defined(__linux__)  // which is asked for the tiles
+namespace amx { bool usable(); extern const ByteMicrokernels kMicrokernels; }
+#endif
+#elif defined(__aarch64__)
+namespace neon { extern const Microkernels kMicrokernels; }
+#endif
+
+}  // namespace xk
