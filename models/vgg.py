@@ -2,7 +2,7 @@
 
 Simonyan & Zisserman, *Very Deep Convolutional Networks for Large-Scale Image Recognition*, 2015, with
 one linear layer as the head, as usual on CIFAR; vgg_small is the network that binary networks are
-compared on. Layouts: "float" is convolution -> batch norm -> ReLU; "binary" has batch norm before
+compared on. The first three are published as ``vgg11_bn``, ``vgg13_bn`` and ``vgg16_bn``, which name them too. Layouts: "float" is convolution -> batch norm -> ReLU; "binary" has batch norm before
 each inner convolution and before the head. Max pooling follows the ReLU, so that it never sees signs.
 """
 
@@ -57,7 +57,7 @@ class VGG(nn.Module):
 
 
 def _register(name: str) -> None:
-    @register_model(name, input_size=(3, 32, 32))
+    @register_model(name, input_size=(3, 32, 32), aliases=() if name == "vgg_small" else (f"{name}_bn",))
     def build(num_classes=10, in_chans=3, layout="float"):
         return VGG(name, num_classes, in_chans, layout)
 

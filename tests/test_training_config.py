@@ -110,12 +110,19 @@ def test_a_flag_that_cannot_be_parsed_gives_one_line(argv, capsys):
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize("name", ["", "cpu", "none", "-1"])
+def test_names_of_the_cpu(name):
+    assert select_device(parse_flags(["--gpu", name])["gpu"]).type == "cpu"
+
+
 def test_devices(monkeypatch):
-    assert select_device("").type == "cpu"
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     assert str(select_device("1")) == "cuda:1"
-    with pytest.raises(ValueError, match="there is no GPU '7'; valid: 0, 1, or --gpu \"\" for the CPU"):
+    with pytest.raises(ValueError, match="there is no GPU '7'; valid: 0, 1, or --gpu cpu for the CPU"):
         select_device("7")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    with pytest.raises(ValueError, match="there is no GPU '0'; valid: --gpu cpu for the CPU"):
+        select_device("0")
 
 
 def test_a_resumed_run_keeps_its_configuration_and_refuses_another(tmp_path):

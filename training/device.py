@@ -4,13 +4,15 @@ import os
 
 import torch
 
+CPU = ("", "cpu", "none", "-1")  # of --gpu
+
 
 def select_device(gpu: str | None) -> torch.device:
-    """None: CUDA or MPS where present; "": the CPU; "mps"; else the index of a CUDA device.
+    """None: CUDA or MPS where present; one of ``CPU``; "mps"; else the index of a CUDA device.
 
     Raises ValueError for a device that is not there.
     """
-    if gpu == "":
+    if gpu in CPU:
         return torch.device("cpu")
     if gpu is None:
         accelerator = torch.cuda.is_available() or torch.backends.mps.is_available()
@@ -19,7 +21,8 @@ def select_device(gpu: str | None) -> torch.device:
         return torch.device("mps")
     present = [str(i) for i in range(torch.cuda.device_count())]
     if gpu not in present:
-        raise ValueError(f'there is no GPU {gpu!r}; valid: {", ".join(present) or "none"}, or --gpu "" for the CPU')
+        others = f"{', '.join(present)}, or " if present else ""
+        raise ValueError(f"there is no GPU {gpu!r}; valid: {others}--gpu cpu for the CPU")
     return torch.device("cuda", int(gpu))
 
 

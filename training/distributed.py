@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .device import CPU
 from .errors import RunStopped
 from .torchrun import read, torchrun_store
 
@@ -43,17 +44,17 @@ def joined(gpu: str | None) -> Iterator[Callable[[], None]]:
 
     Args:
         gpu: what ``--gpu`` says. Where it says nothing each process takes the CUDA device of its own number on its
-            machine; where there is none, or ``""``, they compute on the CPU.
+            machine; where there is none, or it says one of ``CPU``, they compute on the CPU.
 
     Raises ValueError for a device that the processes cannot have, and RunStopped where another process is gone.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield lambda: None
         return
-    if gpu or (gpu is None and torch.backends.mps.is_available()):
+    if gpu not in (None, *CPU) or (gpu is None and torch.backends.mps.is_available()):
         count = os.environ["WORLD_SIZE"]
         raise ValueError(
-            f'{count} processes cannot share --gpu {gpu or "mps"}; leave it out, or give --gpu "" for the CPU'
+            f"{count} processes cannot share --gpu {gpu or 'mps'}; leave it out, or give --gpu cpu for the CPU"
         )
     backend = "gloo"
     if gpu is None and torch.cuda.is_available():

@@ -17,7 +17,7 @@ from .distributed import gather, is_first, process_count, rank
 from .engine import evaluate
 from .errors import RunStopped
 from .metrics import Metrics
-from .model import ModelInfo, load_model
+from .model import TIMM, ModelInfo, load_model
 from .objective import LOSSES
 from .resume import check_same_classes, refuse_contradictions
 from .runlog import append
@@ -74,7 +74,7 @@ def evaluate_checkpoint(flags: dict[str, Any]) -> Metrics:
     OSError, in one sentence.
     """
     path = flags["evaluate"] or flags.get("resume") or flags.get("pretrained")
-    if path is None:
+    if path in (None, TIMM):
         raise ValueError("--evaluate names no checkpoint; write --evaluate CHECKPOINT")
     file = find_checkpoint(path, BEST)
     model, info, data, config = open_checkpoint(file, flags, test_only=True, packed=True)

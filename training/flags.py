@@ -31,6 +31,14 @@ class _Override(argparse.Action):
         setattr(namespace, self.dest, {**overrides, pattern: None if scheme in FLOAT_SCHEMES else scheme})
 
 
+class _Evaluate(argparse.Action):
+    """``--valuate`` without a checkpoint is how older trainers were asked for a test after each epoch."""
+
+    def __call__(self, parser, namespace, value, option_string=None):
+        if value or option_string != "--valuate":
+            setattr(namespace, self.dest, value)
+
+
 def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     """The flags. One that is not given leaves nothing in the namespace, so that defaults can follow the network."""
     parser = _Parser(
@@ -138,7 +146,7 @@ def _add_speed_flags(group) -> None:
 
 
 def _add_run_flags(group) -> None:
-    group.add_argument("--gpu", help='index of the CUDA device, "mps", or "" for the CPU; default: one where present')
+    group.add_argument("--gpu", help="index of the CUDA device, mps, or cpu; default: a GPU where there is one")
     group.add_argument("--log-path", metavar="DIR", help="default: runs/<arch>-<dataset>-<time>")
     group.add_argument(
         "--checkpoint-every",
@@ -148,7 +156,14 @@ def _add_run_flags(group) -> None:
     )
     group.add_argument("--resume", metavar="CHECKPOINT", help="a checkpoint or run directory to continue exactly")
     group.add_argument(
-        "--evaluate", "--valuate", nargs="?", const="", metavar="CHECKPOINT", help="test a checkpoint, train nothing"
+        "--evaluate",
+        "--valuate",
+        nargs="?",
+        const="",
+        action=_Evaluate,
+        metavar="CHECKPOINT",
+        help="test a checkpoint, that of --resume or --pretrained where none is named, and train nothing; "
+        "--valuate alone: train, and test after each epoch, as always",
     )
     group.add_argument("--export", nargs="?", const="", metavar="FILE", help="ONNX of the best checkpoint; model.onnx")
     group.add_argument("--export-format", metavar="NAME", help="packed, standard, int8, qonnx; default: packed")
