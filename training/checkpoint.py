@@ -16,6 +16,9 @@ A checkpoint is a dict of tensors and plain Python values, so that ``torch.load(
                    ``signs`` of the binary weights at the end of the epoch before; acc1 is None then
 ``versions``       of torch and xnorkit
 
+``best.pt`` has what makes the model, and of the state of training (``STATE``) nothing: an optimizer's is twice as
+large as the weights. Older versions have written it whole.
+
 A packed file, which tools/convert.py writes, has ``packed`` in the place of ``model``, the state_dict of what
 :func:`quantize.convert` made of it, and nothing that only training needs: see :mod:`training.packed`.
 """
@@ -35,6 +38,7 @@ import torch
 FORMAT = 1
 PACKED = "packed"  # the entry that makes a file a packed one
 BEST, LAST = "best.pt", "last.pt"
+STATE = ("trained", "optimizer", "scheduler", "scaler", "rng", "partial")  # what only a run that goes on needs
 
 # What torch and zipfile raise for files that are none of theirs, or were one.
 _UNREADABLE = (
@@ -115,11 +119,22 @@ def _check_sums(file: BinaryIO) -> None:
 
 
 def read_checkpoint(path: str | Path, default: str = LAST) -> dict[str, Any]:
-    """A checkpoint that training can go on from. Raises FileNotFoundError or ValueError, in one sentence."""
+    """A checkpoint whose weights can be trained and changed. Raises FileNotFoundError or ValueError, in one sentence."""
     contents = read_trained(path, default)
     if PACKED in contents:
         raise ValueError(
             f"{str(path)!r} is packed: it holds bits, which cannot be trained or changed; {give_source(Path(path))}"
+        )
+    return contents
+
+
+def read_last(path: str | Path) -> dict[str, Any]:
+    """A checkpoint that holds the state of its run. Raises FileNotFoundError or ValueError, in one sentence."""
+    contents = read_checkpoint(path)
+    if "optimizer" not in contents:
+        raise ValueError(
+            f"{str(path)!r} holds a trained network without the state of its run; continue from {LAST} of the same "
+            "run, or start a new run from these weights with --pretrained"
         )
     return contents
 

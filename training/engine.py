@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 import quantize
 
-from .checkpoint import BEST, LAST, read_checkpoint, save_checkpoint
+from .checkpoint import BEST, LAST, STATE, read_checkpoint, save_checkpoint
 from .console import progress
 from .data import Loader
 from .distributed import gather, is_first, on_first, own_share
@@ -131,9 +131,11 @@ def evaluate(model: nn.Module, loader: Loader, loss: Callable[[Tensor, Tensor], 
 def save(session: Session, acc1: float, best: bool) -> None:
     """Write ``last.pt``, and ``best.pt`` before it: a cut between them loses neither."""
     contents = session.checkpoint(acc1)
-    for name in (BEST, LAST) if best else (LAST,):
-        if is_first():
-            save_checkpoint(session.run_dir / name, contents)
+    if best and is_first():
+        trained = {key: value for key, value in contents.items() if key not in STATE}
+        save_checkpoint(session.run_dir / BEST, trained)
+    if is_first():
+        save_checkpoint(session.run_dir / LAST, contents)
 
 
 def save_partial(session: Session, meter: Meter, images: int) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from .checkpoint import find_checkpoint, read_checkpoint
+from .checkpoint import find_checkpoint, read_last
 from .config import TrainConfig, flag_name, whole_epochs
 from .distributed import on_first
 from .restart import continued, is_restart
@@ -45,7 +45,7 @@ def config_from_flags(flags: dict[str, Any]) -> TrainConfig:
     flags = continued(flags)
     if "resume" not in flags:
         return TrainConfig.create(**flags)
-    path, checkpoint = on_first(lambda: (str(find_checkpoint(flags["resume"])), read_checkpoint(flags["resume"])))
+    path, checkpoint = on_first(lambda: (str(find_checkpoint(flags["resume"])), read_last(flags["resume"])))
     saved = checkpoint["config"]
     free = OWN_FLAGS + FREE_FLAGS
     if not _takes_more_epochs(saved):

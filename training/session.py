@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 import quantize
 
 from .batch_norm import synchronize_batch_norm
-from .checkpoint import BEST, read_checkpoint, restore_rng_state, rng_state
+from .checkpoint import BEST, read_last, restore_rng_state, rng_state
 from .config import TrainConfig
 from .data import Data, Share, derive_seed, load_data
 from .device import select_device, set_deterministic
@@ -130,7 +130,7 @@ def setup(config: TrainConfig) -> Session:
     The run directory is made last, when everything else is there. Raises ValueError or OSError, in one
     sentence, for what cannot be used.
     """
-    checkpoint = None if config.resume is None else on_first(lambda: read_checkpoint(config.resume))
+    checkpoint = None if config.resume is None else on_first(lambda: read_last(config.resume))
     run_dir = on_first(lambda: usable_run_dir(config))
     device = select_device(config.gpu)
     set_deterministic(config.deterministic)
