@@ -40,7 +40,7 @@ from typing import Any
 import training
 from training.checkpoint import LAST
 from training.config import parse_flags
-from training.memory import keep_freed_memory
+from training.watch.memory import keep_freed_memory
 
 
 def main(argv: Sequence[str] | None = None) -> int:

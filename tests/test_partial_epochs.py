@@ -76,9 +76,9 @@ def test_the_flips_of_the_epoch_are_counted_from_its_start(tmp_path, monkeypatch
         counted.append(update(flips))
         return counted[-1]
 
-    counted, update, epoch = [], training.flips.FlipRates.update, training.logger.RunLogger.epoch
-    monkeypatch.setattr(training.flips.FlipRates, "update", count)
-    monkeypatch.setattr(training.logger.RunLogger, "epoch", note)
+    counted, update, epoch = [], training.watch.flips.FlipRates.update, training.watch.logger.RunLogger.epoch
+    monkeypatch.setattr(training.watch.flips.FlipRates, "update", count)
+    monkeypatch.setattr(training.watch.logger.RunLogger, "epoch", note)
     train_with_cuts_within_epochs(tmp_path, **FLAGS, lr=0.02)
     resume(tmp_path / "cut4")
     assert told["cut4"] == told["uncut"][1:]

@@ -11,7 +11,7 @@ from torch import nn
 import models
 import quantize
 from training.data import AUGMENTATIONS, DATASETS, PRESETS
-from training.optim import LR_SCHEDULES, OPTIMIZERS
+from training.optimizer import LR_SCHEDULES, OPTIMIZERS
 
 TINY = ("--arch", "tiny_xnornet", "--dataset", "digits")
 FOLDER = ("--arch", "tiny", "--dataset", "imagefolder", "--data-dir")

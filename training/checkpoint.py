@@ -119,7 +119,7 @@ def _check_sums(file: BinaryIO) -> None:
 
 
 def read_checkpoint(path: str | Path, default: str = LAST) -> dict[str, Any]:
-    """A checkpoint whose weights can be trained and changed. Raises FileNotFoundError or ValueError, in one sentence."""
+    """A checkpoint with weights that training can change. Raises FileNotFoundError or ValueError, in one sentence."""
     contents = read_trained(path, default)
     if PACKED in contents:
         raise ValueError(

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from .checkpoint import BEST, find_checkpoint, read_file
+from .config.defaults import resolve
 from .data import Data
-from .defaults import resolve
 from .model import create_float, load_model, load_weights, read_weights
 
 

@@ -8,15 +8,15 @@ from torch import Tensor, nn
 import quantize
 
 from .checkpoint import BEST, LAST, STATE, read_checkpoint, save_checkpoint
-from .console import progress
 from .data import Loader
-from .distributed import gather, is_first, on_first, own_share
 from .errors import NonFiniteError, RunStopped
-from .logger import RunLogger, SilentLogger
-from .metrics import Meter, Metrics
-from .nonfinite import all_finite, first_nonfinite
 from .objective import cross_entropy
-from .session import Session
+from .processes.distributed import gather, is_first, on_first, own_share
+from .run import Session
+from .watch.console import progress
+from .watch.logger import RunLogger, SilentLogger
+from .watch.metrics import Meter, Metrics
+from .watch.nonfinite import all_finite, first_nonfinite
 
 
 def fit(session: Session) -> float:

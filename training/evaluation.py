@@ -10,18 +10,18 @@ import quantize
 
 from .checkpoint import BEST, find_checkpoint, give_source, read_checkpoint, read_trained
 from .config import TrainConfig
-from .console import complexity_lines, say, skipped_lines
+from .config.resume import check_same_classes, refuse_contradictions
 from .data import Data, Share, load_data
 from .device import select_device
-from .distributed import gather, is_first, process_count, rank
 from .engine import evaluate
 from .errors import RunStopped
-from .metrics import Metrics
 from .model import TIMM, ModelInfo, load_model
 from .objective import LOSSES
-from .resume import check_same_classes, refuse_contradictions
-from .runlog import append
-from .session import Session
+from .processes.distributed import gather, is_first, process_count, rank
+from .run import Session
+from .watch.console import complexity_lines, say, skipped_lines
+from .watch.metrics import Metrics
+from .watch.runlog import append
 
 ONNX = "model.onnx"  # where --export names no file
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .distributed import process_count
 from .errors import RunStopped
+from .processes.distributed import process_count
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}  # of --amp
 

@@ -14,8 +14,8 @@ from quantize.binary.layers import FLOAT_CLASSES
 
 from .checkpoint import BEST, PACKED, find_checkpoint, give_source, read_file, read_trained
 from .config import TrainConfig
+from .config.defaults import resolve
 from .data import Normalization
-from .defaults import resolve
 
 TIMM = "timm"  # --pretrained alone
 

@@ -10,14 +10,14 @@ from typing import Any
 import quantize
 from quantize.words import did_you_mean
 
-from .data import get_augmentation
+from ..data import get_augmentation
+from ..execution import PRECISIONS
+from ..objective import LOSSES
+from ..optimizer import LR_SCHEDULES, OPTIMIZERS
+from ..schedule import stage_at, stages_of
 from .defaults import ARCH, DATASET, DATASET_CHANGES, default_flags, default_recipe, effective_scheme, input_size
-from .execution import PRECISIONS
 from .flags import make_parser
-from .objective import LOSSES
-from .optim import LR_SCHEDULES, OPTIMIZERS
 from .recipe import read_recipe
-from .stages import stage_at, stages_of
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .device import CPU
-from .errors import RunStopped
+from ..device import CPU
+from ..errors import RunStopped
 from .torchrun import read, torchrun_store
 
 T = TypeVar("T")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from quantize.words import did_you_mean
 
-FOLDER = Path(__file__).parent / "recipes"
+FOLDER = Path(__file__).parent.parent / "recipes"
 
 
 def list_recipes() -> list[str]:

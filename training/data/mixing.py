@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .data import derive_seed
-from .distributed import rank
+from ..processes.distributed import rank
+from .loaders import derive_seed
 
 
 class Mixing:

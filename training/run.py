@@ -12,24 +12,24 @@ from torch.optim.lr_scheduler import LRScheduler
 
 import quantize
 
-from .batch_norm import synchronize_batch_norm
 from .checkpoint import BEST, read_last, restore_rng_state, rng_state
 from .config import TrainConfig
+from .config.resume import OWN_FLAGS, check_same_classes
 from .data import Data, Share, derive_seed, load_data
+from .data.mixing import Mixing
 from .device import select_device, set_deterministic
 from .distillation import load_teacher
-from .distributed import gather, on_first, process_count, rank
 from .dropout import set_dropout
 from .ema import WeightAverage
 from .execution import Execution
-from .flips import FlipRates
-from .mixing import Mixing
 from .model import build_model, rebuild
 from .objective import Objective
-from .optim import create_optimizer, create_scheduler
-from .resume import OWN_FLAGS, check_same_classes
-from .run_dir import make_run_dir, usable_run_dir
-from .stages import Stage, stage_at
+from .optimizer import create_optimizer, create_scheduler
+from .processes.batch_norm import synchronize_batch_norm
+from .processes.distributed import gather, on_first, process_count, rank
+from .processes.run_dir import make_run_dir, usable_run_dir
+from .schedule import Stage, stage_at
+from .watch.flips import FlipRates
 
 
 @dataclasses.dataclass

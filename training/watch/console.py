@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 import quantize
 
-from .distributed import is_first
+from ..processes.distributed import is_first
 from .report import EpochReport
 
 

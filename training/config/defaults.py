@@ -9,7 +9,7 @@ from typing import Any
 import models
 import quantize
 
-from .data import get_dataset
+from ..data import get_dataset
 
 ARCH, DATASET = "nin_gc_xnornet", "cifar10"
 

@@ -7,7 +7,7 @@ the run has; started again, all find it there, and go on from its last checkpoin
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import LAST
+from ..checkpoint import LAST
 from .distributed import on_first
 from .torchrun import read, torchrun_store
 

@@ -4,8 +4,8 @@ import datetime
 import tempfile
 from pathlib import Path
 
-from .checkpoint import LAST, find_checkpoint
-from .config import TrainConfig
+from ..checkpoint import LAST, find_checkpoint
+from ..config import TrainConfig
 from .restart import remember_run
 
 

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import (
 
 import quantize
 
-from .stages import Stage
+from .schedule import Stage
 
 OPTIMIZERS = {"adam": optim.Adam, "adamw": optim.AdamW, "rmsprop": optim.RMSprop, "sgd": optim.SGD}
 LR_SCHEDULES = ("step", "cosine", "linear", "exponential")

@@ -6,11 +6,11 @@ from typing import NoReturn
 import models
 import quantize
 
-from .data import AUGMENTATIONS, DATASETS, PRESETS
+from ..data import AUGMENTATIONS, DATASETS, PRESETS
+from ..execution import PRECISIONS
+from ..objective import LOSSES
+from ..optimizer import LR_SCHEDULES, OPTIMIZERS
 from .defaults import ARCH, DATASET, FLOAT_SCHEMES
-from .execution import PRECISIONS
-from .objective import LOSSES
-from .optim import LR_SCHEDULES, OPTIMIZERS
 from .recipe import list_recipes
 
 

@@ -5,7 +5,9 @@ import dataclasses
 
 import quantize
 
-from .checkpoint import BEST, LAST
+from ..checkpoint import BEST, LAST
+from ..run import Session
+from ..schedule import Stage
 from .console import complexity_lines, epoch_lines, say, skipped_lines
 from .environment import describe
 from .health import HealthWatch, measure_health
@@ -13,8 +15,6 @@ from .memory import peak_memory
 from .metrics import Metrics
 from .report import EpochReport
 from .runlog import RunLog, read_log
-from .session import Session
-from .stages import Stage
 from .tensorboard import TensorBoardLog
 
 
