@@ -8,7 +8,7 @@ from torch import nn
 
 import quantize
 import training
-from training.ema import WeightAverage
+from training.optimizer import WeightAverage
 from training.watch.runlog import read_log
 
 

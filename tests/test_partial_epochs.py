@@ -76,8 +76,8 @@ def test_the_flips_of_the_epoch_are_counted_from_its_start(tmp_path, monkeypatch
         counted.append(update(flips))
         return counted[-1]
 
-    counted, update, epoch = [], training.watch.flips.FlipRates.update, training.watch.logger.RunLogger.epoch
-    monkeypatch.setattr(training.watch.flips.FlipRates, "update", count)
+    counted, update, epoch = [], training.watch.health.FlipRates.update, training.watch.logger.RunLogger.epoch
+    monkeypatch.setattr(training.watch.health.FlipRates, "update", count)
     monkeypatch.setattr(training.watch.logger.RunLogger, "epoch", note)
     train_with_cuts_within_epochs(tmp_path, **FLAGS, lr=0.02)
     resume(tmp_path / "cut4")

@@ -10,7 +10,7 @@ import quantize
 from training import TrainConfig, config_from_flags
 from training.config import make_parser, parse_flags
 from training.data import DATASETS
-from training.device import select_device
+from training.execution import select_device
 
 
 def config_of(*argv):

@@ -15,7 +15,7 @@ import training
 from training import RunStopped, TrainConfig, engine
 from training import checkpoint as checkpoints
 from training.execution import Execution
-from training.watch.nonfinite import first_nonfinite
+from training.watch.health import first_nonfinite
 
 
 def test_training_learns(tmp_path):

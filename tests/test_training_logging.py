@@ -9,7 +9,7 @@ from tiny_runs import tiny_flags, train
 import quantize
 import training
 from training.watch.console import progress
-from training.watch.flips import FlipRates
+from training.watch.health import FlipRates
 from training.watch.runlog import RunLog, read_log
 
 

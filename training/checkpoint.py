@@ -20,7 +20,7 @@ A checkpoint is a dict of tensors and plain Python values, so that ``torch.load(
 large as the weights. Older versions have written it whole.
 
 A packed file, which tools/convert.py writes, has ``packed`` in the place of ``model``, the state_dict of what
-:func:`quantize.convert` made of it, and nothing that only training needs: see :mod:`training.packed`.
+:func:`quantize.convert` made of it, and nothing that only training needs: see :func:`training.evaluation.pack`.
 """
 
 import contextlib

@@ -14,9 +14,9 @@ from .objective import cross_entropy
 from .processes.distributed import gather, is_first, on_first, own_share
 from .run import Session
 from .watch.console import progress
+from .watch.health import all_finite, first_nonfinite
 from .watch.logger import RunLogger, SilentLogger
 from .watch.metrics import Meter, Metrics
-from .watch.nonfinite import all_finite, first_nonfinite
 
 
 def fit(session: Session) -> float:

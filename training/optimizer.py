@@ -1,6 +1,7 @@
-"""torch's optimizers and learning-rate schedules by name."""
+"""What changes the weights: torch's optimizers by name, and an average of the weights over the steps."""
 
-from torch import nn, optim
+import torch
+from torch import Tensor, nn, optim
 from torch.optim.lr_scheduler import (
     CosineAnnealingLR,
     ExponentialLR,
@@ -9,8 +10,10 @@ from torch.optim.lr_scheduler import (
     MultiStepLR,
     SequentialLR,
 )
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import quantize
+from quantize import BinaryLayer
 
 from .schedule import Stage
 
@@ -52,3 +55,32 @@ def create_scheduler(config, optimizer: optim.Optimizer, stage: Stage) -> LRSche
         return falling
     rising = LinearLR(optimizer, 1 / (warmup + 1), total_iters=warmup)
     return SequentialLR(optimizer, [rising, falling], [warmup])
+
+
+class WeightAverage(AveragedModel):
+    """``average <- decay * average + (1 - decay) * weights`` after each step, from the first step's weights on.
+
+    The statistics of batch norm are averaged too; whole numbers (its counter) are those of the model.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        super().__init__(model, multi_avg_fn=_average(decay), use_buffers=True)
+        self.module.requires_grad_(False).eval()
+
+    def update_parameters(self, model: nn.Module) -> None:
+        super().update_parameters(model)
+        for own, layer in zip(self.module.modules(), model.modules(), strict=True):
+            if isinstance(layer, BinaryLayer):  # the first batch has given the model's thresholds their values
+                own.threshold_pending = layer.threshold_pending
+
+
+def _average(decay: float):
+    floating = get_ema_multi_avg_fn(decay)
+
+    def update(averages: list[Tensor], values: list[Tensor], count: Tensor) -> None:
+        if averages[0].is_floating_point():
+            floating(averages, values, count)
+        else:
+            torch._foreach_copy_(averages, values)
+
+    return update

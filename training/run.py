@@ -17,19 +17,15 @@ from .config import TrainConfig
 from .config.resume import OWN_FLAGS, check_same_classes
 from .data import Data, Share, derive_seed, load_data
 from .data.mixing import Mixing
-from .device import select_device, set_deterministic
-from .distillation import load_teacher
-from .dropout import set_dropout
-from .ema import WeightAverage
-from .execution import Execution
-from .model import build_model, rebuild
-from .objective import Objective
-from .optimizer import create_optimizer, create_scheduler
+from .execution import Execution, select_device, set_deterministic
+from .model import build_model, rebuild, set_dropout
+from .objective import Objective, load_teacher
+from .optimizer import WeightAverage, create_optimizer, create_scheduler
 from .processes.batch_norm import synchronize_batch_norm
 from .processes.distributed import gather, on_first, process_count, rank
 from .processes.run_dir import make_run_dir, usable_run_dir
 from .schedule import Stage, stage_at
-from .watch.flips import FlipRates
+from .watch.health import FlipRates
 
 
 @dataclasses.dataclass

@@ -1,13 +1,17 @@
 """How a network is trained when the command line does not say.
 
-A run takes the recipe of its network (training/recipes/), then the changes for its dataset, then the flags
-that were given. With ``--recipe`` it takes that recipe and the flags.
+A run takes the recipe of its network, then the changes for its dataset, then the flags that were given. With
+``--recipe`` it takes that recipe and the flags. A recipe is a file in ``training/recipes/``: flags of trainer_exp.py
+as its command line takes them; ``#`` starts a comment.
 """
 
+import shlex
+from pathlib import Path
 from typing import Any
 
 import models
 import quantize
+from quantize.words import did_you_mean
 
 from ..data import get_dataset
 
@@ -77,3 +81,19 @@ def default_flags(arch: str, dataset: str, img_size: int | None = None, scheme: 
         "clip_weights": 1.0 if name in CLIPPED_SCHEMES else 0.0,
         "milestones": MILESTONES,
     }
+
+
+FOLDER = Path(__file__).parent.parent / "recipes"
+
+
+def list_recipes() -> list[str]:
+    """The names that ``--recipe`` takes, sorted."""
+    return sorted(path.stem for path in FOLDER.glob("*.txt"))
+
+
+def read_recipe(name: str) -> list[str]:
+    """The command-line arguments of a recipe. Raises ValueError for an unknown name, with close ones."""
+    names = list_recipes()
+    if name not in names:
+        raise ValueError(f"unknown recipe {name!r}: {did_you_mean(name, names)}")
+    return shlex.split((FOLDER / f"{name}.txt").read_text(encoding="utf-8"), comments=True)

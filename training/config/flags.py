@@ -8,10 +8,8 @@ import quantize
 
 from ..data import AUGMENTATIONS, DATASETS, PRESETS
 from ..execution import PRECISIONS
-from ..objective import LOSSES
 from ..optimizer import LR_SCHEDULES, OPTIMIZERS
-from .defaults import ARCH, DATASET, FLOAT_SCHEMES
-from .recipe import list_recipes
+from .defaults import ARCH, DATASET, FLOAT_SCHEMES, list_recipes
 
 
 class _Parser(argparse.ArgumentParser):
@@ -120,6 +118,8 @@ def _add_training_flags(group) -> None:
 
 
 def _add_recipe_flags(group) -> None:
+    from ..objective import LOSSES  # which imports this package
+
     group.add_argument("--loss", help=", ".join(LOSSES))
     group.add_argument("--label-smoothing", type=float, metavar="SHARE")
     group.add_argument("--mixup", type=float, metavar="ALPHA", help="of the Beta distribution; 0: none")

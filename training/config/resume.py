@@ -5,7 +5,7 @@ from typing import Any
 
 from ..checkpoint import find_checkpoint, read_last
 from ..processes.distributed import on_first
-from ..processes.restart import continued, is_restart
+from ..processes.run_dir import continued, is_restart
 from .train_config import TrainConfig, flag_name, whole_epochs
 
 # How a run is started, not what it computes: a resumed run takes these from its own command line.

@@ -12,12 +12,19 @@ from quantize.words import did_you_mean
 
 from ..data import get_augmentation
 from ..execution import PRECISIONS
-from ..objective import LOSSES
 from ..optimizer import LR_SCHEDULES, OPTIMIZERS
 from ..schedule import stage_at, stages_of
-from .defaults import ARCH, DATASET, DATASET_CHANGES, default_flags, default_recipe, effective_scheme, input_size
+from .defaults import (
+    ARCH,
+    DATASET,
+    DATASET_CHANGES,
+    default_flags,
+    default_recipe,
+    effective_scheme,
+    input_size,
+    read_recipe,
+)
 from .flags import make_parser
-from .recipe import read_recipe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +111,8 @@ class TrainConfig:
 
     def check(self) -> None:
         """Raises ValueError for the first value that cannot be used."""
+        from ..objective import LOSSES  # which imports this package
+
         _check_numbers(self)
         named = {"optimizer": OPTIMIZERS, "lr_schedule": LR_SCHEDULES, "loss": LOSSES, "amp": (None, *PRECISIONS)}
         for field, valid in named.items():

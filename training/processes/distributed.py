@@ -12,12 +12,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..device import CPU
 from ..errors import RunStopped
-from .torchrun import read, torchrun_store
 
 T = TypeVar("T")
 
+CPU = ("", "cpu", "none", "-1")  # of --gpu
 MEETING = "meeting"  # how often the processes of this run have met
 
 
@@ -128,3 +127,16 @@ def total(values: Tensor) -> Tensor:
     if process_count() > 1:
         dist.all_reduce(values)
     return values
+
+
+def torchrun_store() -> dist.Store | None:
+    """A store that lives as long as torchrun does, or None where torchrun has not started this process."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    return dist.PrefixStore(f"xnorkit/{os.environ['TORCHELASTIC_RUN_ID']}", store)
+
+
+def read(store: dist.Store, key: str) -> str | None:
+    """The value of ``key``; None where it has none."""
+    return store.get(key).decode() if store.check([key]) else None

@@ -8,12 +8,11 @@ import quantize
 from ..checkpoint import BEST, LAST
 from ..run import Session
 from ..schedule import Stage
-from .console import complexity_lines, epoch_lines, say, skipped_lines
+from .console import EpochReport, complexity_lines, epoch_lines, say, skipped_lines
 from .environment import describe
 from .health import HealthWatch, measure_health
 from .memory import peak_memory
 from .metrics import Metrics
-from .report import EpochReport
 from .runlog import RunLog, read_log
 from .tensorboard import TensorBoardLog
 
