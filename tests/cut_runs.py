@@ -10,7 +10,7 @@ import training
 from training import engine
 
 # What a checkpoint has of the state of a run.
-STATE = ("model", "trained", "optimizer", "scheduler", "scaler", "rng", "epoch", "acc1", "best_acc1")
+STATE = ("model", "trained", "optimizer", "scaler", "rng", "epoch", "acc1", "best_acc1")
 
 
 def assert_same(a, b):

@@ -11,7 +11,8 @@ from torch import nn
 import models
 import quantize
 from training.data import AUGMENTATIONS, DATASETS, PRESETS
-from training.optimizer import LR_SCHEDULES, OPTIMIZERS
+from training.optimizer import OPTIMIZERS
+from training.schedule import LR_SCHEDULES
 
 TINY = ("--arch", "tiny_xnornet", "--dataset", "digits")
 FOLDER = ("--arch", "tiny", "--dataset", "imagefolder", "--data-dir")

@@ -10,7 +10,8 @@ A checkpoint is a dict of tensors and plain Python values, so that ``torch.load(
 ``config``         the run's configuration
 ``epoch``          epochs done; ``acc1`` of this one and ``best_acc1`` so far, in percent; in the first of two
                    stages acc1 is that of float weights, and best_acc1 None
-``optimizer, scheduler, scaler, rng``   what the next epoch needs; ``rng`` of each process
+``optimizer, scaler, rng``   what the next epoch needs; ``rng`` of each process. Older versions, whose learning rate
+                   changed once an epoch, have written a ``scheduler`` too
 ``partial``        None, or of the epoch that it lies in (--checkpoint-every): ``images`` that are done,
                    ``random_state`` of what shifts the next ones, ``meters`` (the sums so far of each process),
                    ``signs`` of the binary weights at the end of the epoch before; acc1 is None then
@@ -38,7 +39,7 @@ import torch
 FORMAT = 1
 PACKED = "packed"  # the entry that makes a file a packed one
 BEST, LAST = "best.pt", "last.pt"
-STATE = ("trained", "optimizer", "scheduler", "scaler", "rng", "partial")  # what only a run that goes on needs
+STATE = ("trained", "optimizer", "scaler", "rng", "partial")  # what only a run that goes on needs
 
 # What torch and zipfile raise for files that are none of theirs, or were one.
 _UNREADABLE = (

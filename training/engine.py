@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 import quantize
 
-from .checkpoint import BEST, LAST, STATE, read_checkpoint, save_checkpoint
+from .checkpoint import BEST, STATE, read_checkpoint, save_checkpoint
 from .data import Loader
 from .errors import NonFiniteError, RunStopped
 from .objective import cross_entropy
@@ -32,7 +32,7 @@ def fit(session: Session) -> float:
     try:
         return train_to_the_end(session)
     except OSError as error:
-        last = session.run_dir / LAST
+        last = session.last
         state = f"{last} is whole, continue with --resume {last}" if last.exists() else "there is no checkpoint yet"
         where = repr(str(error.filename or session.run_dir))
         raise RunStopped(f"{where} cannot be written ({error.strerror or error}); make room; {state}") from error
@@ -43,13 +43,12 @@ def train_to_the_end(session: Session) -> float:
     with RunLogger(session) if is_first() else SilentLogger() as logger:
         while session.epoch < session.config.epochs:
             quantize.set_progress(session.model, session.epoch / session.config.epochs)
-            stage, lr = session.stage, session.optimizer.param_groups[0]["lr"]
+            stage, lr = session.stage, session.lr()
             train = train_epoch(session)
             test = evaluate(session.evaluated, session.data.test, session.objective.loss)
             if not all_finite(session.model):
                 images = torch.zeros(1, *session.data.input_size, device=session.device)
                 stop_nonfinite(session, "a weight", f"after epoch {session.epoch + 1}", images)
-            session.scheduler.step()
             session.epoch += 1
             best = not stage.float_weights and (session.best_acc1 is None or test.top1 > session.best_acc1)
             if best:
@@ -82,7 +81,7 @@ def train_epoch(session: Session) -> Metrics:
                 stop_nonfinite(session, f"the loss is {loss.item()}", when, images)
             backward(session, loss, first=(number - 1) % config.accumulate == 0)
         if last:
-            update(session)
+            update(session, session.lr((number - 1) // config.accumulate))
         meter.add(loss, outputs, labels)
         if config.checkpoint_every and number % (config.accumulate * config.checkpoint_every) == 0 and number < batches:
             save_partial(session, meter, loader.done + (number - first) // config.accumulate * loader.whole_batch)
@@ -109,8 +108,10 @@ def backward(session: Session, loss: Tensor, first: bool) -> None:
     session.scaler.scale(loss / session.config.accumulate).backward()
 
 
-def update(session: Session) -> None:
-    """Change the weights by the gradients, and their average with them."""
+def update(session: Session, lr: float) -> None:
+    """Change the weights by the gradients, at learning rate ``lr``, and their average with them."""
+    for group in session.optimizer.param_groups:
+        group["lr"] = lr
     session.scaler.step(session.optimizer)
     session.scaler.update()
     if session.average is not None:
@@ -135,7 +136,7 @@ def save(session: Session, acc1: float, best: bool) -> None:
         trained = {key: value for key, value in contents.items() if key not in STATE}
         save_checkpoint(session.run_dir / BEST, trained)
     if is_first():
-        save_checkpoint(session.run_dir / LAST, contents)
+        save_checkpoint(session.last, contents)
 
 
 def save_partial(session: Session, meter: Meter, images: int) -> None:
@@ -148,12 +149,12 @@ def save_partial(session: Session, meter: Meter, images: int) -> None:
     }
     contents = session.checkpoint(None, partial)
     if is_first():
-        save_checkpoint(session.run_dir / LAST, contents)
+        save_checkpoint(session.last, contents)
 
 
 def stop_nonfinite(session: Session, what: str, when: str, images: Tensor) -> None:
     """Raises NonFiniteError that names the layer and the last good checkpoint."""
-    last = session.run_dir / LAST
+    last = session.last
     good = (
         f"the last good checkpoint is {last}" if last.exists() else "no epoch was finished, so there is no checkpoint"
     )

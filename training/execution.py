@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from .config import TrainConfig
 from .errors import RunStopped
 from .processes.distributed import CPU, process_count
 
@@ -21,7 +22,7 @@ class Execution:
         some_unused: not every parameter takes part in the loss, as in a stage with float weights.
     """
 
-    def __init__(self, config, model: nn.Module, device: torch.device, some_unused: bool = False):
+    def __init__(self, config: TrainConfig, model: nn.Module, device: torch.device, some_unused: bool = False):
         self.device = device
         self.precision = PRECISIONS.get(config.amp)
         self.memory_format = torch.channels_last if config.channels_last else torch.contiguous_format

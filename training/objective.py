@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .checkpoint import BEST, find_checkpoint, read_file
+from .config import TrainConfig
 from .config.defaults import resolve
 from .data import Data
 from .model import create_float, load_model, load_weights, read_weights
@@ -44,7 +45,7 @@ def kl_divergence(outputs: Tensor, teacher_outputs: Tensor) -> Tensor:
 class Objective:
     """The loss of a training batch: ``(1 - w) * loss(labels) + w * KL(teacher)``, w = 0 without a teacher."""
 
-    def __init__(self, config, teacher: nn.Module | None = None):
+    def __init__(self, config: TrainConfig, teacher: nn.Module | None = None):
         self.loss = LOSSES[config.loss]
         self.label_smoothing = config.label_smoothing
         self.teacher = teacher

@@ -2,26 +2,18 @@
 
 import torch
 from torch import Tensor, nn, optim
-from torch.optim.lr_scheduler import (
-    CosineAnnealingLR,
-    ExponentialLR,
-    LinearLR,
-    LRScheduler,
-    MultiStepLR,
-    SequentialLR,
-)
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import quantize
 from quantize import BinaryLayer
 
+from .config import TrainConfig
 from .schedule import Stage
 
 OPTIMIZERS = {"adam": optim.Adam, "adamw": optim.AdamW, "rmsprop": optim.RMSprop, "sgd": optim.SGD}
-LR_SCHEDULES = ("step", "cosine", "linear", "exponential")
 
 
-def create_optimizer(config, model: nn.Module, stage: Stage) -> optim.Optimizer:
+def create_optimizer(config: TrainConfig, model: nn.Module, stage: Stage) -> optim.Optimizer:
     """``config.optimizer`` over all trainable parameters; clips latent weights where the configuration says so."""
     options = {"lr": config.lr}
     if config.optimizer != "rmsprop":
@@ -32,29 +24,6 @@ def create_optimizer(config, model: nn.Module, stage: Stage) -> optim.Optimizer:
     if config.clip_weights:
         quantize.clip_after_step(optimizer, model, config.clip_weights)
     return optimizer
-
-
-def create_scheduler(config, optimizer: optim.Optimizer, stage: Stage) -> LRScheduler:
-    """``config.lr_schedule`` over the epochs of a stage, stepped once an epoch.
-
-    ``--warmup-epochs`` N come first: lr/(N+1), 2 lr/(N+1), ... Then "step" is x gamma at the milestones that lie in
-    the stage, "cosine" and "linear" fall to zero, "exponential" to gamma times lr.
-    """
-    warmup = config.warmup_epochs
-    start, epochs = stage.start + warmup, stage.epochs - warmup
-    if config.lr_schedule == "cosine":
-        falling = CosineAnnealingLR(optimizer, T_max=epochs)
-    elif config.lr_schedule == "linear":
-        falling = LinearLR(optimizer, 1.0, 0.0, total_iters=epochs)
-    elif config.lr_schedule == "exponential":
-        falling = ExponentialLR(optimizer, gamma=config.gamma ** (1 / epochs))
-    else:
-        milestones = [epoch - start for epoch in config.milestones if start < epoch]
-        falling = MultiStepLR(optimizer, milestones, gamma=config.gamma)
-    if not warmup:
-        return falling
-    rising = LinearLR(optimizer, 1 / (warmup + 1), total_iters=warmup)
-    return SequentialLR(optimizer, [rising, falling], [warmup])
 
 
 class WeightAverage(AveragedModel):

@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 import quantize
 
-from .checkpoint import BEST, read_last, restore_rng_state, rng_state
+from .checkpoint import BEST, LAST, read_last, restore_rng_state, rng_state
 from .config import TrainConfig
 from .config.resume import OWN_FLAGS, check_same_classes
 from .data import Data, Share, derive_seed, load_data
@@ -20,11 +19,12 @@ from .data.mixing import Mixing
 from .execution import Execution, select_device, set_deterministic
 from .model import build_model, rebuild, set_dropout
 from .objective import Objective, load_teacher
-from .optimizer import WeightAverage, create_optimizer, create_scheduler
+from .optimizer import WeightAverage, create_optimizer
 from .processes.batch_norm import synchronize_batch_norm
 from .processes.distributed import gather, on_first, process_count, rank
 from .processes.run_dir import make_run_dir, usable_run_dir
-from .schedule import Stage, stage_at
+from .schedule import Stage, learning_rate, stage_at
+from .watch.console import say
 from .watch.health import FlipRates
 
 
@@ -41,7 +41,7 @@ class Session:
         average: of the model's weights, None without ``--ema``.
         mixing: what training batches go through.
         objective: the loss of training.
-        optimizer, scheduler, execution: of the stage that ``epoch`` lies in.
+        optimizer, execution: of the stage that ``epoch`` lies in.
         scaler: of gradients, which fp16 needs.
         flips: of the binary weights, since the last epoch.
         partial: what a checkpoint says of the epoch that it lies in; None where that epoch has not begun.
@@ -60,7 +60,6 @@ class Session:
     mixing: Mixing = dataclasses.field(init=False)
     objective: Objective = dataclasses.field(init=False)
     optimizer: Optimizer = dataclasses.field(init=False)
-    scheduler: LRScheduler = dataclasses.field(init=False)
     execution: Execution = dataclasses.field(init=False)
     flips: FlipRates = dataclasses.field(init=False)
     partial: dict[str, Any] | None = None
@@ -83,10 +82,19 @@ class Session:
         """The stage of the epoch that comes next."""
         return stage_at(self.config, self.epoch)
 
+    @property
+    def last(self) -> Path:
+        """The checkpoint that the run goes on from."""
+        return self.run_dir / LAST
+
+    def lr(self, steps: int = 0) -> float:
+        """The learning rate after so many updates of the weights in the epoch that comes next."""
+        epoch_steps = self.data.train.epoch_steps
+        return learning_rate(self.config, self.epoch * epoch_steps + steps, epoch_steps)
+
     def start_stage(self) -> None:
-        """Give the run the optimizer, the schedule and the kind of weights of its stage."""
+        """Give the run the optimizer and the kind of weights of its stage."""
         self.optimizer = create_optimizer(self.config, self.model, self.stage)
-        self.scheduler = create_scheduler(self.config, self.optimizer, self.stage)
         for model in {self.model, self.evaluated}:
             quantize.use_float_weights(model, self.stage.float_weights)
         # Float weights leave unused what a scheme learns beside them.
@@ -112,7 +120,6 @@ class Session:
             "acc1": acc1,
             "best_acc1": self.best_acc1,
             "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
             "scaler": self.scaler.state_dict(),
             "rng": gather(rng_state()),
             "partial": partial,
@@ -169,7 +176,11 @@ def _continue(session: Session, checkpoint: dict[str, Any]) -> None:
         session.average.n_averaged.fill_(1)  # from the next step on it is a mean, not a copy
         session.model.load_state_dict(checkpoint["trained"])
     session.optimizer.load_state_dict(checkpoint["optimizer"])
-    session.scheduler.load_state_dict(checkpoint["scheduler"])
+    if "scheduler" in checkpoint and (session.config.lr_schedule != "step" or session.config.warmup_epochs):
+        say(
+            f"==> {session.config.resume!r} is of an older version, whose learning rate changed once an epoch; it now "
+            f"changes with every step, along the same {session.config.lr_schedule} schedule"
+        )
     session.scaler.load_state_dict(checkpoint.get("scaler", {}))
     if on_first((session.run_dir / BEST).is_file):
         session.best_acc1 = checkpoint["best_acc1"]

@@ -7,13 +7,12 @@ as its command line takes them; ``#`` starts a comment.
 
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import models
-import quantize
-from quantize.words import did_you_mean
+from .flags import FLOAT_SCHEMES, did_you_mean
 
-from ..data import get_dataset
+if TYPE_CHECKING:
+    from models import ModelSpec
 
 ARCH, DATASET = "nin_gc_xnornet", "cifar10"
 
@@ -33,16 +32,32 @@ DATASET_CHANGES: dict[str, dict[str, Any]] = {
 
 MILESTONES = (0.5, 0.75)  # of --lr-schedule step alone, as shares of the epochs
 
-FLOAT_SCHEMES = ("none", "float")  # --scheme none: the float twin of the same layout
-
 # Schemes without a scale, whose weights get no gradient beyond 1 and could not come back.
 CLIPPED_SCHEMES = ("binaryconnect", "bnn")
 
 LARGE_PICTURES = 64  # pixels; above, a random region of a picture is better than a shift
 
 
-def resolve(arch: str) -> models.ModelSpec:
+# For --help, which shows them without importing models: those that come with it.
+NETWORKS = (
+    *("alexnet", "cnn", "cnn_svhn", "lenet5", "mlp", "nin", "nin_dropout", "nin_gc", "nin_imagenet"),
+    *("resnet18", "resnet18_imagenet", "resnet20", "resnet34", "resnet34_imagenet", "resnet50", "resnet50_imagenet"),
+    *("vgg11", "vgg13", "vgg16", "vgg_small"),
+)
+SCHEMES = Path(__file__).parents[2] / "quantize" / "schemes"  # a file each, of the scheme's name
+FOLDER = Path(__file__).parents[1] / "recipes"
+
+
+def list_schemes() -> list[str]:
+    """The names of the schemes that come with quantize, which is not imported."""
+    return sorted(path.stem for path in SCHEMES.glob("[a-z]*.py"))
+
+
+def resolve(arch: str) -> "ModelSpec":
     """What a network's name stands for; any registered scheme may end it. Raises ValueError for an unknown name."""
+    import models
+    import quantize
+
     return models.resolve(arch, tuple(quantize.list_schemes()))
 
 
@@ -51,6 +66,8 @@ def input_size(arch: str, dataset: str, img_size: int | None = None) -> tuple[in
 
     Raises ValueError for an unknown name.
     """
+    from ..data import get_dataset
+
     channels, *size = resolve(arch).input_size or (3,)
     if img_size is not None:
         size = [img_size] * 2
@@ -72,6 +89,8 @@ def default_recipe(arch: str) -> str:
 
 def default_flags(arch: str, dataset: str, img_size: int | None = None, scheme: str | None = None) -> dict[str, Any]:
     """Flags that recipes leave open, for ``arch`` on ``dataset``. Raises ValueError for an unknown name."""
+    from ..data import get_dataset
+
     network, images = resolve(arch), get_dataset(dataset)
     pictures = images.load is None and max(input_size(arch, dataset, img_size)) > LARGE_PICTURES
     name = (effective_scheme(arch, scheme) or "").partition(":")[0]
@@ -81,9 +100,6 @@ def default_flags(arch: str, dataset: str, img_size: int | None = None, scheme: 
         "clip_weights": 1.0 if name in CLIPPED_SCHEMES else 0.0,
         "milestones": MILESTONES,
     }
-
-
-FOLDER = Path(__file__).parent.parent / "recipes"
 
 
 def list_recipes() -> list[str]:

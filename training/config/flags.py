@@ -1,15 +1,120 @@
-"""The flags of trainer_exp.py."""
+"""How a flag is declared, and what follows from that: the parser, the checks of single values, the guide's table.
+
+A flag is a field of a dataclass, made by :func:`flag`; its type is the field's. Nothing here imports torch, so that a
+mistyped flag is refused at once.
+"""
 
 import argparse
-from typing import NoReturn
+import dataclasses
+import difflib
+import math
+import re
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn, get_args, get_origin
 
-import models
-import quantize
+FLOAT_SCHEMES = ("none", "float")  # of --scheme and --override: the float twin of the same layout
 
-from ..data import AUGMENTATIONS, DATASETS, PRESETS
-from ..execution import PRECISIONS
-from ..optimizer import LR_SCHEDULES, OPTIMIZERS
-from .defaults import ARCH, DATASET, FLOAT_SCHEMES, list_recipes
+
+class Rule(NamedTuple):
+    """Which values are valid; ``words`` go on from "it must"."""
+
+    holds: Callable[[Any], bool]
+    words: str
+
+
+def at_least(low: int) -> Rule:
+    return Rule(lambda value: value >= low, f"be at least {low}")
+
+
+NOT_NEGATIVE = Rule(lambda value: 0 <= value < math.inf, "be at least 0, and finite")
+POSITIVE = Rule(lambda value: 0 < value < math.inf, "be positive, and finite")
+SHARE = Rule(lambda value: 0 <= value <= 1, "lie between 0 and 1")
+BELOW_1 = Rule(lambda value: 0 <= value < 1, "be at least 0 and below 1")
+IN_64_BITS = Rule(lambda value: -(2**63) <= value < 2**63, "fit into 64 bits, from -2**63 to 2**63 - 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+    """What a field is on the command line.
+
+    Attributes:
+        group: the heading that it stands under.
+        help: what it is, beside its choices and its default.
+        name: as it is written; that of the field where none is given.
+        aliases: other ways to write it.
+        metavar: what its value is called.
+        noun: what an error calls it instead of the flag.
+        choices: the valid names, where nobody can add one.
+        rule: the valid numbers.
+        parse: from text to a value, where the field's type does not say it.
+        alone: its value where it is written without one; None: it needs one.
+        many: "*" where it takes no value or more, of a field that is a tuple; else it takes one or more.
+        resume: what a run that goes on does: "same" keeps the saved value, "free" may change it, "own" takes it from
+            its own command line alone, and no checkpoint holds it.
+    """
+
+    group: str
+    help: str = ""
+    name: str = ""
+    aliases: tuple[str, ...] = ()
+    metavar: str | None = None
+    noun: str | None = None
+    choices: tuple[str, ...] = ()
+    rule: Rule | None = None
+    parse: Callable[[str], Any] | None = None
+    alone: str | None = None
+    many: str = "+"
+    resume: str = "same"
+
+    def typed(self, argv: Sequence[str]) -> str | None:
+        """How ``argv`` spells it; None where it does not, or in several ways."""
+        spellings = (self.name, *self.aliases)
+        found = {spelling for spelling in spellings for word in argv if _is(spelling, word)}
+        return found.pop() if len(found) == 1 else None
+
+
+def _is(spelling: str, word: str) -> bool:
+    """``-b7`` and ``--batch-size=7`` are ways to write a flag too."""
+    return word.startswith(spelling) if len(spelling) == 2 else word.partition("=")[0] == spelling
+
+
+def flag(group: str, help: str = "", *aliases: str, **options: Any) -> Any:
+    """A field that is a flag; ``options`` are those of :class:`Flag`, and ``default`` or ``default_factory``."""
+    default = {name: options.pop(name) for name in ("default", "default_factory") if name in options}
+    return dataclasses.field(**default, metadata={"flag": Flag(group, help, aliases=aliases, **options)})
+
+
+def flags_of(config: type) -> Iterator[tuple[dataclasses.Field, Flag]]:
+    """The fields of ``config``, each with its flag."""
+    for field in dataclasses.fields(config):
+        flag = field.metadata["flag"]
+        yield field, dataclasses.replace(flag, name=flag.name or f"--{field.name.replace('_', '-')}")
+
+
+def changed_by_resume(config: type, how: str) -> tuple[str, ...]:
+    """The fields of ``config`` that a run that goes on treats in this way; see :class:`Flag`."""
+    return tuple(field.name for field, flag in flags_of(config) if flag.resume == how)
+
+
+def check_all(config: type, values: Mapping[str, Any]) -> None:
+    """Raises ValueError for the first of the ``values`` that its flag does not take."""
+    for field, flag in flags_of(config):
+        value = values.get(field.name)
+        if value is None:
+            continue
+        if flag.choices and value not in flag.choices:
+            raise ValueError(f"unknown {flag.noun or flag.name} {value!r}: {did_you_mean(str(value), flag.choices)}")
+        if flag.rule and not flag.rule.holds(value):
+            raise ValueError(f"{flag.name} is {value}; it must {flag.rule.words}")
+
+
+def did_you_mean(word: str, valid: Iterable[str]) -> str:
+    """The end of an error, in the words of :mod:`quantize.words`, which cannot be imported without torch."""
+    valid = sorted(valid)
+    close = difflib.get_close_matches(word, valid, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
+    return f"{hint}valid: {', '.join(valid[:12])}" + (f", ... ({len(valid)} in all)" if len(valid) > 12 else "")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -37,8 +142,14 @@ class _Evaluate(argparse.Action):
             setattr(namespace, self.dest, value)
 
 
-def make_parser(description: str | None = None) -> argparse.ArgumentParser:
-    """The flags. One that is not given leaves nothing in the namespace, so that defaults can follow the network."""
+_ACTIONS = {"overrides": _Override, "evaluate": _Evaluate}
+
+
+def parser_of(config: type, description: str | None = None, argv: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The flags of ``config``; where an error names one, in the spelling of ``argv``.
+
+    One that is not given leaves nothing in the namespace, so that defaults can follow the network.
+    """
     parser = _Parser(
         prog="trainer_exp.py",
         description=description,
@@ -46,124 +157,64 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    _add_network_flags(parser.add_argument_group("network"))
-    _add_data_flags(parser.add_argument_group("data"))
-    _add_training_flags(parser.add_argument_group("training (defaults: training/defaults.py)"))
-    _add_recipe_flags(parser.add_argument_group("loss, stages, averages"))
-    _add_speed_flags(parser.add_argument_group("speed and memory"))
-    _add_run_flags(parser.add_argument_group("run"))
+    groups: dict[str, Any] = {}
+    for field, flag in flags_of(config):
+        if flag.group not in groups:
+            groups[flag.group] = parser.add_argument_group(flag.group)
+        help = _meaning(field, flag).replace("%", "%%")
+        action = groups[flag.group].add_argument(
+            flag.name, *flag.aliases, dest=field.name, help=help, **_options(field, flag)
+        )
+        if typed := flag.typed(argv):
+            action.option_strings = [typed]  # what errors show; how it is parsed is settled
     return parser
 
 
-def _add_network_flags(group) -> None:
-    names = f"{', '.join(models.list_models())}, <arch>_<scheme>, timm/<name>"
-    group.add_argument("--arch", help=f"{names}; default: {ARCH}")
-    group.add_argument(
-        "--scheme", help=f"{', '.join(quantize.list_schemes())}, with options as in xnor:center=false; none"
-    )
-    group.add_argument("--keep-float", nargs="*", metavar="LAYER", help="default: first last, mostly")
-    group.add_argument(
-        "--override", dest="overrides", action=_Override, metavar="PATTERN=SCHEME", help="or PATTERN=none"
-    )
-    group.add_argument(
-        "--pretrained", nargs="?", const="timm", metavar="CHECKPOINT", help="weights to start from; alone: timm's own"
-    )
+def _options(field: dataclasses.Field, flag: Flag) -> dict[str, Any]:
+    """What argparse is told of a flag beside its names and help."""
+    kind = _kind(field)
+    if kind is bool:
+        return {"action": "store_true"}
+    options: dict[str, Any] = {"metavar": flag.metavar}
+    if get_origin(kind) is tuple:
+        kind, options["nargs"] = get_args(kind)[0], flag.many
+    if flag.alone is not None:
+        options |= {"nargs": "?", "const": flag.alone}
+    if field.name in _ACTIONS:
+        return options | {"action": _ACTIONS[field.name]}
+    return options | {"type": flag.parse or kind}
 
 
-def _add_data_flags(group) -> None:
-    group.add_argument("--dataset", help=f"{', '.join(DATASETS)}; default: {DATASET}")
-    group.add_argument("--data-dir", metavar="DIR", help="default: data")
-    group.add_argument("--img-size", type=int, metavar="PIXELS", help="default: the network's own")
-    group.add_argument("--normalize", metavar="PRESET", help=", ".join(PRESETS))
-    group.add_argument("--mean", type=float, nargs="+", help="instead of a preset, for pixels in 0 to 1")
-    group.add_argument("--std", type=float, nargs="+")
-    group.add_argument("--augment", help=", ".join(AUGMENTATIONS))
-    group.add_argument("--skip-corrupt", action="store_true", help="leave pictures out that cannot be read")
-    group.add_argument("-j", "--workers", type=int, help="processes that decode a set too large for memory")
+def _kind(field: dataclasses.Field) -> Any:
+    """The type of its values but None: ``int`` of ``int | None``."""
+    return get_args(field.type)[0] if isinstance(field.type, types.UnionType) else field.type
 
 
-def epochs_or_share(text: str) -> int | float:
-    """A number of epochs, or a share of them above 0 and below 1."""
-    try:
-        value = int(text) if text.isdigit() else float(text)
-    except ValueError:
-        value = -1
-    if isinstance(value, float) and not 0 < value < 1 or value < 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of epochs nor a share between 0 and 1")
-    return value
+def _meaning(field: dataclasses.Field, flag: Flag) -> str:
+    """Choices, meaning and default, as --help and the guide show them."""
+    default = field.default
+    parts = [", ".join(flag.choices), flag.help]
+    if type(default) in (int, float) or isinstance(default, str):
+        parts.append(f"default: {default:g}" if isinstance(default, float) else f"default: {default}")
+    return "; ".join(filter(None, parts))
 
 
-def _add_training_flags(group) -> None:
-    group.add_argument("--recipe", metavar="NAME", help=f"{', '.join(list_recipes())} (training/recipes/)")
-    group.add_argument("--epochs", type=int)
-    group.add_argument("-b", "--batch-size", type=int, help="of each process; all together: x processes x --accumulate")
-    group.add_argument("--optimizer", help=", ".join(OPTIMIZERS))
-    group.add_argument("--lr", type=float)
-    group.add_argument("--momentum", type=float, help="of sgd and rmsprop; default: 0.9")
-    group.add_argument("--weight-decay", "--wd", type=float, help="of weights; scales, thresholds and norms have none")
-    group.add_argument("--clip-weights", type=float, metavar="LIMIT", help="of latent weights; 0: none")
-    group.add_argument("--lr-schedule", help=", ".join(LR_SCHEDULES))
-    group.add_argument(
-        "--milestones",
-        "--schedule",
-        type=epochs_or_share,
-        nargs="+",
-        metavar="EPOCH",
-        help="of step, which it implies; below 1: a share of the epochs",
-    )
-    group.add_argument("--gamma", type=float, help="factor of lr at a milestone; of exponential: over all epochs")
-    group.add_argument("--warmup-epochs", type=int, metavar="N", help="the learning rate rises before the schedule")
-    group.add_argument("--seed", type=int, help="default: 0")
-    group.add_argument("--deterministic", action="store_true", help="bit-exact on a GPU too, at some cost")
+def as_typed(message: str, config: type, argv: Sequence[str]) -> str:
+    """``message`` with the flags in the spelling of ``argv``: whoever writes --wd is not told of --weight-decay."""
+    for _, flag in flags_of(config):
+        if typed := flag.typed(argv):
+            message = re.sub(rf"(?<![\w-]){re.escape(flag.name)}(?![\w-])", typed, message)
+    return message
 
 
-def _add_recipe_flags(group) -> None:
-    from ..objective import LOSSES  # which imports this package
-
-    group.add_argument("--loss", help=", ".join(LOSSES))
-    group.add_argument("--label-smoothing", type=float, metavar="SHARE")
-    group.add_argument("--mixup", type=float, metavar="ALPHA", help="of the Beta distribution; 0: none")
-    group.add_argument("--random-erasing", type=float, metavar="P", help="probability of an image")
-    group.add_argument("--dropout", type=float, metavar="SHARE", help="of dropout layers; default: the network's own")
-    group.add_argument(
-        "--stage1-epochs",
-        type=epochs_or_share,
-        metavar="N",
-        help="with float weights, first; below 1: a share of all",
-    )
-    group.add_argument("--teacher", metavar="ARCH:CHECKPOINT", help="a trained network to learn from, or CHECKPOINT")
-    group.add_argument("--distill-weight", type=float, metavar="SHARE", help="of the teacher in the loss; default: 1")
-    group.add_argument("--ema", type=float, metavar="DECAY", help="evaluate an average of the weights; 0: none")
-
-
-def _add_speed_flags(group) -> None:
-    group.add_argument("--amp", metavar="|".join(PRECISIONS), help="the network computes in 16 bits where that is safe")
-    group.add_argument("--compile", action="store_true", help="with torch.compile; the first steps take long")
-    group.add_argument("--channels-last", action="store_true", help="images and filters lie in memory as NHWC")
-    group.add_argument(
-        "--accumulate", type=int, metavar="STEPS", help="batches to an update of the weights; default: 1"
-    )
-
-
-def _add_run_flags(group) -> None:
-    group.add_argument("--gpu", help="index of the CUDA device, mps, or cpu; default: a GPU where there is one")
-    group.add_argument("--log-path", metavar="DIR", help="default: runs/<arch>-<dataset>-<time>")
-    group.add_argument(
-        "--checkpoint-every",
-        type=int,
-        metavar="STEPS",
-        help="also within an epoch; 0: only at its end",
-    )
-    group.add_argument("--resume", metavar="CHECKPOINT", help="a checkpoint or run directory to continue exactly")
-    group.add_argument(
-        "--evaluate",
-        "--valuate",
-        nargs="?",
-        const="",
-        action=_Evaluate,
-        metavar="CHECKPOINT",
-        help="test a checkpoint, that of --resume or --pretrained where none is named, and train nothing; "
-        "--valuate alone: train, and test after each epoch, as always",
-    )
-    group.add_argument("--export", nargs="?", const="", metavar="FILE", help="ONNX of the best checkpoint; model.onnx")
-    group.add_argument("--export-format", metavar="NAME", help="packed, standard, int8, qonnx; default: packed")
+def flag_table(config: type) -> str:
+    """The guide's table of all flags."""
+    lines, group = ["| flag | |", "|---|---|"], None
+    for field, flag in flags_of(config):
+        if flag.group != group:
+            lines.append(f"| **{flag.group}** | |")
+        group = flag.group
+        value = "" if _kind(field) is bool else f" {flag.metavar or field.name.upper()}"
+        names = ", ".join([f"`{flag.name}{value}`", *(f"`{alias}`" for alias in flag.aliases)])
+        lines.append(f"| {names} | {_meaning(field, flag)} |".replace("<", "\\<"))
+    return "\n".join(lines)

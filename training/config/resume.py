@@ -6,12 +6,10 @@ from typing import Any
 from ..checkpoint import find_checkpoint, read_last
 from ..processes.distributed import on_first
 from ..processes.run_dir import continued, is_restart
+from .flags import changed_by_resume
 from .train_config import TrainConfig, flag_name, whole_epochs
 
-# How a run is started, not what it computes: a resumed run takes these from its own command line.
-OWN_FLAGS = ("resume", "evaluate", "log_path", "gpu", "workers")
-# What a resumed run may change besides.
-FREE_FLAGS = ("epochs", "data_dir", "teacher", "export", "compile", "checkpoint_every", "skip_corrupt")
+OWN_FLAGS, FREE_FLAGS = (changed_by_resume(TrainConfig, how) for how in ("own", "free"))
 
 
 def check_same_classes(saved: list[str], found: list[str], path: str) -> None:

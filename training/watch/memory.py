@@ -5,15 +5,19 @@ import os
 import platform
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 STATUS = Path("/proc/self/status")
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 
 
-def peak_memory(device: torch.device) -> dict[str, int | None]:
+def peak_memory(device: "torch.device") -> dict[str, int | None]:
     """Bytes: "host", resident memory; "device", in tensors on a CUDA device; None where the system does not tell."""
+    import torch  # only here: the command line is read before torch is loaded
+
     on_device = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     return {"host": peak_resident_memory(), "device": on_device}
 
