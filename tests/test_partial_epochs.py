@@ -39,6 +39,8 @@ def resume(run_dir, **flags):
         {"optimizer": "sgd", "scheme": "binaryconnect:stochastic=true", "random_erasing": 0.3},
         {"accumulate": 2, "scheme": "irnet", "channels_last": True, "checkpoint_every": 3},
         {"amp": "fp16", "stage1_epochs": 1},
+        {"optimizer": "rmsprop", "lr_schedule": "one-cycle"},
+        {"lr_schedule": "linear", "warmup_epochs": 1.25},
     ],
     ids=lambda flags: "-".join(flags),
 )
