@@ -2,6 +2,7 @@
 # make test         install what the tests need, check the style, run all tests
 # make test-native  the C++ library's own tests, under sanitizers, and under qemu for ARM
 # make fuzz-ort     10,000 damaged ONNX files through the library in onnxruntime, under AddressSanitizer
+# make fuzz-state   2,000 checkpoints with a changed structure, opened in every way that files are
 # make benchmark    measure the kernels against their peers and write READMEs/performance.md
 # make lint-fix     repair the style
 # make clean        remove everything that make created
@@ -42,6 +43,7 @@ $(VENV)/installed-test: $(VENV)/installed
 
 include mk/native.mk
 include mk/benchmark.mk
+include mk/training.mk
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info .pytest_cache .ruff_cache .hypothesis

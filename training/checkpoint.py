@@ -1,21 +1,6 @@
 """Checkpoints: one file a moment of a run, from which the run continues exactly and a model is rebuilt.
 
-A checkpoint is a dict of tensors and plain Python values, so that ``torch.load(weights_only=True)`` reads it:
-
-``format``         1
-``arch, scheme``   what was trained; ``plan`` says which layers are binary (None: a float network)
-``model``          the state_dict, of the averaged weights in a run with --ema
-``trained``        the state_dict that such a run goes on with, else None
-``classes``        their names in the order of the labels; ``input_size`` and ``normalization`` (mean, std)
-``config``         the run's configuration
-``epoch``          epochs done; ``acc1`` of this one and ``best_acc1`` so far, in percent; in the first of two
-                   stages acc1 is that of float weights, and best_acc1 None
-``optimizer, scaler, rng``   what the next epoch needs; ``rng`` of each process. Older versions, whose learning rate
-                   changed once an epoch, have written a ``scheduler`` too
-``partial``        None, or of the epoch that it lies in (--checkpoint-every): ``images`` that are done,
-                   ``random_state`` of what shifts the next ones, ``meters`` (the sums so far of each process),
-                   ``signs`` of the binary weights at the end of the epoch before; acc1 is None then
-``versions``       of torch and xnorkit
+What a file holds is declared in :mod:`training.contents`, with which it is compared when it is read.
 
 ``best.pt`` has what makes the model, and of the state of training (``STATE``) nothing: an optimizer's is twice as
 large as the weights. Older versions have written it whole.
@@ -35,6 +20,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+
+from .contents import problem, required_flags
 
 FORMAT = 1
 PACKED = "packed"  # the entry that makes a file a packed one
@@ -137,6 +124,10 @@ def read_last(path: str | Path) -> dict[str, Any]:
             f"{str(path)!r} holds a trained network without the state of its run; continue from {LAST} of the same "
             "run, or start a new run from these weights with --pretrained"
         )
+    missing = [f" has no {name!r}" for name in ("rng", "best_acc1") if name not in contents]
+    missing += [f"['config'] has no {name!r}" for name in required_flags() if name not in contents["config"]]
+    if missing:
+        raise changed(path, missing[0])
     return contents
 
 
@@ -152,9 +143,16 @@ def read_trained(path: str | Path, default: str = BEST) -> dict[str, Any]:
     contents = read_file(file)
     if not isinstance(contents, dict) or "format" not in contents:
         raise ValueError(f"{str(file)!r} holds no run of trainer_exp.py; plain weights go to --pretrained")
-    if contents["format"] != FORMAT:
+    if isinstance(contents["format"], int) and contents["format"] != FORMAT:
         raise ValueError(f"{str(file)!r} has checkpoint format {contents['format']}; this version reads {FORMAT}")
+    if wrong := problem(contents):
+        raise changed(file, wrong)
     return contents
+
+
+def changed(path: str | Path, wrong: str) -> ValueError:
+    """The error about a file whose contents, which are none that this trainer writes, ``wrong`` describes."""
+    return ValueError(f"{str(path)!r} is damaged or was changed: its contents{wrong}; use another one of the same run")
 
 
 def rng_state() -> dict[str, Any]:

@@ -11,7 +11,7 @@ from quantize.planning.plan import LEARNED_FROM_ZERO, NO_THRESHOLD, ZERO
 
 from .checkpoint import BEST, PACKED, find_checkpoint, give_source, read_checkpoint, read_trained
 from .config import TrainConfig
-from .config.resume import check_same_classes, refuse_contradictions
+from .config.resume import check_same_classes, config_of, refuse_contradictions
 from .data import Data, Share, load_data
 from .engine import evaluate
 from .errors import RunStopped
@@ -58,7 +58,7 @@ def open_checkpoint(file: Path, flags: dict[str, Any], test_only: bool = False, 
     """
     saved = (read_trained if packed else read_checkpoint)(file)["config"]
     refuse_contradictions(str(file), saved, {name: flags[name] for name in MODEL_FLAGS if name in flags})
-    config = TrainConfig.create(**{**saved, **flags})
+    config = config_of(str(file), saved, flags)
     device = select_device(config.gpu)
     model, info = load_model(file, device)
     mean, std = info.normalization

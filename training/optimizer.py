@@ -1,5 +1,7 @@
 """What changes the weights: torch's optimizers by name, and an average of the weights over the steps."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn, optim
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -7,6 +9,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import quantize
 from quantize import BinaryLayer
 
+from .checkpoint import changed
 from .config import TrainConfig
 from .schedule import Stage
 
@@ -24,6 +27,33 @@ def create_optimizer(config: TrainConfig, model: nn.Module, stage: Stage) -> opt
     if config.clip_weights:
         quantize.clip_after_step(optimizer, model, config.clip_weights)
     return optimizer
+
+
+def load_optimizer(optimizer: optim.Optimizer, state: dict[int, dict[str, Any]], path: str) -> None:
+    """Give ``optimizer`` the ``state`` of the checkpoint ``path``; what its groups say is the configuration's.
+
+    Raises ValueError for one of other parameters, or of another optimizer.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    kept = _kept(optimizer)
+    for index, values in state.items():
+        found = {name: torch.as_tensor(value).shape for name, value in values.items() if value is not None}
+        if 0 <= index < len(parameters):
+            shape = parameters[index].shape
+            if found == {name: shape if per_element else torch.Size() for name, per_element in kept.items()}:
+                continue
+        raise changed(path, f"['optimizer'] has for {index} what is no state of {type(optimizer).__name__}")
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _kept(optimizer: optim.Optimizer) -> dict[str, bool]:
+    """What ``optimizer`` keeps of a parameter, and whether for each of its elements: its twin is asked after a step."""
+    zeros = nn.Parameter(torch.zeros(2))
+    zeros.grad = torch.zeros(2)
+    twin = type(optimizer)([zeros])
+    twin.param_groups[0].update({name: value for name, value in optimizer.param_groups[0].items() if name != "params"})
+    twin.step()
+    return {name: value.shape == zeros.shape for name, value in twin.state[zeros].items() if value is not None}
 
 
 class WeightAverage(AveragedModel):

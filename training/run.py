@@ -11,15 +11,15 @@ from torch.optim import Optimizer
 
 import quantize
 
-from .checkpoint import BEST, LAST, read_last, restore_rng_state, rng_state
+from .checkpoint import BEST, LAST, changed, read_last, restore_rng_state, rng_state
 from .config import TrainConfig
 from .config.resume import OWN_FLAGS, check_same_classes
 from .data import Data, Share, derive_seed, load_data
 from .data.mixing import Mixing
 from .execution import Execution, select_device, set_deterministic
-from .model import build_model, rebuild, set_dropout
+from .model import build_model, load_weights, model_info, rebuild, set_dropout
 from .objective import Objective, load_teacher
-from .optimizer import WeightAverage, create_optimizer
+from .optimizer import WeightAverage, create_optimizer, load_optimizer
 from .processes.batch_norm import synchronize_batch_norm
 from .processes.distributed import gather, on_first, process_count, rank
 from .processes.run_dir import make_run_dir, usable_run_dir
@@ -167,25 +167,59 @@ def _new_model(config: TrainConfig, data: Data) -> tuple[nn.Module, quantize.Pla
 
 def _saved_model(config: TrainConfig, data: Data, checkpoint: dict[str, Any]) -> tuple[nn.Module, quantize.Plan | None]:
     check_same_classes(checkpoint["classes"], data.classes, config.resume)
+    found = model_info(checkpoint, Path(config.resume))
+    saved = found.arch, found.scheme, found.input_size, found.normalization
+    asked = config.arch, config.effective_scheme, data.input_size, data.normalization
+    if saved != asked:
+        raise changed(config.resume, f" has the network and images {saved}, its configuration {asked}")
     plan = None if checkpoint["plan"] is None else quantize.Plan.from_list(checkpoint["plan"])
     return rebuild(checkpoint, config.resume), plan
 
 
 def _continue(session: Session, checkpoint: dict[str, Any]) -> None:
+    path = str(session.config.resume)
     if session.average is not None:  # made from the averaged weights, which the model had until here
         session.average.n_averaged.fill_(1)  # from the next step on it is a mean, not a copy
-        session.model.load_state_dict(checkpoint["trained"])
-    session.optimizer.load_state_dict(checkpoint["optimizer"])
+        if checkpoint.get("trained") is None:
+            raise changed(path, " has no 'trained', the weights that a run with --ema goes on with")
+        load_weights(session.model, checkpoint["trained"], path)
+    load_optimizer(session.optimizer, checkpoint["optimizer"]["state"], path)
     if "scheduler" in checkpoint and (session.config.lr_schedule != "step" or session.config.warmup_epochs):
         say(
-            f"==> {session.config.resume!r} is of an older version, whose learning rate changed once an epoch; it now "
+            f"==> {path!r} is of an older version, whose learning rate changed once an epoch; it now "
             f"changes with every step, along the same {session.config.lr_schedule} schedule"
         )
-    session.scaler.load_state_dict(checkpoint.get("scaler", {}))
+    _load_scaler(session.scaler, checkpoint.get("scaler", {}), path)
     if on_first((session.run_dir / BEST).is_file):
         session.best_acc1 = checkpoint["best_acc1"]
     session.partial = checkpoint.get("partial")
+    if session.partial is not None:
+        _check_partial(session, path)
     states = checkpoint["rng"]
     states = [states] if isinstance(states, dict) else states  # as older versions have written it
     if rank() < len(states):
-        restore_rng_state(states[rank()])  # last: everything above may draw
+        try:
+            restore_rng_state(states[rank()])  # last: everything above may draw
+        except (RuntimeError, ValueError, TypeError, IndexError, OverflowError) as error:
+            raise changed(path, f"['rng'] is no random state ({error})") from error
+
+
+def _load_scaler(scaler: torch.amp.GradScaler, state: dict[str, float], path: str) -> None:
+    own = scaler.state_dict()
+    if own.keys() != state.keys() or not all(value > 0 for name, value in state.items() if name[0] != "_"):
+        raise changed(path, f"['scaler'] is not that of --amp {'fp16' if own else 'bf16 or none'}")
+    scaler.load_state_dict(state)
+
+
+def _check_partial(session: Session, path: str) -> None:
+    """Raises ValueError where the place in an epoch is none of this run's."""
+    partial, loader, own = session.partial, session.data.train, FlipRates(session.model.eval()).bits
+    signs = partial["signs"]
+    if not 0 <= partial["images"] <= loader.count or not partial["meters"]:
+        raise changed(path, f"['partial'] is not within an epoch of {loader.count:,} images")
+    if {n: (s.shape, s.dtype) for n, s in signs.items()} != {n: (s.shape, s.dtype) for n, s in own.items()}:
+        raise changed(path, "['partial']['signs'] is not of this network's layers")
+    try:
+        torch.Generator().set_state(partial["random_state"])
+    except (RuntimeError, TypeError) as error:
+        raise changed(path, f"['partial']['random_state'] is no random state ({error})") from error

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from ..checkpoint import find_checkpoint, read_last
+from ..checkpoint import changed, find_checkpoint, read_last
 from ..processes.distributed import on_first
 from ..processes.run_dir import continued, is_restart
 from .flags import changed_by_resume
@@ -50,10 +50,22 @@ def config_from_flags(flags: dict[str, Any]) -> TrainConfig:
         free = tuple(name for name in free if name != "epochs")
     given = whole_epochs(flags, flags.get("epochs", saved["epochs"]))
     refuse_contradictions(path, saved, {name: value for name, value in given.items() if name not in free})
-    config = TrainConfig.create(**{**saved, **flags})
+    config = config_of(path, saved, flags)
     if checkpoint["epoch"] >= config.epochs and not restarted:  # by torchrun, which may be after the last epoch
         raise ValueError(f"{path!r} has all {config.epochs} epochs, and nothing is left to train; {_more(saved)}")
     return config
+
+
+def config_of(path: str, saved: dict[str, Any], flags: dict[str, Any]) -> TrainConfig:
+    """The configuration saved in ``path``, under the ``flags`` that are given. Raises ValueError for either of them."""
+    try:
+        return TrainConfig.create(**{**saved, **flags})
+    except ValueError as error:
+        try:
+            TrainConfig.create(**saved)
+        except ValueError as wrong:
+            raise changed(path, f"['config'] cannot be used ({wrong})") from error
+        raise
 
 
 def _takes_more_epochs(saved: dict[str, Any]) -> bool:
