@@ -39,7 +39,7 @@ from typing import Any
 
 import training
 from training.config import TrainConfig, as_typed, parse_flags
-from training.watch.memory import keep_freed_memory
+from training.watch.environment import keep_freed_memory
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.watch import memory
+from training.watch import environment as memory
 
 MIB = 2**20
 
@@ -18,7 +18,7 @@ MIB = 2**20
 def test_the_peak_stays_when_memory_is_given_back():
     allocated = 200 * MIB
     child = (
-        "import resource, torch; from training.watch.memory import peak_resident_memory as peak; "
+        "import resource, torch; from training.watch.environment import peak_resident_memory as peak; "
         "held = int(open('/proc/self/statm').read().split()[1]) * resource.getpagesize(); "
         f"x = torch.ones({allocated}, dtype=torch.uint8); del x; print(held, peak())"
     )
@@ -55,7 +55,7 @@ def test_on_a_gpu_the_tensors_count():
 def test_freed_memory_is_kept_unless_the_user_has_set_malloc(variable, kept):
     """By the page faults of writing a large tensor again, in a process of its own."""
     child = (
-        "import resource, torch; from training.watch.memory import keep_freed_memory; print(keep_freed_memory())\n"
+        "import resource, torch; from training.watch.environment import keep_freed_memory; print(keep_freed_memory())\n"
         "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "write = lambda: torch.ones(64 * 2**20, dtype=torch.uint8)\n"
         "[write() for _ in range(3)]; before = faults(); write(); print(faults() - before)"

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 import models
 import quantize
-from training.watch.memory import keep_freed_memory
+from training.watch.environment import keep_freed_memory
 
 from .memory import CLEAR, ROOT, STATUS, TIDY, resident
 from .networks import NetworkCase

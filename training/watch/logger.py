@@ -9,9 +9,8 @@ from ..checkpoint import BEST
 from ..run import Session
 from ..schedule import Stage
 from .console import EpochReport, complexity_lines, epoch_lines, say, skipped_lines
-from .environment import describe
+from .environment import describe, peak_memory
 from .health import HealthWatch, measure_health
-from .memory import peak_memory
 from .metrics import Metrics
 from .runlog import RunLog, read_log
 from .tensorboard import TensorBoardLog
