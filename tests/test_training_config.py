@@ -246,6 +246,10 @@ def test_a_resumed_run_keeps_its_configuration_and_refuses_another(tmp_path):
     with pytest.raises(ValueError, match="--override {'2': 'bwn'} contradicts"):
         config_from_flags({**resume, "epochs": 3, "overrides": {"2": "bwn"}})
     train(tmp_path / "cosine", epochs=1, lr_schedule="cosine")
+    saved = config_from_flags({**resume, "epochs": 3}).milestones
+    implied = parse_flags(["--resume", str(tmp_path / "cosine"), "--milestones", *map(str, saved)])
+    with pytest.raises(ValueError, match="^--milestones"):
+        config_from_flags(implied)
     with pytest.raises(ValueError, match="nothing is left .* its cosine learning rate is laid out .* --pretrained"):
         config_from_flags({"resume": str(tmp_path / "cosine")})
     with pytest.raises(ValueError, match="--epochs 3 contradicts"):  # the cosine is laid out over its epochs

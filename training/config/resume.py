@@ -28,9 +28,11 @@ def refuse_contradictions(path: str, saved: dict[str, Any], flags: dict[str, Any
     for name, value in flags.items():
         trained = saved.get(name, unset[name])
         if trained != value:
+            implied = name == "lr_schedule" and "milestones" in flags
+            said = f"{'--milestones, which imply' if implied else flag_name(name)} {value}"
             raise ValueError(
-                f"{flag_name(name)} {value} contradicts {path!r}, which was trained with {trained}; "
-                "leave it out, or start a new run from these weights with --pretrained"
+                f"{said} contradicts {path!r}, which was trained with {trained}; leave it out, or start a new run from "
+                "these weights with --pretrained"
             )
 
 
