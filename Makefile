@@ -3,6 +3,7 @@
 # make test-triton    of these, the Triton kernels' through Triton's interpreter
 # make test-native    the C++ library's own tests, under sanitizers, and under qemu for ARM
 # make fuzz-ort       10,000 damaged ONNX files through the library in onnxruntime, under AddressSanitizer
+# make fuzz-state     2,000 checkpoints with a changed structure, opened in every way that files are
 # make benchmark      measure the kernels against their peers and write READMEs/performance.md
 # make test-versions  the core of the tests with other versions of the dependencies, from the lowest to the newest
 # make constraints    take the newest versions into constraints.txt
@@ -63,6 +64,7 @@ $(VENV)/installed-test: $(INSTALLED_FROM) | $(VENV)/bin/pip
 include mk/native.mk
 include mk/versions.mk
 include mk/benchmark.mk
+include mk/training.mk
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -38,27 +38,27 @@ from collections.abc import Sequence
 from typing import Any
 
 import training
-from training.checkpoint import LAST
-from training.config import parse_flags
-from training.memory import keep_freed_memory
+from training.config import TrainConfig, as_typed, parse_flags
+from training.watch.environment import keep_freed_memory
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
-    flags = parse_flags(argv, __doc__)
+    argv = sys.argv[1:] if argv is None else argv
     try:
+        flags = parse_flags(argv, __doc__)  # before torch is imported, which takes seconds
         with training.joined(flags.get("gpu")) as part:
-            code = run(flags)
+            code = run(flags, argv)
             if code == 0:
                 part()
             return code
     except ValueError as error:
-        return fail(error, 2)
+        return fail(error, 2, argv)
     except training.RunStopped as error:
-        return fail(error, 1)
+        return fail(error, 1, argv)
 
 
-def run(flags: dict[str, Any]) -> int:
+def run(flags: dict[str, Any], argv: Sequence[str]) -> int:
     """Train, or evaluate; the exit code."""
     try:
         if "evaluate" in flags:
@@ -66,34 +66,33 @@ def run(flags: dict[str, Any]) -> int:
             return 0
         session = training.setup(training.config_from_flags(flags))
     except (ValueError, OSError) as error:  # what the user can put right; from here on it would be ours
-        return fail(error, 2)
+        return fail(error, 2, argv)
     except training.RunStopped as error:
-        return fail(error, 1)
+        return fail(error, 1, argv)
     except KeyboardInterrupt:
-        return fail("interrupted before the first epoch", 130)
-    return train(session)
+        return fail("interrupted before the first epoch", 130, argv)
+    return train(session, argv)
 
 
-def train(session: training.Session) -> int:
+def train(session: "training.Session", argv: Sequence[str]) -> int:
     """Train, and export where asked; the exit code."""
     try:
         training.fit(session)
         if session.config.export is not None and training.is_first():
             training.export_best(session)
     except (training.RunStopped, OSError) as error:
-        return fail(error, 1)
+        return fail(error, 1, argv)
     except KeyboardInterrupt:
         if not training.is_first():
             return 130
-        last = session.run_dir / LAST
-        kept = f"continue with --resume {last}" if last.exists() else "no epoch was finished"
-        return fail(f"interrupted after {session.epoch} of {session.config.epochs} epochs; {kept}", 130)
+        kept = f"continue with --resume {session.last}" if session.last.exists() else "no epoch was finished"
+        return fail(f"interrupted after {session.epoch} of {session.config.epochs} epochs; {kept}", 130, argv)
     return 0
 
 
-def fail(message: object, code: int) -> int:
-    """Say why, in one line; the exit code."""
-    print(f"trainer_exp.py: error: {message}", file=sys.stderr)
+def fail(message: object, code: int, argv: Sequence[str]) -> int:
+    """Say why, in one line, with the flags as ``argv`` spells them; the exit code."""
+    print(f"trainer_exp.py: error: {as_typed(str(message), TrainConfig, argv)}", file=sys.stderr)
     return code
 
 

@@ -61,6 +61,7 @@ class _Entry:
 
 
 _REGISTRY: dict[str, _Entry] = {}
+_ALIASES: dict[str, str] = {}  # a published name -> the registered one
 
 
 def register_model(
@@ -68,6 +69,7 @@ def register_model(
     input_size: tuple[int, int, int],
     extra_layouts: tuple[str, ...] = (),
     keep_float: tuple[str, ...] = FIRST_AND_LAST,
+    aliases: tuple[str, ...] = (),
 ):
     """Decorator for ``build(num_classes, in_chans, layout, **options) -> nn.Module``.
 
@@ -76,13 +78,15 @@ def register_model(
         input_size: (channels, height, width) it was made for.
         extra_layouts: those it has beside "float" and "binary".
         keep_float: see :class:`ModelSpec`.
+        aliases: further names that it is published under; :func:`list_models` leaves them out.
 
-    Raises ValueError when the name is taken.
+    Raises ValueError when a name is taken.
     """
 
     def register(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-        if name in _REGISTRY:
-            raise ValueError(f"network name {name!r} is taken; choose another")
+        for taken in {name, *aliases} & {*_REGISTRY, *_ALIASES}:
+            raise ValueError(f"network name {taken!r} is taken; choose another")
+        _ALIASES.update(dict.fromkeys(aliases, name))
         _REGISTRY[name] = _Entry(build, input_size, ("float", "binary", *extra_layouts), keep_float)
         return build
 
@@ -112,14 +116,16 @@ def resolve(name: str, schemes: Schemes = ()) -> ModelSpec:
     if name.startswith(TIMM_PREFIX):
         _timm_entrypoint(name)
         return ModelSpec(name, name, "float", None, None)
-    if name in _REGISTRY:
-        entry = _REGISTRY[name]
-        return ModelSpec(name, name, "float", None, entry.input_size, entry.keep_float)
+    arch = _ALIASES.get(name, name)
+    if arch in _REGISTRY:
+        entry = _REGISTRY[arch]
+        return ModelSpec(name, arch, "float", None, entry.input_size, entry.keep_float)
     given = schemes if isinstance(schemes, Mapping) else dict.fromkeys(schemes, ())
     own = {layout: (layout,) for layout in _SCHEME_LAYOUTS}
     for suffix, preferred in {"xnornet": (), **own, **given}.items():
-        arch = name.removesuffix(f"_{suffix}")
-        if arch != name and arch in _REGISTRY:
+        base = name.removesuffix(f"_{suffix}")
+        arch = _ALIASES.get(base, base)
+        if base != name and arch in _REGISTRY:
             entry, scheme = _REGISTRY[arch], "xnor" if suffix == "xnornet" else suffix
             return ModelSpec(name, arch, entry.first_of(preferred), scheme, entry.input_size, entry.keep_float)
     more = "each also as <arch>_xnornet or <arch>_<scheme>; timm/<name> gives any timm backbone; "

@@ -1,9 +1,11 @@
 """VGG networks with batch norm for 32x32 images: ``vgg11``, ``vgg13``, ``vgg16`` and ``vgg_small``.
 
 Simonyan & Zisserman, *Very Deep Convolutional Networks for Large-Scale Image Recognition*, 2015, with
-one linear layer as the head, as usual on CIFAR; vgg_small is the network that binary networks are
-compared on. Layouts: "float" is convolution -> batch norm -> ReLU; "binary" has batch norm before
-each inner convolution and before the head. Max pooling follows the ReLU, so that it never sees signs.
+one linear layer as the head, as usual on CIFAR; the published names ``vgg11_bn``, ``vgg13_bn`` and
+``vgg16_bn`` are theirs too. vgg_small is the network that binary networks are compared on.
+
+Layouts: "float" is convolution -> batch norm -> ReLU; "binary" has batch norm before each inner
+convolution and before the head. Max pooling follows the ReLU, so that it never sees signs.
 """
 
 from collections import OrderedDict
@@ -57,7 +59,7 @@ class VGG(nn.Module):
 
 
 def _register(name: str) -> None:
-    @register_model(name, input_size=(3, 32, 32))
+    @register_model(name, input_size=(3, 32, 32), aliases=() if name == "vgg_small" else (f"{name}_bn",))
     def build(num_classes=10, in_chans=3, layout="float"):
         return VGG(name, num_classes, in_chans, layout)
 

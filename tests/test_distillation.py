@@ -9,7 +9,7 @@ from picture_files import write_pictures
 from tiny_runs import epochs_of, setup, train
 
 import training
-from training.distillation import load_teacher, split_name
+from training.objective import load_teacher, split_name
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from torch import nn
 
 import models
 import training
-from training.dropout import set_dropout
+from training.model import set_dropout
 
 
 def shares(model):

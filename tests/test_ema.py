@@ -8,8 +8,8 @@ from torch import nn
 
 import quantize
 import training
-from training.ema import WeightAverage
-from training.runlog import read_log
+from training.optimizer import WeightAverage
+from training.watch.runlog import read_log
 
 
 def test_the_average_is_the_formula_and_starts_at_the_first_weights():

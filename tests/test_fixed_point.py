@@ -9,7 +9,7 @@ from torch import nn
 import models
 from tools import fixed_point
 from tools.fixed_formats import Format
-from training.runlog import read_log
+from training.watch.runlog import read_log
 
 COUNT = 355  # test images of the digits
 LAYERS = ["image", "normalization", "0", "1", "2", "4", "5", "9"]

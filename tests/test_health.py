@@ -11,7 +11,7 @@ from torch import nn
 import models
 import quantize
 import training
-from training.health import HealthWatch, LayerHealth, input_health, measure_health
+from training.watch.health import HealthWatch, LayerHealth, input_health, measure_health
 
 
 def linear(scheme, features=4, threshold=None):

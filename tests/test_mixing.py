@@ -9,7 +9,7 @@ from cut_runs import assert_resumes_exactly
 from tiny_runs import tiny_flags
 
 import training
-from training.mixing import Mixing
+from training.data.mixing import Mixing
 from training.objective import Objective
 
 CPU = torch.device("cpu")

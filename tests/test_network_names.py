@@ -29,6 +29,8 @@ DOWNSAMPLE = r".*[.]downsample[.].*"
         ("mlp_xnornet", "mlp", "binary", "xnor", ("last",)),
         ("mlp_ternary", "mlp", "weights", "ternary", ("last",)),
         ("cnn_svhn_bnn", "cnn_svhn", "binary", "bnn", FIRST_AND_LAST),
+        ("vgg11_bn", "vgg11", "float", None, FIRST_AND_LAST),
+        ("vgg16_bn_xnornet", "vgg16", "binary", "xnor", FIRST_AND_LAST),
         ("timm/resnet18", "timm/resnet18", "float", None, FIRST_AND_LAST),
     ],
 )
@@ -54,6 +56,17 @@ def test_list_models_has_the_special_layouts():
     assert {"resnet18", "resnet18_xnornet", "resnet18_bireal", "resnet20_react", "vgg_small", "cnn_svhn"} <= set(names)
     assert not {"resnet50_bireal", "nin_react", "mlp_weights"} & set(names)
     assert len(names) == len(set(names))
+
+
+def test_published_names_are_the_networks_own():
+    for name in ("vgg11", "vgg13", "vgg16"):
+        published, own = models.create_model(f"{name}_bn"), models.create_model(name)
+        assert [p.shape for p in published.parameters()] == [p.shape for p in own.parameters()]
+        assert f"{name}_bn" not in models.list_models()
+    with pytest.raises(ValueError, match="network name 'vgg11_bn' is taken"):
+        models.register_model("vgg11_bn", (3, 32, 32))(None)
+    with pytest.raises(ValueError, match="network name 'vgg11' is taken"):
+        models.register_model("another", (3, 32, 32), aliases=("vgg11",))(None)
 
 
 @pytest.mark.parametrize(

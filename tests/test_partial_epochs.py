@@ -39,6 +39,8 @@ def resume(run_dir, **flags):
         {"optimizer": "sgd", "scheme": "binaryconnect:stochastic=true", "random_erasing": 0.3},
         {"accumulate": 2, "scheme": "irnet", "channels_last": True, "checkpoint_every": 3},
         {"amp": "fp16", "stage1_epochs": 1},
+        {"optimizer": "rmsprop", "lr_schedule": "one-cycle"},
+        {"lr_schedule": "linear", "warmup_epochs": 1.25},
     ],
     ids=lambda flags: "-".join(flags),
 )
@@ -76,9 +78,9 @@ def test_the_flips_of_the_epoch_are_counted_from_its_start(tmp_path, monkeypatch
         counted.append(update(flips))
         return counted[-1]
 
-    counted, update, epoch = [], training.flips.FlipRates.update, training.logger.RunLogger.epoch
-    monkeypatch.setattr(training.flips.FlipRates, "update", count)
-    monkeypatch.setattr(training.logger.RunLogger, "epoch", note)
+    counted, update, epoch = [], training.watch.health.FlipRates.update, training.watch.logger.RunLogger.epoch
+    monkeypatch.setattr(training.watch.health.FlipRates, "update", count)
+    monkeypatch.setattr(training.watch.logger.RunLogger, "epoch", note)
     train_with_cuts_within_epochs(tmp_path, **FLAGS, lr=0.02)
     resume(tmp_path / "cut4")
     assert told["cut4"] == told["uncut"][1:]

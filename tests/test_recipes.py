@@ -10,7 +10,7 @@ from tiny_runs import epochs_of, tiny_flags, train
 import training
 from training import TrainConfig
 from training.config import parse_flags
-from training.recipe import FOLDER, list_recipes, read_recipe
+from training.config.defaults import FOLDER, list_recipes, read_recipe
 
 # What a recipe says, and what it may say besides; the network and the data are the command line's.
 NEEDED = {"optimizer", "lr", "weight_decay", "batch_size", "epochs", "lr_schedule"}

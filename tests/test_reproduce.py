@@ -15,7 +15,7 @@ from tools.jobs import ALL, Job, Target
 from tools.targets import JPEG_OF, SECTIONS
 from training import engine
 from training.config import TrainConfig, parse_flags
-from training.runlog import read_log
+from training.watch.runlog import read_log
 
 JOBS = [Job(target) for target in ALL.values()]
 JPEG_JOBS = [Job(target, jpeg=True) for target in ALL.values() if target.section == JPEG_OF]

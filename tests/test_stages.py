@@ -12,7 +12,7 @@ from torch.nn import functional as F
 import quantize
 import training
 from training import engine
-from training.flips import FlipRates
+from training.watch.health import FlipRates
 
 TWO_STAGES = {"stage1_epochs": 2, "epochs": 4, "lr": 0.01, "lr_schedule": "linear", "weight_decay": 0.1}
 

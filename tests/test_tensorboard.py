@@ -18,7 +18,7 @@ from tiny_runs import epochs_of, tiny_flags
 
 import training
 from training import engine
-from training.runlog import read_log
+from training.watch.runlog import read_log
 
 BINARY = ("2", "5")  # the layers of the tiny network
 

@@ -24,7 +24,7 @@ import quantize.export
 import training
 from training import TrainConfig
 from training.data import DATASETS, datasets, load_data
-from training.runlog import read_log
+from training.watch.runlog import read_log
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ("--arch", "tiny_xnornet", "--dataset", "digits")

@@ -14,8 +14,9 @@ from picture_files import write_pictures
 from tiny_runs import call, epochs_of, train
 
 from training import checkpoint as checkpoints
-from training import engine, logger, runlog
-from training.runlog import read_log
+from training import engine
+from training.watch import logger, runlog
+from training.watch.runlog import read_log
 
 TINY = ("--arch", "tiny_xnornet", "--dataset", "digits", "--batch-size", "300", "--milestones", "9")
 FULL = Path("/dev/full")  # every write to it finds no space

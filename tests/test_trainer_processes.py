@@ -11,11 +11,11 @@ from tiny_runs import epochs_of, tiny_flags
 from torch import nn
 
 import training
-from training.batch_norm import synchronize_batch_norm
 from training.data import Share
 from training.data.loaders import MemoryLoader
 from training.data.normalization import Normalization
-from training.runlog import read_log
+from training.processes.batch_norm import synchronize_batch_norm
+from training.watch.runlog import read_log
 
 # Each is run by two processes, and by one whose batch is as large as theirs together.
 TINY = {"dropout": 0.0, "batch_size": 128}

@@ -11,7 +11,8 @@ from torch import nn
 import models
 import quantize
 from training.data import AUGMENTATIONS, DATASETS, PRESETS
-from training.optim import LR_SCHEDULES, OPTIMIZERS
+from training.optimizer import OPTIMIZERS
+from training.schedule import LR_SCHEDULES
 
 TINY = ("--arch", "tiny_xnornet", "--dataset", "digits")
 FOLDER = ("--arch", "tiny", "--dataset", "imagefolder", "--data-dir")
@@ -98,7 +99,7 @@ FLAGS = {
     "weight-decay": ([*TINY, "--weight-decay", "inf"], "--weight-decay is inf; it must be at least 0, and finite"),
     "gamma": ([*TINY, "--gamma", "-1"], "--gamma is -1.0; it must be at least 0"),
     "milestones": ([*TINY, "--milestones", "9", "3"], "--milestones 9 3 must rise"),
-    "gpu": ([*TINY, "--gpu", "99"], "there is no GPU '99'; valid: ", 'or --gpu "" for the CPU'),
+    "gpu": ([*TINY, "--gpu", "99"], "there is no GPU '99'; valid: ", "--gpu cpu for the CPU"),
     "unknown flag": ([*TINY, "--epoch", "3"], "unrecognized arguments: --epoch 3; see --help"),
     "export's directory": (
         [*TINY, "--export", "no/net.onnx"],

@@ -174,6 +174,23 @@ def test_mnist_is_read_from_its_files(tmp_path, name, folder):
     np.testing.assert_array_equal(test.labels, arrays["t10k"][1])
 
 
+def test_the_training_split_is_read_only_where_it_is_asked_for(tmp_path, monkeypatch):
+    import torchvision.datasets
+
+    class Recorded(torchvision.datasets.CIFAR10):
+        def __init__(self, root, train=True, download=False):
+            opened.append("train" if train else "test")
+            self.data, self.targets, self.classes = np.zeros((4, 32, 32, 3), np.uint8), [0, 1, 2, 3], list("abcd")
+
+    opened = []
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", Recorded)
+    config = TrainConfig.create(arch="nin", dataset="cifar10", data_dir=str(tmp_path), batch_size=2)
+    data = load_data(config, (3, 32, 32), CPU, test_only=True)
+    assert (data.train, data.test.count, opened) == (None, 4, ["test"])
+    assert load_data(config, (3, 32, 32), CPU).train.count == 4
+    assert sorted(opened) == ["test", "test", "train"]
+
+
 @pytest.mark.parametrize(("name", "cls"), [("cifar10", "CIFAR10"), ("cifar100", "CIFAR100")])
 def test_cifar_is_read_from_its_files(tmp_path, monkeypatch, name, cls):
     import torchvision.datasets

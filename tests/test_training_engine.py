@@ -17,7 +17,7 @@ import training
 from training import RunStopped, TrainConfig, engine
 from training import checkpoint as checkpoints
 from training.execution import Execution
-from training.nonfinite import first_nonfinite
+from training.watch.health import first_nonfinite
 
 
 def test_training_learns(tmp_path):
@@ -246,6 +246,21 @@ def test_a_checkpoint_carries_what_made_it(tmp_path):
     assert contents["input_size"] == (1, 8, 8)
     assert contents["normalization"] == {"mean": (0.3053,), "std": (0.376,)}
     assert contents["versions"]["torch"] == str(torch.__version__)
+
+
+def test_the_best_checkpoint_has_no_state_of_training(tmp_path, capsys):
+    session = train(tmp_path / "run", epochs=2, optimizer="adam", ema=0.9, lr_schedule="step")
+    best, last = (torch.load(tmp_path / "run" / name, weights_only=True) for name in ("best.pt", "last.pt"))
+    assert last.keys() - best.keys() == {"trained", "optimizer", "scheduler", "scaler", "rng", "partial"}
+    assert not best.keys() - last.keys()
+    best_file = str(tmp_path / "run" / "best.pt")
+    with pytest.raises(ValueError, match=r"best.pt' holds a trained network without .* continue from last.pt"):
+        training.config_from_flags({"resume": best_file, "epochs": 3})
+    weights = training.load_model(best_file)[0].state_dict()
+    assert_same(dict(weights), dict(session.model.state_dict()))
+    checkpoints.save_checkpoint(tmp_path / "run" / "best.pt", last)  # as older versions have written it
+    assert training.setup(training.config_from_flags({"resume": best_file, "epochs": 3, "gpu": ""})).epoch == 2
+    assert training.load_model(best_file)[1].epoch == 2
 
 
 def test_what_is_no_checkpoint_is_said_in_a_sentence(tmp_path):

@@ -8,9 +8,9 @@ from tiny_runs import tiny_flags, train
 
 import quantize
 import training
-from training.console import progress
-from training.flips import FlipRates
-from training.runlog import RunLog, read_log
+from training.watch.console import progress
+from training.watch.health import FlipRates
+from training.watch.runlog import RunLog, read_log
 
 
 def test_the_log_tells_what_was_run_where_and_what_came_out(tmp_path):

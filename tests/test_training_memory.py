@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from training import memory
+from training.watch import environment as memory
 
 MIB = 2**20
 
@@ -18,11 +18,11 @@ MIB = 2**20
 def test_the_peak_stays_when_memory_is_given_back():
     allocated = 200 * MIB
     child = (
-        "import resource, torch; from training.memory import peak_resident_memory as peak; "
+        "import resource, torch; from training.watch.environment import peak_resident_memory as peak; "
         "held = int(open('/proc/self/statm').read().split()[1]) * resource.getpagesize(); "
         f"x = torch.ones({allocated}, dtype=torch.uint8); del x; print(held, peak())"
     )
-    root = Path(memory.__file__).parent.parent
+    root = Path(memory.__file__).parent.parent.parent
     run = subprocess.run([sys.executable, "-c", child], capture_output=True, text=True, check=True, cwd=root)
     held, peak = map(int, run.stdout.split())
     assert held > MIB
@@ -55,14 +55,14 @@ def test_on_a_gpu_the_tensors_count():
 def test_freed_memory_is_kept_unless_the_user_has_set_malloc(variable, kept):
     """By the page faults of writing a large tensor again, in a process of its own."""
     child = (
-        "import resource, torch; from training.memory import keep_freed_memory; print(keep_freed_memory())\n"
+        "import resource, torch; from training.watch.environment import keep_freed_memory; print(keep_freed_memory())\n"
         "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "write = lambda: torch.ones(64 * 2**20, dtype=torch.uint8)\n"
         "[write() for _ in range(3)]; before = faults(); write(); print(faults() - before)"
     )
     env = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     env |= {variable: "4"} if variable else {}
-    root = Path(memory.__file__).parent.parent
+    root = Path(memory.__file__).parent.parent.parent
     run = subprocess.run([sys.executable, "-c", child], capture_output=True, text=True, check=True, cwd=root, env=env)
     answer, faults = run.stdout.split()
     assert answer == str(kept)

@@ -128,7 +128,7 @@ def test_a_size_that_the_network_does_not_take(tmp_path):
 
 
 def test_other_classes_in_the_data_are_refused(binary_run):
-    from training.session import check_same_classes
+    from training.run import check_same_classes
 
     with pytest.raises(ValueError, match=r"the 2 classes of 'a.pt' are not the 2 of the data \(cow, dog differ\)"):
         check_same_classes(["cat", "dog"], ["cat", "cow"], "a.pt")

@@ -5,7 +5,7 @@ from torch import nn
 import models
 import trainer_exp
 import training
-from training.runlog import read_log
+from training.watch.runlog import read_log
 
 
 @models.register_model("tiny", input_size=(1, 8, 8))

@@ -15,9 +15,9 @@ from quantize.export.session import uses_domain
 from tools.onnx_files import read_facts
 from training import TrainConfig, load_model
 from training.checkpoint import BEST, find_checkpoint
-from training.console import progress
+from training.config.resume import check_same_classes
 from training.data import Data, Normalization, load_data
-from training.resume import check_same_classes
+from training.watch.console import progress
 
 BATCH = 100  # images
 CHECKPOINT, PACKED_FILE, ONNX_FILE = "checkpoint", "packed file", "ONNX file"

@@ -42,7 +42,7 @@ from tools.benchmarking.result import Result
 from tools.benchmarking.sides import Side, WrongNumbers
 from tools.benchmarking.timing import Timer
 from tools.benchmarking.training import TRAINING_SIDES, TrainingCase, measure_training_memory
-from training.console import progress
+from training.watch.console import progress
 
 
 def parser() -> argparse.ArgumentParser:

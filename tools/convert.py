@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import quantize
 from training.checkpoint import BEST, find_checkpoint, read_checkpoint, save_checkpoint
-from training.packed import pack
+from training.evaluation import pack
 
 PACKED_FILE = "packed.pt"
 

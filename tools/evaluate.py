@@ -27,8 +27,8 @@ from tools.arguments import positive
 from tools.artefacts import Artefact, answers, open_artefact, open_images
 from tools.benchmarking.timing import Times
 from tools.comparison import COLUMNS, ROWS, compare, contact_sheet
-from training.console import say, skipped_lines
 from training.data import Data
+from training.watch.console import say, skipped_lines
 
 SHEET = "disagreements.png"
 TIMED, WARM_UP = 100, 10  # images

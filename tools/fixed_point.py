@@ -28,11 +28,11 @@ from tools.fixed_network import LayerRecord, fixed_network, merged_network
 from tools.sensitivity import Sample
 from training import evaluate
 from training.checkpoint import BEST, find_checkpoint
-from training.console import say
+from training.config.defaults import resolve
 from training.data import Normalization
-from training.defaults import resolve
 from training.evaluation import Trained, open_checkpoint
-from training.metrics import Metrics
+from training.watch.console import say
+from training.watch.metrics import Metrics
 
 MODES = FIXED, FLOAT = ("fixed", "float")
 SEARCH_LOSS = 0.3  # points, where --search names none

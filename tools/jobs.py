@@ -6,7 +6,7 @@ from typing import Any
 
 from tools.targets import JPEG, JPEG_FLAGS, JPEG_OF, SECTIONS, TARGETS
 from training.config import TrainConfig, parse_flags
-from training.recipe import read_recipe
+from training.config.defaults import read_recipe
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any
 from tools.plot_curves import Curves
 from tools.results import machine, without_places
 from tools.run_dirs import nothing_in
-from training.defaults import resolve
-from training.runlog import FILE, read_log
+from training.config.defaults import resolve
+from training.watch.runlog import FILE, read_log
 
 NOT_LOGGED = "the log is of a version that did not record it"
 NO_FILE = "the run wrote no ONNX file; train with --export, or report with --measure"

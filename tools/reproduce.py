@@ -25,7 +25,7 @@ from tools import results
 from tools.jobs import ALL, Job, Target
 from tools.targets import JPEG_OF
 from training.checkpoint import LAST
-from training.runlog import read_log
+from training.watch.runlog import read_log
 
 TRAINER = Path(__file__).resolve().parent.parent / "trainer_exp.py"
 INTERRUPTED = 130

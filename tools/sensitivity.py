@@ -36,10 +36,10 @@ from quantize.planning.plan import NO_THRESHOLD, PENDING, LayerPlan
 from quantize.words import format_table
 from training import evaluate
 from training.checkpoint import BEST, find_checkpoint
-from training.console import progress
+from training.config.defaults import resolve
 from training.data import Loader
-from training.defaults import resolve
 from training.evaluation import open_checkpoint
+from training.watch.console import progress
 
 DEFAULT_SCHEME = "xnor"
 PICTURES = (".png", ".svg", ".pdf")

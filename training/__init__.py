@@ -1,27 +1,32 @@
-"""Training of binary and float networks: configuration, data, loop, checkpoints, logs."""
+"""Training of binary and float networks: configuration, data, loop, checkpoints, logs.
 
-from .config import TrainConfig
-from .distributed import is_first, joined
-from .engine import evaluate, fit
-from .errors import NonFiniteError, RunStopped
-from .evaluation import evaluate_checkpoint, export_best
-from .model import ModelInfo, load_model
-from .resume import config_from_flags
-from .session import Session, setup
+What it offers is loaded when it is first asked for: a command line that is mistyped needs no torch to be refused.
+"""
 
-__all__ = [
-    "ModelInfo",
-    "NonFiniteError",
-    "RunStopped",
-    "Session",
-    "TrainConfig",
-    "config_from_flags",
-    "evaluate",
-    "evaluate_checkpoint",
-    "export_best",
-    "fit",
-    "is_first",
-    "joined",
-    "load_model",
-    "setup",
-]
+import importlib
+from typing import Any
+
+_HOME = {
+    "ModelInfo": "model",
+    "NonFiniteError": "errors",
+    "RunStopped": "errors",
+    "Session": "run",
+    "TrainConfig": "config",
+    "config_from_flags": "config.resume",
+    "evaluate": "engine",
+    "evaluate_checkpoint": "evaluation",
+    "export_best": "evaluation",
+    "fit": "engine",
+    "is_first": "processes.distributed",
+    "joined": "processes.distributed",
+    "load_model": "model",
+    "setup": "run",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)

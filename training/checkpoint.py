@@ -1,23 +1,12 @@
 """Checkpoints: one file a moment of a run, from which the run continues exactly and a model is rebuilt.
 
-A checkpoint is a dict of tensors and plain Python values, so that ``torch.load(weights_only=True)`` reads it:
+What a file holds is declared in :mod:`training.contents`, with which it is compared when it is read.
 
-``format``         1
-``arch, scheme``   what was trained; ``plan`` says which layers are binary (None: a float network)
-``model``          the state_dict, of the averaged weights in a run with --ema
-``trained``        the state_dict that such a run goes on with, else None
-``classes``        their names in the order of the labels; ``input_size`` and ``normalization`` (mean, std)
-``config``         the run's configuration
-``epoch``          epochs done; ``acc1`` of this one and ``best_acc1`` so far, in percent; in the first of two
-                   stages acc1 is that of float weights, and best_acc1 None
-``optimizer, scheduler, scaler, rng``   what the next epoch needs; ``rng`` of each process
-``partial``        None, or of the epoch that it lies in (--checkpoint-every): ``images`` that are done,
-                   ``random_state`` of what shifts the next ones, ``meters`` (the sums so far of each process),
-                   ``signs`` of the binary weights at the end of the epoch before; acc1 is None then
-``versions``       of torch and xnorkit
+``best.pt`` has what makes the model, and of the state of training (``STATE``) nothing: an optimizer's is twice as
+large as the weights. Older versions have written it whole.
 
 A packed file, which tools/convert.py writes, has ``packed`` in the place of ``model``, the state_dict of what
-:func:`quantize.convert` made of it, and nothing that only training needs: see :mod:`training.packed`.
+:func:`quantize.convert` made of it, and nothing that only training needs: see :func:`training.evaluation.pack`.
 """
 
 import contextlib
@@ -32,9 +21,12 @@ from typing import Any, BinaryIO
 
 import torch
 
+from .contents import problem, required_flags
+
 FORMAT = 1
 PACKED = "packed"  # the entry that makes a file a packed one
 BEST, LAST = "best.pt", "last.pt"
+STATE = ("trained", "optimizer", "scaler", "rng", "partial")  # what only a run that goes on needs
 
 # What torch and zipfile raise for files that are none of theirs, or were one.
 _UNREADABLE = (
@@ -115,12 +107,27 @@ def _check_sums(file: BinaryIO) -> None:
 
 
 def read_checkpoint(path: str | Path, default: str = LAST) -> dict[str, Any]:
-    """A checkpoint that training can go on from. Raises FileNotFoundError or ValueError, in one sentence."""
+    """A checkpoint with weights that training can change. Raises FileNotFoundError or ValueError, in one sentence."""
     contents = read_trained(path, default)
     if PACKED in contents:
         raise ValueError(
             f"{str(path)!r} is packed: it holds bits, which cannot be trained or changed; {give_source(Path(path))}"
         )
+    return contents
+
+
+def read_last(path: str | Path) -> dict[str, Any]:
+    """A checkpoint that holds the state of its run. Raises FileNotFoundError or ValueError, in one sentence."""
+    contents = read_checkpoint(path)
+    if "optimizer" not in contents:
+        raise ValueError(
+            f"{str(path)!r} holds a trained network without the state of its run; continue from {LAST} of the same "
+            "run, or start a new run from these weights with --pretrained"
+        )
+    missing = [f" has no {name!r}" for name in ("rng", "best_acc1") if name not in contents]
+    missing += [f"['config'] has no {name!r}" for name in required_flags() if name not in contents["config"]]
+    if missing:
+        raise changed(path, missing[0])
     return contents
 
 
@@ -136,9 +143,16 @@ def read_trained(path: str | Path, default: str = BEST) -> dict[str, Any]:
     contents = read_file(file)
     if not isinstance(contents, dict) or "format" not in contents:
         raise ValueError(f"{str(file)!r} holds no run of trainer_exp.py; plain weights go to --pretrained")
-    if contents["format"] != FORMAT:
+    if isinstance(contents["format"], int) and contents["format"] != FORMAT:
         raise ValueError(f"{str(file)!r} has checkpoint format {contents['format']}; this version reads {FORMAT}")
+    if wrong := problem(contents):
+        raise changed(file, wrong)
     return contents
+
+
+def changed(path: str | Path, wrong: str) -> ValueError:
+    """The error about a file whose contents, which are none that this trainer writes, ``wrong`` describes."""
+    return ValueError(f"{str(path)!r} is damaged or was changed: its contents{wrong}; use another one of the same run")
 
 
 def rng_state() -> dict[str, Any]:

@@ -8,16 +8,16 @@ from torch import Tensor, nn
 import quantize
 from quantize import BinaryLayer
 
-from .checkpoint import BEST, LAST, read_checkpoint, save_checkpoint
-from .console import progress
+from .checkpoint import BEST, STATE, read_checkpoint, save_checkpoint
 from .data import Loader
-from .distributed import gather, is_first, on_first, own_share
 from .errors import NonFiniteError, RunStopped
-from .logger import RunLogger, SilentLogger
-from .metrics import Meter, Metrics
-from .nonfinite import all_finite, first_nonfinite
 from .objective import cross_entropy
-from .session import Session
+from .processes.distributed import gather, is_first, on_first, own_share
+from .run import Session
+from .watch.console import progress
+from .watch.health import all_finite, first_nonfinite
+from .watch.logger import RunLogger, SilentLogger
+from .watch.metrics import Meter, Metrics
 
 STATISTICS_IMAGES = 2048  # a channel's mean is then known to 2% of its spread
 
@@ -35,7 +35,7 @@ def fit(session: Session) -> float:
     try:
         return train_to_the_end(session)
     except OSError as error:
-        last = session.run_dir / LAST
+        last = session.last
         state = f"{last} is whole, continue with --resume {last}" if last.exists() else "there is no checkpoint yet"
         where = repr(str(error.filename or session.run_dir))
         raise RunStopped(f"{where} cannot be written ({error.strerror or error}); make room; {state}") from error
@@ -46,14 +46,13 @@ def train_to_the_end(session: Session) -> float:
     with RunLogger(session) if is_first() else SilentLogger() as logger:
         while session.epoch < session.config.epochs:
             quantize.set_progress(session.model, session.epoch / session.config.epochs)
-            stage, lr = session.stage, session.optimizer.param_groups[0]["lr"]
+            stage, lr = session.stage, session.lr()
             train = train_epoch(session)
             estimate_statistics(session)
             test = evaluate(session.evaluated, session.data.test, session.objective.loss)
             if not all_finite(session.model):
                 images = torch.zeros(1, *session.data.input_size, device=session.device)
                 stop_nonfinite(session, "a weight", f"after epoch {session.epoch + 1}", images)
-            session.scheduler.step()
             session.epoch += 1
             best = not stage.float_weights and (session.best_acc1 is None or test.top1 > session.best_acc1)
             if best:
@@ -86,7 +85,7 @@ def train_epoch(session: Session) -> Metrics:
                 stop_nonfinite(session, f"the loss is {loss.item()}", when, images)
             backward(session, loss, first=(number - 1) % config.accumulate == 0)
         if last:
-            update(session)
+            update(session, session.lr((number - 1) // config.accumulate))
         meter.add(loss, outputs, labels)
         if config.checkpoint_every and number % (config.accumulate * config.checkpoint_every) == 0 and number < batches:
             save_partial(session, meter, loader.done + (number - first) // config.accumulate * loader.whole_batch)
@@ -113,8 +112,10 @@ def backward(session: Session, loss: Tensor, first: bool) -> None:
     session.scaler.scale(loss / session.config.accumulate).backward()
 
 
-def update(session: Session) -> None:
-    """Change the weights by the gradients, and their average with them."""
+def update(session: Session, lr: float) -> None:
+    """Change the weights by the gradients, at learning rate ``lr``, and their average with them."""
+    for group in session.optimizer.param_groups:
+        group["lr"] = lr
     session.scaler.step(session.optimizer)
     session.scaler.update()
     if session.average is not None:
@@ -145,9 +146,11 @@ def evaluate(model: nn.Module, loader: Loader, loss: Callable[[Tensor, Tensor], 
 def save(session: Session, acc1: float, best: bool) -> None:
     """Write ``last.pt``, and ``best.pt`` before it: a cut between them loses neither."""
     contents = session.checkpoint(acc1)
-    for name in (BEST, LAST) if best else (LAST,):
-        if is_first():
-            save_checkpoint(session.run_dir / name, contents)
+    if best and is_first():
+        trained = {key: value for key, value in contents.items() if key not in STATE}
+        save_checkpoint(session.run_dir / BEST, trained)
+    if is_first():
+        save_checkpoint(session.last, contents)
 
 
 def save_partial(session: Session, meter: Meter, images: int) -> None:
@@ -160,12 +163,12 @@ def save_partial(session: Session, meter: Meter, images: int) -> None:
     }
     contents = session.checkpoint(None, partial)
     if is_first():
-        save_checkpoint(session.run_dir / LAST, contents)
+        save_checkpoint(session.last, contents)
 
 
 def stop_nonfinite(session: Session, what: str, when: str, images: Tensor) -> None:
     """Raises NonFiniteError that names the layer and the last good checkpoint."""
-    last = session.run_dir / LAST
+    last = session.last
     good = (
         f"the last good checkpoint is {last}" if last.exists() else "no epoch was finished, so there is no checkpoint"
     )

@@ -1,4 +1,4 @@
-"""A checkpoint beside a test set, and a model's way into an ONNX file."""
+"""A checkpoint beside a test set, and its way into the files that ship: packed, and ONNX."""
 
 import dataclasses
 from pathlib import Path
@@ -7,21 +7,22 @@ from typing import Any, NamedTuple
 from torch import nn
 
 import quantize
+from quantize.planning.plan import LEARNED_FROM_ZERO, NO_THRESHOLD, ZERO
 
-from .checkpoint import BEST, find_checkpoint, give_source, read_checkpoint, read_trained
+from .checkpoint import BEST, PACKED, find_checkpoint, give_source, read_checkpoint, read_trained
 from .config import TrainConfig
-from .console import complexity_lines, say, skipped_lines
+from .config.resume import check_same_classes, config_of, refuse_contradictions
 from .data import Data, Share, load_data
-from .device import select_device
-from .distributed import gather, is_first, process_count, rank
 from .engine import evaluate
 from .errors import RunStopped
-from .metrics import Metrics
-from .model import ModelInfo, load_model
+from .execution import select_device
+from .model import TIMM, ModelInfo, example_images, load_model, rebuild
 from .objective import LOSSES
-from .resume import check_same_classes, refuse_contradictions
-from .runlog import append
-from .session import Session
+from .processes.distributed import gather, is_first, process_count, rank
+from .run import Session
+from .watch.console import complexity_lines, say, skipped_lines
+from .watch.metrics import Metrics
+from .watch.runlog import append
 
 ONNX = "model.onnx"  # where --export names no file
 
@@ -57,7 +58,7 @@ def open_checkpoint(file: Path, flags: dict[str, Any], test_only: bool = False, 
     """
     saved = (read_trained if packed else read_checkpoint)(file)["config"]
     refuse_contradictions(str(file), saved, {name: flags[name] for name in MODEL_FLAGS if name in flags})
-    config = TrainConfig.create(**{**saved, **flags})
+    config = config_of(str(file), saved, flags)
     device = select_device(config.gpu)
     model, info = load_model(file, device)
     mean, std = info.normalization
@@ -74,7 +75,7 @@ def evaluate_checkpoint(flags: dict[str, Any]) -> Metrics:
     OSError, in one sentence.
     """
     path = flags["evaluate"] or flags.get("resume") or flags.get("pretrained")
-    if path is None:
+    if path in (None, TIMM):
         raise ValueError("--evaluate names no checkpoint; write --evaluate CHECKPOINT")
     file = find_checkpoint(path, BEST)
     model, info, data, config = open_checkpoint(file, flags, test_only=True, packed=True)
@@ -136,3 +137,39 @@ def export_best(session: Session) -> None:
     config = session.config
     size = export(model, session.data, info, config.export or session.run_dir / ONNX, config.export_format)
     append(session.run_dir, "export", bytes=size)
+
+
+_KEPT = (
+    *("arch", "scheme", "plan", "classes", "input_size", "normalization"),
+    *("config", "epoch", "acc1", "versions"),
+)
+_NONE = (NO_THRESHOLD, ZERO)
+
+
+def pack(checkpoint: dict[str, Any], path: str) -> tuple[nn.Module, dict[str, Any]]:
+    """(the packed model, the contents of its file) of a checkpoint that was read from ``path``.
+
+    A packed file is a checkpoint (:mod:`training.checkpoint`) for inference: a trained network with one bit a binary
+    weight, and all that is needed to load it without its data. ``packed`` is the state_dict of what
+    :func:`quantize.convert` made of the model, the other entries are the checkpoint's.
+
+    Raises ValueError, in one sentence, for a float network, or one whose packed form does not load into the
+    network that its name and plan make.
+    """
+    model = rebuild(checkpoint, path)
+    packed = quantize.convert(model, example_images(checkpoint))
+    contents = {key: checkpoint[key] for key in _KEPT} | {"plan": _plan_of(model, checkpoint["plan"])}
+    contents[PACKED] = packed.state_dict()
+    rebuild(contents, path)
+    return packed, contents
+
+
+def _plan_of(model: nn.Module, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """``rows`` with the thresholds that the layers have: weights that training started from may have brought some."""
+    plan = quantize.Plan.from_list(rows)
+
+    def actual(row: quantize.LayerPlan) -> quantize.LayerPlan:
+        learned = row.binary and model.get_submodule(row.name).threshold is not None
+        return dataclasses.replace(row, threshold=LEARNED_FROM_ZERO) if learned and row.threshold in _NONE else row
+
+    return quantize.Plan(map(actual, plan)).to_list()

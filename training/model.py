@@ -13,10 +13,11 @@ from models.registry import TIMM_PREFIX
 from quantize.binary.layers import FLOAT_CLASSES
 from quantize.scheme import preferred_layouts
 
-from .checkpoint import BEST, PACKED, find_checkpoint, give_source, read_file, read_trained
+from .checkpoint import BEST, PACKED, changed, find_checkpoint, give_source, read_file, read_trained
 from .config import TrainConfig
+from .config.defaults import resolve
 from .data import Normalization
-from .defaults import resolve
+from .structure import mismatch
 
 TIMM = "timm"  # --pretrained alone
 
@@ -84,9 +85,11 @@ def read_weights(path: str) -> dict[str, Tensor]:
     contents = read_file(file)
     if isinstance(contents, dict) and PACKED in contents:
         raise ValueError(f"{str(file)!r} is packed: it holds bits instead of weights; {give_source(file)}")
+    if isinstance(contents, dict) and "format" in contents:
+        contents = read_trained(file)
     if isinstance(contents, dict):
         contents = contents.get("model", contents.get("state_dict", contents))
-    if not isinstance(contents, dict) or not all(isinstance(value, Tensor) for value in contents.values()):
+    if mismatch(contents, dict[str, Tensor]):
         raise ValueError(f"{str(file)!r} holds no weights: a dict of tensors by name is expected")
     return {name.removeprefix("module."): value for name, value in contents.items()}
 
@@ -118,6 +121,10 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], path: str, classe
         other = {n for n in different if own[n].shape[:1] == (classes,) and own[n].shape[1:] == weights[n].shape[1:]}
         weights = {name: own[name] if name in other else w for name, w in weights.items()}
         different = [name for name in different if name not in other]
+    kinds = [n for n, w in weights.items() if n in own and own[n].is_floating_point() != w.is_floating_point()]
+    if kinds:
+        types = f"{weights[kinds[0]].dtype} there, {own[kinds[0]].dtype} here"
+        raise ValueError(f"{path!r} holds no weights of this network: {kinds[0]!r} has type {types}; use another file")
     if different:
         name = different[0]
         shapes = f"{tuple(weights[name].shape)} there, {tuple(own[name].shape)} here"
@@ -176,7 +183,24 @@ def rebuild(checkpoint: dict[str, Any], path: str) -> nn.Module:
     if PACKED in checkpoint:
         return _load_packed(model, checkpoint, path)
     load_weights(model, checkpoint["model"], path)
+    _check_takes(model, checkpoint, path)
     return model
+
+
+def _check_takes(model: nn.Module, checkpoint: dict[str, Any], path: str) -> None:
+    """Raises ValueError where the network does not take images of the size that the file names."""
+    training = model.training
+    try:
+        with torch.no_grad():
+            outputs = model.eval()(example_images(checkpoint))
+    except (RuntimeError, ValueError, AssertionError, MemoryError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        size, arch = tuple(checkpoint["input_size"]), checkpoint["arch"]
+        raise changed(path, f" has the input size {size}, which {arch!r} does not take ({reason})") from error
+    finally:
+        model.train(training)
+    if outputs.shape != (1, len(checkpoint["classes"])):
+        raise changed(path, f" has {len(checkpoint['classes'])} classes, and the network's output {outputs.shape[1:]}")
 
 
 def _load_packed(model: nn.Module, contents: dict[str, Any], path: str) -> nn.Module:
@@ -204,3 +228,16 @@ def model_info(checkpoint: dict[str, Any], path: Path) -> ModelInfo:
     plain = {key: checkpoint[key] for key in ("arch", "scheme", "classes", "epoch", "acc1", "config")}
     size, packed = tuple(checkpoint["input_size"]), PACKED in checkpoint
     return ModelInfo(path=path, input_size=size, normalization=normalization, packed=packed, **plain)
+
+
+def set_dropout(model: nn.Module, share: float) -> None:
+    """Let every layer of ``model`` that drops something drop ``share``, 0 to below 1, of its values.
+
+    Raises ValueError for a network that drops nothing.
+    """
+    kinds = (nn.modules.dropout._DropoutNd, models.InputDropout)
+    layers = [module for module in model.modules() if isinstance(module, kinds) and module.p > 0]
+    if not layers:
+        raise ValueError(f"--dropout {share} has no meaning for a network that drops nothing; leave it out")
+    for layer in layers:
+        layer.p = share

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 import quantize
 from quantize import kernels, packing
-from training.console import progress
+from training.watch.console import progress
 
 from . import machine
 from .cases import SHAPES, ConvCase, Problem, signs

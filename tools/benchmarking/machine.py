@@ -12,7 +12,7 @@ import torch
 
 import quantize
 from quantize import kernels
-from training.environment import cpu_name, installed
+from training.watch.environment import cpu_name, installed
 
 PACKAGES = ("onnxruntime", "openvino", "numpy")
 # Of a processor's flags, what the sides choose their code by.

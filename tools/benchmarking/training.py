@@ -19,7 +19,7 @@ from torch.nn import functional as F
 import models
 import quantize
 from quantize.scheme import preferred_layouts
-from training.memory import keep_freed_memory
+from training.watch.environment import keep_freed_memory
 
 from .memory import CLEAR, ROOT, STATUS, TIDY, resident
 from .networks import NetworkCase

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..config import TrainConfig
 from .augment import AUGMENTATIONS, Augmentation, get_augmentation
 from .datasets import DATASETS, ArraySet, get_dataset
 from .imagefolder import PictureFiles, Pictures, decode, find_pictures
@@ -61,7 +62,7 @@ class Data:
         return self.test.skipped | (self.train.skipped if self.train else set())
 
 
-def choose_normalization(config, channels: int) -> Normalization:
+def choose_normalization(config: TrainConfig, channels: int) -> Normalization:
     """``--mean`` and ``--std``, else the preset named or the set's own."""
     if config.mean or config.std:
         if config.normalize:
@@ -71,7 +72,11 @@ def choose_normalization(config, channels: int) -> Normalization:
 
 
 def load_data(
-    config, input_size: tuple[int, int, int], device: torch.device, test_only: bool = False, share: Share = ALL
+    config: TrainConfig,
+    input_size: tuple[int, int, int],
+    device: torch.device,
+    test_only: bool = False,
+    share: Share = ALL,
 ) -> Data:
     """The set that ``config`` names, as batches of ``input_size`` on ``device``; ``test_only``: without training's.
 
@@ -97,7 +102,7 @@ def load_data(
     return Data(classes, train, test, normalization, input_size)
 
 
-def _read(config, input_size: tuple[int, int, int], resized_crop: bool, test_only: bool):
+def _read(config: TrainConfig, input_size: tuple[int, int, int], resized_crop: bool, test_only: bool):
     """(classes, [train, test] or [test], skipped pictures); pictures that fit into memory are decoded."""
     spec, data_dir = get_dataset(config.dataset), Path(config.data_dir).expanduser()
     if spec.load is not None and resized_crop:

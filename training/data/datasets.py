@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,21 @@ class ArraySet:
     labels: Tensor
 
 
+class UnreadSet:
+    """An :class:`ArraySet` that is read when its images or labels are first asked for."""
+
+    def __init__(self, read: Callable[[], ArraySet]):
+        self._read = functools.cache(read)
+
+    @property
+    def images(self) -> Tensor:
+        return self._read().images
+
+    @property
+    def labels(self) -> Tensor:
+        return self._read().labels
+
+
 @dataclasses.dataclass(frozen=True)
 class DatasetSpec:
     """What a name stands for.
@@ -30,7 +46,7 @@ class DatasetSpec:
         augmentation: what training images go through.
     """
 
-    load: Callable[[Path], tuple[list[str], ArraySet, ArraySet]] | None
+    load: Callable[[Path], tuple[list[str], ArraySet | UnreadSet, ArraySet]] | None
     image_size: tuple[int, int]
     normalization: str
     augmentation: str
@@ -53,21 +69,31 @@ def load_digits(data_dir: Path) -> tuple[list[str], ArraySet, ArraySet]:
     return [str(d) for d in range(10)], ArraySet(images[~test], labels[~test]), ArraySet(images[test], labels[test])
 
 
-def load_torchvision(name: str, files: str, data_dir: Path) -> tuple[list[str], ArraySet, ArraySet]:
-    """A set of torchvision's, downloaded into ``data_dir`` where its files are absent.
+def load_torchvision(name: str, files: str, data_dir: Path) -> tuple[list[str], UnreadSet, ArraySet]:
+    """A set of torchvision's, downloaded into ``data_dir`` where its files are absent; training images on demand.
 
     Args:
         name: torchvision's class.
         files: the files it looks for, as a person would say them.
 
-    Raises FileNotFoundError where they are absent and cannot be downloaded.
+    Raises FileNotFoundError, at the latest when the images are asked for, where they are absent and cannot be
+    downloaded.
     """
+    splits = [{"split": s} for s in ("train", "test")] if name == "SVHN" else [{"train": t} for t in (True, False)]
+    train, test = (functools.partial(_open, name, files, data_dir, **split) for split in splits)
+    tested = test()
+    classes = [str(c) for c in getattr(tested, "classes", range(10))]
+    return classes, UnreadSet(lambda: _arrays(train())), _arrays(tested)
+
+
+def _open(name: str, files: str, data_dir: Path, **split):
     from torchvision import datasets
 
     make = getattr(datasets, name)
-    splits = [{"split": s} for s in ("train", "test")] if name == "SVHN" else [{"train": t} for t in (True, False)]
     try:
-        train, test = (_open(make, data_dir, **split) for split in splits)
+        with contextlib.suppress(RuntimeError):  # "Dataset not found or corrupted"
+            return make(data_dir, **split)
+        return make(data_dir, download=True, **split)
     except (RuntimeError, OSError, EOFError) as error:
         with contextlib.suppress(OSError):
             _remove_empty_folders(data_dir)
@@ -76,15 +102,6 @@ def load_torchvision(name: str, files: str, data_dir: Path) -> tuple[list[str], 
             f"{name} is not in {str(data_dir)!r} and could not be downloaded ({reason}): put {files} there, "
             "or name the directory that has them with --data-dir"
         ) from error
-    classes = [str(c) for c in getattr(train, "classes", range(10))]
-    return classes, _arrays(train), _arrays(test)
-
-
-def _open(make, data_dir: Path, **split):
-    try:
-        return make(data_dir, **split)
-    except RuntimeError:  # "Dataset not found or corrupted"
-        return make(data_dir, download=True, **split)
 
 
 def _arrays(dataset) -> ArraySet:

@@ -94,6 +94,11 @@ class Loader:
         """Images that all processes together train on between two updates of the weights."""
         return self.batch_size * self.share.parts
 
+    @property
+    def epoch_steps(self) -> int:
+        """Updates of the weights in an epoch."""
+        return self.count // self.whole_batch
+
     def set_epoch(self, epoch: int, done: int = 0, random_state: Tensor | None = None) -> None:
         """Go to the start of ``epoch``, or behind its first ``done`` images with the :attr:`random_state` of there."""
         self.epoch = epoch

@@ -1,4 +1,4 @@
-"""Whether binary layers are alive: what their inputs look like as bits, and whether a gradient comes back."""
+"""The state of the layers: which are alive, how many bits training still changes, where a number is not finite."""
 
 import dataclasses
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from quantize import BinaryLayer
+from quantize.ste import sign
 
 NO_GRADIENT = 1e-3  # a surrogate derivative below it; annealed ones never quite reach 0
 
@@ -120,3 +121,70 @@ class HealthWatch:
     def _count(self, names: list[str]) -> str:
         shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
         return f"{len(names)} of {self.layers} binary layers ({shown})"
+
+
+class FlipRates:
+    """The share of each binary layer's weights whose sign has changed since it was last asked.
+
+    The sign is that of the weight the layer computes with (XNOR-Net's is centred), +1 for 0. Where a training
+    stage has it compute with float weights, it is the sign they will have.
+    """
+
+    def __init__(self, model: nn.Module):
+        self.layers = {name: m for name, m in model.named_modules() if isinstance(m, BinaryLayer)}
+        self.bits = self._bits()
+
+    @torch.no_grad()
+    def _bits(self) -> dict[str, Tensor]:
+        # Ask in evaluation mode: a stochastic scheme draws its signs in training.
+        weights = {name: layer.scheme.weight(layer.float_filters(), layer) for name, layer in self.layers.items()}
+        return {name: sign(weight.values) > 0 for name, weight in weights.items()}
+
+    def update(self) -> dict[str, float]:
+        """Layer name -> share in 0 to 1."""
+        before, self.bits = self.bits, self._bits()
+        return {name: (self.bits[name] != before[name]).float().mean().item() for name in self.layers}
+
+
+def all_finite(model: nn.Module) -> bool:
+    """Whether all parameters and buffers are finite."""
+    tensors = [t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
+    return bool(torch.stack([torch.isfinite(t).all() for t in tensors]).all())
+
+
+@torch.no_grad()
+def first_nonfinite(model: nn.Module, images: Tensor) -> str:
+    """The first layer, in execution order, whose output on ``images`` is not finite, in words.
+
+    Says whether the layer's weights, or their gradients of the step before, were so already. The
+    model runs once more in its own mode: use it on a run that stops.
+    """
+    found: list[nn.Module] = []
+
+    def look(module: nn.Module, args, output) -> None:
+        if isinstance(output, Tensor) and not torch.isfinite(output).all():
+            found.append(module)
+
+    leaves = [m for m in model.modules() if not any(m.children())]
+    handles = [module.register_forward_hook(look) for module in leaves]
+    try:
+        model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    names = {module: name for name, module in model.named_modules()}
+    broken = [f"{names[m]!r} ({type(m).__name__})" for m in leaves if not _finite_values(m)]
+    if not found:
+        return f"the first layer with non-finite weights is {broken[0]}" if broken else "every layer's output is finite"
+    layer = found[0]
+    cause = "its weights are finite"
+    if not _finite_values(layer):
+        cause = "its weights are not finite either"
+    if any(p.grad is not None and not torch.isfinite(p.grad).all() for p in layer.parameters(recurse=False)):
+        cause += ", nor was their gradient of the step before"
+    return f"the first layer with a non-finite output is {names[layer]!r} ({type(layer).__name__}); {cause}"
+
+
+def _finite_values(module: nn.Module) -> bool:
+    tensors = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+    return all(bool(torch.isfinite(t).all()) for t in tensors)

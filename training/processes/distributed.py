@@ -12,11 +12,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .errors import RunStopped
-from .torchrun import read, torchrun_store
+from ..errors import RunStopped
 
 T = TypeVar("T")
 
+CPU = ("", "cpu", "none", "-1")  # of --gpu
 MEETING = "meeting"  # how often the processes of this run have met
 
 
@@ -43,17 +43,17 @@ def joined(gpu: str | None) -> Iterator[Callable[[], None]]:
 
     Args:
         gpu: what ``--gpu`` says. Where it says nothing each process takes the CUDA device of its own number on its
-            machine; where there is none, or ``""``, they compute on the CPU.
+            machine; where there is none, or it says one of ``CPU``, they compute on the CPU.
 
     Raises ValueError for a device that the processes cannot have, and RunStopped where another process is gone.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield lambda: None
         return
-    if gpu or (gpu is None and torch.backends.mps.is_available()):
+    if gpu not in (None, *CPU) or (gpu is None and torch.backends.mps.is_available()):
         count = os.environ["WORLD_SIZE"]
         raise ValueError(
-            f'{count} processes cannot share --gpu {gpu or "mps"}; leave it out, or give --gpu "" for the CPU'
+            f"{count} processes cannot share --gpu {gpu or 'mps'}; leave it out, or give --gpu cpu for the CPU"
         )
     backend = "gloo"
     if gpu is None and torch.cuda.is_available():
@@ -127,3 +127,16 @@ def total(values: Tensor) -> Tensor:
     if process_count() > 1:
         dist.all_reduce(values)
     return values
+
+
+def torchrun_store() -> dist.Store | None:
+    """A store that lives as long as torchrun does, or None where torchrun has not started this process."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    return dist.PrefixStore(f"xnorkit/{os.environ['TORCHELASTIC_RUN_ID']}", store)
+
+
+def read(store: dist.Store, key: str) -> str | None:
+    """The value of ``key``; None where it has none."""
+    return store.get(key).decode() if store.check([key]) else None

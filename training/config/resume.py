@@ -3,15 +3,13 @@
 import dataclasses
 from typing import Any
 
-from .checkpoint import find_checkpoint, read_checkpoint
-from .config import TrainConfig, flag_name, whole_epochs
-from .distributed import on_first
-from .restart import continued, is_restart
+from ..checkpoint import changed, find_checkpoint, read_last
+from ..processes.distributed import on_first
+from ..processes.run_dir import continued, is_restart
+from .flags import changed_by_resume
+from .train_config import TrainConfig, flag_name, whole_epochs
 
-# How a run is started, not what it computes: a resumed run takes these from its own command line.
-OWN_FLAGS = ("resume", "evaluate", "log_path", "gpu", "workers")
-# What a resumed run may change besides.
-FREE_FLAGS = ("epochs", "data_dir", "teacher", "export", "compile", "checkpoint_every", "skip_corrupt")
+OWN_FLAGS, FREE_FLAGS = (changed_by_resume(TrainConfig, how) for how in ("own", "free"))
 
 
 def check_same_classes(saved: list[str], found: list[str], path: str) -> None:
@@ -30,9 +28,11 @@ def refuse_contradictions(path: str, saved: dict[str, Any], flags: dict[str, Any
     for name, value in flags.items():
         trained = saved.get(name, unset[name])
         if trained != value:
+            implied = name == "lr_schedule" and "milestones" in flags
+            said = f"{'--milestones, which imply' if implied else flag_name(name)} {value}"
             raise ValueError(
-                f"{flag_name(name)} {value} contradicts {path!r}, which was trained with {trained}; "
-                "leave it out, or start a new run from these weights with --pretrained"
+                f"{said} contradicts {path!r}, which was trained with {trained}; leave it out, or start a new run from "
+                "these weights with --pretrained"
             )
 
 
@@ -45,17 +45,29 @@ def config_from_flags(flags: dict[str, Any]) -> TrainConfig:
     flags = continued(flags)
     if "resume" not in flags:
         return TrainConfig.create(**flags)
-    path, checkpoint = on_first(lambda: (str(find_checkpoint(flags["resume"])), read_checkpoint(flags["resume"])))
+    path, checkpoint = on_first(lambda: (str(find_checkpoint(flags["resume"])), read_last(flags["resume"])))
     saved = checkpoint["config"]
     free = OWN_FLAGS + FREE_FLAGS
     if not _takes_more_epochs(saved):
         free = tuple(name for name in free if name != "epochs")
     given = whole_epochs(flags, flags.get("epochs", saved["epochs"]))
     refuse_contradictions(path, saved, {name: value for name, value in given.items() if name not in free})
-    config = TrainConfig.create(**{**saved, **flags})
+    config = config_of(path, saved, flags)
     if checkpoint["epoch"] >= config.epochs and not restarted:  # by torchrun, which may be after the last epoch
         raise ValueError(f"{path!r} has all {config.epochs} epochs, and nothing is left to train; {_more(saved)}")
     return config
+
+
+def config_of(path: str, saved: dict[str, Any], flags: dict[str, Any]) -> TrainConfig:
+    """The configuration saved in ``path``, under the ``flags`` that are given. Raises ValueError for either of them."""
+    try:
+        return TrainConfig.create(**{**saved, **flags})
+    except ValueError as error:
+        try:
+            TrainConfig.create(**saved)
+        except ValueError as wrong:
+            raise changed(path, f"['config'] cannot be used ({wrong})") from error
+        raise
 
 
 def _takes_more_epochs(saved: dict[str, Any]) -> bool:

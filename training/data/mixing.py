@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .data import derive_seed
-from .distributed import rank
+from ..config import TrainConfig
+from ..processes.distributed import rank
+from .loaders import derive_seed
 
 
 class Mixing:
@@ -24,7 +25,7 @@ class Mixing:
         device: of the images.
     """
 
-    def __init__(self, config, classes: int, device: torch.device):
+    def __init__(self, config: TrainConfig, classes: int, device: torch.device):
         self.transforms = []
         self.seed = config.seed
         if config.random_erasing:

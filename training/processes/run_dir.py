@@ -1,12 +1,17 @@
-"""The directory of a run: which one it is, and whether it can be used."""
+"""The directory of a run: which one it is, whether it can be used, and how a run that torchrun starts again finds it.
+
+torchrun itself keeps a store that outlives the processes it starts. The first of them writes there which directory
+the run has; started again, after one of them has died, all find it there, and go on from its last checkpoint.
+"""
 
 import datetime
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from .checkpoint import LAST, find_checkpoint
-from .config import TrainConfig
-from .restart import remember_run
+from ..checkpoint import LAST, find_checkpoint
+from ..config import TrainConfig
+from .distributed import on_first, read, torchrun_store
 
 
 def usable_run_dir(config: TrainConfig) -> Path:
@@ -55,3 +60,32 @@ def choose_run_dir(config: TrainConfig) -> Path:
         return find_checkpoint(config.resume).parent
     time = datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")[:-3]
     return Path("runs") / f"{config.arch.replace('/', '_')}-{config.dataset}-{time}"
+
+
+RUN_DIR = "run_dir"
+
+
+def remember_run(run_dir: Path) -> None:
+    """Tell torchrun, where it has started this process, which directory the run has."""
+    store = torchrun_store()
+    if store is not None:
+        store.set(RUN_DIR, str(run_dir.absolute()))
+
+
+def continued(flags: dict[str, Any]) -> dict[str, Any]:
+    """``flags``, with what lets a run that torchrun has started again go on: its directory, and its last checkpoint."""
+    run_dir, has_checkpoint = on_first(_remembered_run)
+    if run_dir is None:
+        return flags
+    return {**flags, "log_path": run_dir, **({"resume": f"{run_dir}/{LAST}"} if has_checkpoint else {})}
+
+
+def is_restart() -> bool:
+    """Whether torchrun has started this run again."""
+    return on_first(_remembered_run)[0] is not None
+
+
+def _remembered_run() -> tuple[str | None, bool]:
+    store = torchrun_store()
+    run_dir = None if store is None else read(store, RUN_DIR)
+    return run_dir, run_dir is not None and (Path(run_dir) / LAST).is_file()

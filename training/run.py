@@ -8,28 +8,24 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 import quantize
 
-from .batch_norm import synchronize_batch_norm
-from .checkpoint import BEST, read_checkpoint, restore_rng_state, rng_state
+from .checkpoint import BEST, LAST, changed, read_last, restore_rng_state, rng_state
 from .config import TrainConfig
+from .config.resume import OWN_FLAGS, check_same_classes
 from .data import Data, Share, derive_seed, load_data
-from .device import select_device, set_deterministic
-from .distillation import load_teacher
-from .distributed import gather, on_first, process_count, rank
-from .dropout import set_dropout
-from .ema import WeightAverage
-from .execution import Execution
-from .flips import FlipRates
-from .mixing import Mixing
-from .model import build_model, rebuild
-from .objective import Objective
-from .optim import create_optimizer, create_scheduler
-from .resume import OWN_FLAGS, check_same_classes
-from .run_dir import make_run_dir, usable_run_dir
-from .stages import Stage, stage_at
+from .data.mixing import Mixing
+from .execution import Execution, select_device, set_deterministic
+from .model import build_model, load_weights, model_info, rebuild, set_dropout
+from .objective import Objective, load_teacher
+from .optimizer import WeightAverage, create_optimizer, load_optimizer
+from .processes.batch_norm import synchronize_batch_norm
+from .processes.distributed import gather, on_first, process_count, rank
+from .processes.run_dir import make_run_dir, usable_run_dir
+from .schedule import Stage, learning_rate, stage_at
+from .watch.console import say
+from .watch.health import FlipRates
 
 
 @dataclasses.dataclass
@@ -45,7 +41,7 @@ class Session:
         average: of the model's weights, None without ``--ema``.
         mixing: what training batches go through.
         objective: the loss of training.
-        optimizer, scheduler, execution: of the stage that ``epoch`` lies in.
+        optimizer, execution: of the stage that ``epoch`` lies in.
         scaler: of gradients, which fp16 needs.
         flips: of the binary weights, since the last epoch.
         partial: what a checkpoint says of the epoch that it lies in; None where that epoch has not begun.
@@ -64,7 +60,6 @@ class Session:
     mixing: Mixing = dataclasses.field(init=False)
     objective: Objective = dataclasses.field(init=False)
     optimizer: Optimizer = dataclasses.field(init=False)
-    scheduler: LRScheduler = dataclasses.field(init=False)
     execution: Execution = dataclasses.field(init=False)
     flips: FlipRates = dataclasses.field(init=False)
     partial: dict[str, Any] | None = None
@@ -87,10 +82,19 @@ class Session:
         """The stage of the epoch that comes next."""
         return stage_at(self.config, self.epoch)
 
+    @property
+    def last(self) -> Path:
+        """The checkpoint that the run goes on from."""
+        return self.run_dir / LAST
+
+    def lr(self, steps: int = 0) -> float:
+        """The learning rate after so many updates of the weights in the epoch that comes next."""
+        epoch_steps = self.data.train.epoch_steps
+        return learning_rate(self.config, self.epoch * epoch_steps + steps, epoch_steps)
+
     def start_stage(self) -> None:
-        """Give the run the optimizer, the schedule and the kind of weights of its stage."""
+        """Give the run the optimizer and the kind of weights of its stage."""
         self.optimizer = create_optimizer(self.config, self.model, self.stage)
-        self.scheduler = create_scheduler(self.config, self.optimizer, self.stage)
         for model in {self.model, self.evaluated}:
             quantize.use_float_weights(model, self.stage.float_weights)
         # Float weights leave unused what a scheme learns beside them.
@@ -116,7 +120,6 @@ class Session:
             "acc1": acc1,
             "best_acc1": self.best_acc1,
             "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
             "scaler": self.scaler.state_dict(),
             "rng": gather(rng_state()),
             "partial": partial,
@@ -130,7 +133,7 @@ def setup(config: TrainConfig) -> Session:
     The run directory is made last, when everything else is there. Raises ValueError or OSError, in one
     sentence, for what cannot be used.
     """
-    checkpoint = None if config.resume is None else on_first(lambda: read_checkpoint(config.resume))
+    checkpoint = None if config.resume is None else on_first(lambda: read_last(config.resume))
     run_dir = on_first(lambda: usable_run_dir(config))
     device = select_device(config.gpu)
     set_deterministic(config.deterministic)
@@ -164,21 +167,59 @@ def _new_model(config: TrainConfig, data: Data) -> tuple[nn.Module, quantize.Pla
 
 def _saved_model(config: TrainConfig, data: Data, checkpoint: dict[str, Any]) -> tuple[nn.Module, quantize.Plan | None]:
     check_same_classes(checkpoint["classes"], data.classes, config.resume)
+    found = model_info(checkpoint, Path(config.resume))
+    saved = found.arch, found.scheme, found.input_size, found.normalization
+    asked = config.arch, config.effective_scheme, data.input_size, data.normalization
+    if saved != asked:
+        raise changed(config.resume, f" has the network and images {saved}, its configuration {asked}")
     plan = None if checkpoint["plan"] is None else quantize.Plan.from_list(checkpoint["plan"])
     return rebuild(checkpoint, config.resume), plan
 
 
 def _continue(session: Session, checkpoint: dict[str, Any]) -> None:
+    path = str(session.config.resume)
     if session.average is not None:  # made from the averaged weights, which the model had until here
         session.average.n_averaged.fill_(1)  # from the next step on it is a mean, not a copy
-        session.model.load_state_dict(checkpoint["trained"])
-    session.optimizer.load_state_dict(checkpoint["optimizer"])
-    session.scheduler.load_state_dict(checkpoint["scheduler"])
-    session.scaler.load_state_dict(checkpoint.get("scaler", {}))
+        if checkpoint.get("trained") is None:
+            raise changed(path, " has no 'trained', the weights that a run with --ema goes on with")
+        load_weights(session.model, checkpoint["trained"], path)
+    load_optimizer(session.optimizer, checkpoint["optimizer"]["state"], path)
+    if "scheduler" in checkpoint and (session.config.lr_schedule != "step" or session.config.warmup_epochs):
+        say(
+            f"==> {path!r} is of an older version, whose learning rate changed once an epoch; it now "
+            f"changes with every step, along the same {session.config.lr_schedule} schedule"
+        )
+    _load_scaler(session.scaler, checkpoint.get("scaler", {}), path)
     if on_first((session.run_dir / BEST).is_file):
         session.best_acc1 = checkpoint["best_acc1"]
     session.partial = checkpoint.get("partial")
+    if session.partial is not None:
+        _check_partial(session, path)
     states = checkpoint["rng"]
     states = [states] if isinstance(states, dict) else states  # as older versions have written it
     if rank() < len(states):
-        restore_rng_state(states[rank()])  # last: everything above may draw
+        try:
+            restore_rng_state(states[rank()])  # last: everything above may draw
+        except (RuntimeError, ValueError, TypeError, IndexError, OverflowError) as error:
+            raise changed(path, f"['rng'] is no random state ({error})") from error
+
+
+def _load_scaler(scaler: torch.amp.GradScaler, state: dict[str, float], path: str) -> None:
+    own = scaler.state_dict()
+    if own.keys() != state.keys() or not all(value > 0 for name, value in state.items() if name[0] != "_"):
+        raise changed(path, f"['scaler'] is not that of --amp {'fp16' if own else 'bf16 or none'}")
+    scaler.load_state_dict(state)
+
+
+def _check_partial(session: Session, path: str) -> None:
+    """Raises ValueError where the place in an epoch is none of this run's."""
+    partial, loader, own = session.partial, session.data.train, FlipRates(session.model.eval()).bits
+    signs = partial["signs"]
+    if not 0 <= partial["images"] <= loader.count or not partial["meters"]:
+        raise changed(path, f"['partial'] is not within an epoch of {loader.count:,} images")
+    if {n: (s.shape, s.dtype) for n, s in signs.items()} != {n: (s.shape, s.dtype) for n, s in own.items()}:
+        raise changed(path, "['partial']['signs'] is not of this network's layers")
+    try:
+        torch.Generator().set_state(partial["random_state"])
+    except (RuntimeError, TypeError) as error:
+        raise changed(path, f"['partial']['random_state'] is no random state ({error})") from error

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from .distributed import total
+from ..processes.distributed import total
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from quantize import BinaryLayer
 
-from .config import TrainConfig
-from .report import EpochReport
+from ..config import TrainConfig
+from .console import EpochReport
 
 # The columns of the HPARAMS tab, and the curve that is its metric.
 HPARAMS = (

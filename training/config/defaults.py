@@ -1,16 +1,18 @@
 """How a network is trained when the command line does not say.
 
-A run takes the recipe of its network (training/recipes/), then the changes for its dataset, then the flags
-that were given. With ``--recipe`` it takes that recipe and the flags.
+A run takes the recipe of its network, then the changes for its dataset, then the flags that were given. With
+``--recipe`` it takes that recipe and the flags. A recipe is a file in ``training/recipes/``: flags of trainer_exp.py
+as its command line takes them; ``#`` starts a comment.
 """
 
-from typing import Any
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import models
-import quantize
-from quantize.scheme import preferred_layouts
+from .flags import FLOAT_SCHEMES, did_you_mean
 
-from .data import get_dataset
+if TYPE_CHECKING:
+    from models import ModelSpec
 
 ARCH, DATASET = "nin_gc_xnornet", "cifar10"
 
@@ -30,13 +32,30 @@ DATASET_CHANGES: dict[str, dict[str, Any]] = {
 
 MILESTONES = (0.5, 0.75)  # of --lr-schedule step alone, as shares of the epochs
 
-FLOAT_SCHEMES = ("none", "float")  # --scheme none: the float twin of the same layout
 
 LARGE_PICTURES = 64  # pixels; above, a random region of a picture is better than a shift
 
 
-def resolve(arch: str) -> models.ModelSpec:
+# For --help, which shows them without importing models: those that come with it.
+NETWORKS = (
+    *("alexnet", "cnn", "cnn_svhn", "lenet5", "mlp", "nin", "nin_dropout", "nin_gc", "nin_imagenet"),
+    *("resnet18", "resnet18_imagenet", "resnet20", "resnet34", "resnet34_imagenet", "resnet50", "resnet50_imagenet"),
+    *("vgg11", "vgg13", "vgg16", "vgg_small"),
+)
+SCHEMES = Path(__file__).parents[2] / "quantize" / "schemes"  # a file each, of the scheme's name
+FOLDER = Path(__file__).parents[1] / "recipes"
+
+
+def list_schemes() -> list[str]:
+    """The names of the schemes that come with quantize, which is not imported."""
+    return sorted(path.stem for path in SCHEMES.glob("[a-z]*.py"))
+
+
+def resolve(arch: str) -> "ModelSpec":
     """What a network's name stands for; any registered scheme may end it. Raises ValueError for an unknown name."""
+    import models
+    from quantize.scheme import preferred_layouts
+
     return models.resolve(arch, preferred_layouts())
 
 
@@ -45,6 +64,8 @@ def input_size(arch: str, dataset: str, img_size: int | None = None) -> tuple[in
 
     Raises ValueError for an unknown name.
     """
+    from ..data import get_dataset
+
     channels, *size = resolve(arch).input_size or (3,)
     if img_size is not None:
         size = [img_size] * 2
@@ -66,6 +87,10 @@ def default_recipe(arch: str) -> str:
 
 def default_flags(arch: str, dataset: str, img_size: int | None = None, scheme: str | None = None) -> dict[str, Any]:
     """Flags that recipes leave open, for ``arch`` on ``dataset``. Raises ValueError for an unknown name."""
+    import quantize
+
+    from ..data import get_dataset
+
     network, images = resolve(arch), get_dataset(dataset)
     pictures = images.load is None and max(input_size(arch, dataset, img_size)) > LARGE_PICTURES
     binary = effective_scheme(arch, scheme)
@@ -75,3 +100,16 @@ def default_flags(arch: str, dataset: str, img_size: int | None = None, scheme: 
         "clip_weights": 1.0 if binary is not None and quantize.get_scheme(binary).clips_weights else 0.0,
         "milestones": MILESTONES,
     }
+
+
+def list_recipes() -> list[str]:
+    """The names that ``--recipe`` takes, sorted."""
+    return sorted(path.stem for path in FOLDER.glob("*.txt"))
+
+
+def read_recipe(name: str) -> list[str]:
+    """The command-line arguments of a recipe. Raises ValueError for an unknown name, with close ones."""
+    names = list_recipes()
+    if name not in names:
+        raise ValueError(f"unknown recipe {name!r}: {did_you_mean(name, names)}")
+    return shlex.split((FOLDER / f"{name}.txt").read_text(encoding="utf-8"), comments=True)

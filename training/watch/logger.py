@@ -5,16 +5,14 @@ import dataclasses
 
 import quantize
 
-from .checkpoint import BEST, LAST
-from .console import complexity_lines, epoch_lines, say, skipped_lines
-from .environment import describe
+from ..checkpoint import BEST
+from ..run import Session
+from ..schedule import Stage
+from .console import EpochReport, complexity_lines, epoch_lines, say, skipped_lines
+from .environment import describe, peak_memory
 from .health import HealthWatch, measure_health
-from .memory import peak_memory
 from .metrics import Metrics
-from .report import EpochReport
 from .runlog import RunLog, read_log
-from .session import Session
-from .stages import Stage
 from .tensorboard import TensorBoardLog
 
 
@@ -111,13 +109,13 @@ def run_line(session: Session) -> str:
         start = f"continuing in epoch {session.epoch + 1} after {session.partial['images']:,} images"
     return (
         f"{start}: {config.arch}, scheme {config.effective_scheme or 'none (float)'}, {config.dataset} "
-        f"({data.train.count:,} + {data.test.count:,} images) on {session.device}, to {session.run_dir / LAST}"
+        f"({data.train.count:,} + {data.test.count:,} images) on {session.device}, to {session.last}"
     )
 
 
 def batch_lines(session: Session) -> list[str]:
     """How large the batches of the whole run are, where they are not just --batch-size."""
-    train, lr = session.data.train, session.optimizer.param_groups[0]["lr"]
+    train, lr = session.data.train, session.lr()
     parts = [(train.share.processes, "processes"), (train.share.accumulate, "batches to a step")]
     factors = "".join(f" x {count} {what}" for count, what in parts if count > 1)
     if not factors:

@@ -1,0 +1,1 @@
+"""A fuzz test of the files that training reads: see __main__."""

@@ -1,0 +1,1 @@
+"""What a run of several processes needs, on one machine or more."""
