@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 from matplotlib import image
 
-from tools.benchmarking import forced, report, tables
+from tools.benchmarking import forced
 from tools.benchmarking.cases import SWEEPS
 from tools.benchmarking.measure import Row
+from tools.benchmarking.page import performance_page
+from tools.benchmarking.page import performance_tables as tables
 from tools.benchmarking.result import Result, read_result
 
 
@@ -89,7 +91,7 @@ def test_the_page_names_machine_versions_date_and_command(tmp_path):
     for kind, result in results().items():
         result.write(tmp_path / f"{kind}.json")
         paths.append(tmp_path / f"{kind}.json")
-    text = report.write_report(paths, tmp_path).read_text()
+    text = performance_page.write_report(paths, tmp_path).read_text()
     where = "Abacus, 3 cores (beads); torch 9.9; 2026-01-02, load 0.25 before the start: `python tools/benchmark.py`"
     assert text.count(where) == 5
     assert "| a | 10.0 | 7 | 1,234 | 4.00 |" in text
@@ -101,7 +103,7 @@ def test_the_page_names_machine_versions_date_and_command(tmp_path):
         assert f"images/performance_{name}.png" in text
         assert image.imread(tmp_path / "images" / f"performance_{name}.png").shape[2] == 4
     with pytest.raises(ValueError, match="no results to report"):
-        report.write_report([], tmp_path)
+        performance_page.write_report([], tmp_path)
 
 
 def test_forced_kernels_have_processes_of_their_own(monkeypatch):

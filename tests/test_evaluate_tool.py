@@ -17,8 +17,8 @@ import quantize
 from quantize.export.formats import FORMATS
 from quantize.export.qonnx import executor_missing
 from tools import convert, evaluate, export_onnx
-from tools.artefacts import Artefact, answers, open_artefact, open_images
-from tools.comparison import Disagreement, compare
+from tools.evaluating.artefacts import Artefact, answers, open_artefact, open_images
+from tools.evaluating.comparison import Disagreement, compare
 from training.data import MemoryLoader, Normalization, get_preset
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -8,7 +8,7 @@ from torch import nn
 
 import models
 from tools import fixed_point
-from tools.fixed_formats import Format
+from tools.fixed_arithmetic.fixed_formats import Format
 from training.runlog import read_log
 
 COUNT = 355  # test images of the digits

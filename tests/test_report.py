@@ -14,9 +14,10 @@ from logged_runs import entries_of, write_entries, write_log
 from tiny_runs import train
 
 import quantize
-from tools import report, report_onnx, results
-from tools.report_runs import families, read_run, twin
-from tools.report_table import COLUMNS, cell, compared, duration, milliseconds, notes, short
+from tools import report, results
+from tools.reporting import packed_inference
+from tools.reporting.figure_table import COLUMNS, cell, compared, duration, milliseconds, notes, short
+from tools.reporting.run_figures import families, read_run, twin
 from training import load_model
 
 NIN = "--arch nin_xnornet --dataset cifar10"
@@ -241,7 +242,7 @@ def test_measure_writes_the_onnx_file_and_times_it(pair, tmp_path, monkeypatch, 
     before = sorted(run.iterdir())
     took = itertools.cycle([0.001, 0.002, 0.004])  # the calls; between them an hour
     times = itertools.accumulate(step for seconds in took for step in (3600, seconds))
-    monkeypatch.setattr(report_onnx, "time", types.SimpleNamespace(perf_counter=lambda: next(times)))
+    monkeypatch.setattr(packed_inference, "time", types.SimpleNamespace(perf_counter=lambda: next(times)))
     assert call(pair[0], run, "--measure", "--out", tmp_path / "out") == 0
     page = page_of(tmp_path / "out")
     assert page.column("ONNX inference") | {"run": ["2 ms"], "plain": ["-"]} == page.column("ONNX inference")

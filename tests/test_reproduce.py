@@ -10,8 +10,8 @@ import models
 import quantize
 import training
 from tools import reproduce
-from tools.jobs import ALL, Job, Target
-from tools.targets import JPEG_OF, SECTIONS
+from tools.reproducing.jobs import ALL, Job, Target
+from tools.reproducing.targets import JPEG_OF, SECTIONS
 from training import engine
 from training.config import TrainConfig, parse_flags
 from training.runlog import read_log

@@ -6,8 +6,8 @@ import shlex
 import pytest
 
 from tools import results
-from tools.jobs import ALL, Job
-from tools.targets import JPEG
+from tools.reproducing.jobs import ALL, Job
+from tools.reproducing.targets import JPEG
 from training.config import TrainConfig, parse_flags
 
 HOME = "/home/me"

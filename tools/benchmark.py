@@ -27,21 +27,29 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from quantize.words import did_you_mean, format_table
-from tools.arguments import positive
-from tools.benchmarking import cuda, machine
+from tools.argument_types import positive
+from tools.benchmarking import machine
 from tools.benchmarking.cases import SHAPES, SWEEPS
 from tools.benchmarking.forced import measure_forced
+from tools.benchmarking.known_sides import CONV_SIDES, NETWORK_SIDES, OURS, PEERS, TITLES
 from tools.benchmarking.measure import measure
-from tools.benchmarking.memory import measure_memory
-from tools.benchmarking.networks import NetworkCase
-from tools.benchmarking.plots import plot
+from tools.benchmarking.page.performance_page import (
+    FOLDER,
+    absent,
+    group_tables,
+    memory_table,
+    setting_title,
+    write_report,
+)
+from tools.benchmarking.page.performance_plots import plot
 from tools.benchmarking.profile import HEADER, PROFILED, lines_of, profile
-from tools.benchmarking.registry import CONV_SIDES, NETWORK_SIDES, OURS, PEERS, TITLES
-from tools.benchmarking.report import FOLDER, absent, group_tables, memory_table, setting_title, write_report
 from tools.benchmarking.result import Result
-from tools.benchmarking.sides import Side, WrongNumbers
+from tools.benchmarking.side import Side, WrongNumbers
+from tools.benchmarking.sides import cuda_sides
+from tools.benchmarking.sides.network_sides import NetworkCase
+from tools.benchmarking.sides.resident_memory import measure_memory
+from tools.benchmarking.sides.training_steps import TRAINING_SIDES, TrainingCase, measure_training_memory
 from tools.benchmarking.timing import Timer
-from tools.benchmarking.training import TRAINING_SIDES, TrainingCase, measure_training_memory
 from training.console import progress
 
 
@@ -108,8 +116,8 @@ def job_of(flags: argparse.Namespace) -> Job:
 def run(flags: argparse.Namespace, argv: Sequence[str]) -> Result:
     """Measure what the flags ask for."""
     if flags.cuda:
-        result = Result("cuda", cuda.describe(list(argv)), flags.rounds)
-        cuda.measure_cuda(result, flags.batch or [cuda.BATCH])
+        result = Result("cuda", cuda_sides.describe(list(argv)), flags.rounds)
+        cuda_sides.measure_cuda(result, flags.batch or [cuda_sides.BATCH])
         return result
     job = job_of(flags)
     result = Result(job.kind, machine.describe(list(argv)), flags.rounds)

@@ -23,10 +23,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from torch import Tensor
 
-from tools.arguments import positive
-from tools.artefacts import Artefact, answers, open_artefact, open_images
+from tools.argument_types import positive
 from tools.benchmarking.timing import Times
-from tools.comparison import COLUMNS, ROWS, compare, contact_sheet
+from tools.evaluating.artefacts import Artefact, answers, open_artefact, open_images
+from tools.evaluating.comparison import COLUMNS, ROWS, compare, contact_sheet
 from training.console import say, skipped_lines
 from training.data import Data
 

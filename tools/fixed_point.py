@@ -1,6 +1,6 @@
 """What a trained network reaches in fixed-point arithmetic, and how few bits it needs.
 
-    python tools/fixed_point.py --model runs/NAME                       the formats of tools/fixed_formats.py
+    python tools/fixed_point.py --model runs/NAME                       the published formats, beside float
     python tools/fixed_point.py --model runs/NAME --mode float          the float network alone, to compare with
     python tools/fixed_point.py --model runs/NAME --total-bits 10 --int-bits conv=6 linear=8
     python tools/fixed_point.py --model runs/NAME --settings bits.txt   lines NAME T I, of layers and parameters
@@ -23,8 +23,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from torch import nn
 
 from quantize.words import did_you_mean, format_table
-from tools.fixed_formats import INTEGER_BITS, KINDS, MOST_BITS, OWN_FORMATS, TOTAL_BITS, Formats, read_settings
-from tools.fixed_network import LayerRecord, fixed_network, merged_network
+from tools.fixed_arithmetic.fixed_formats import (
+    INTEGER_BITS,
+    KINDS,
+    MOST_BITS,
+    OWN_FORMATS,
+    TOTAL_BITS,
+    Formats,
+    read_settings,
+)
+from tools.fixed_arithmetic.fixed_network import LayerRecord, fixed_network, merged_network
 from tools.sensitivity import Sample
 from training import evaluate
 from training.checkpoint import BEST, find_checkpoint

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tools.run_dirs import nothing_in, run_dirs
+from tools.reporting.run_dirs import nothing_in, run_dirs
 
 EVENTS = "events.out.tfevents.*"
 TAGS = ("top1/train", "top1/test")

@@ -20,11 +20,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from quantize.words import format_table
 from tools.plot_curves import draw
-from tools.report_onnx import measure
-from tools.report_page import Section, page
-from tools.report_runs import Run, families, read_run, twin
-from tools.report_table import cell, columns_of, compared, epochs, notes
-from tools.run_dirs import run_dirs
+from tools.reporting.figure_table import cell, columns_of, compared, epochs, notes
+from tools.reporting.html_page import Section, page
+from tools.reporting.packed_inference import measure
+from tools.reporting.run_dirs import run_dirs
+from tools.reporting.run_figures import Run, families, read_run, twin
 
 TITLE = "Float against binary"
 PAGE = "index.html"

@@ -1,6 +1,6 @@
 """Repeat published runs, and write the table of what came out to READMEs/results.md.
 
-    python tools/reproduce.py --list                              the targets (tools/targets.py), each with its command
+    python tools/reproduce.py --list                              the targets, each with its command
     python tools/reproduce.py lenet5_xnornet lenet5_float         these, downloading what --data-dir has not
     python tools/reproduce.py 'nin*' --gpu 0                      those whose names match
     python tools/reproduce.py 'scheme_*' --epochs 1               a shorter budget, marked so in the table
@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from quantize.words import did_you_mean, format_table
 from tools import results
-from tools.jobs import ALL, Job, Target
-from tools.targets import JPEG_OF
+from tools.reproducing.jobs import ALL, Job, Target
+from tools.reproducing.targets import JPEG_OF
 from training.checkpoint import LAST
 from training.runlog import read_log
 

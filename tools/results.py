@@ -19,8 +19,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tools.jobs import ALL, Job, Target
-from tools.targets import JPEG, JPEG_OF, SECTIONS
+from tools.reproducing.jobs import ALL, Job, Target
+from tools.reproducing.targets import JPEG, JPEG_OF, SECTIONS
 from training.runlog import FILE, read_log
 
 READMES = Path(__file__).resolve().parent.parent / "READMEs"

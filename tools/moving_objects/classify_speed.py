@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import cv2
 
 from quantize.words import format_table
-from tools.arguments import positive
+from tools.argument_types import positive
 from tools.benchmarking.timing import Contestant, Timer, Times
 
 from .classify import Classifier, load_classifier

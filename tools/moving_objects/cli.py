@@ -25,10 +25,10 @@ from typing import NoReturn
 
 import cv2
 
-from tools.arguments import positive
+from tools.argument_types import positive
 
+from .box_scores import GROUPS, Boxes, Scores, evaluate, label_accuracy, read_boxes
 from .classify import CLASSES, TORCHVISION, Classifier, load_classifier
-from .evaluate import GROUPS, Boxes, Scores, evaluate, label_accuracy, read_boxes
 from .output import DETECTIONS, Recorder
 from .pipeline import Pipeline
 from .sources import SourceLost, open_source

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from .cases import Problem
-from .sides import Built, optional_module
+from ..cases import Problem
+from ..side import Built, optional_module
 
 CONFIG = {
     "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32", "ENABLE_CPU_PINNING": False,

@@ -19,7 +19,7 @@ import quantize
 from quantize.binary.adapters import own_weight
 from quantize.binary.layers import FLOAT_CLASSES, binarize, layer_adapter
 from quantize.schemes.dorefa import FLOAT_BITS
-from tools.fixed_formats import CONV, IMAGE, LINEAR, NORM, Format, Formats
+from tools.fixed_arithmetic.fixed_formats import CONV, IMAGE, LINEAR, NORM, Format, Formats
 from training.data import Normalization
 
 KIND_OF = {_ConvNd: CONV, nn.Linear: LINEAR, _BatchNorm: NORM}

@@ -18,10 +18,10 @@ from torch import nn
 
 import quantize
 
-from .networks import NetworkCase
+from .network_sides import NetworkCase
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 # Memory that is given back is returned to the system at once, not kept for later.
 TIDY = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
 
@@ -81,7 +81,7 @@ def measure_memory(case: NetworkCase, batch: int) -> dict[str, Any] | None:
 
 
 def _in_a_process(models: list[Path], batch: Path) -> dict[str, int]:
-    command = [sys.executable, "-m", "tools.benchmarking.memory", str(batch), *map(str, models)]
+    command = [sys.executable, "-m", "tools.benchmarking.sides.resident_memory", str(batch), *map(str, models)]
     run = subprocess.run(command, cwd=ROOT, env={**os.environ, **TIDY}, check=True, capture_output=True, text=True)
     return json.loads(run.stdout)
 

@@ -6,8 +6,8 @@ from html import escape
 from string import Template
 from typing import NamedTuple
 
-from tools.report_runs import Run, twin
-from tools.report_table import Column, cell, compared, epochs, notes
+from tools.reporting.figure_table import Column, cell, compared, epochs, notes
+from tools.reporting.run_figures import Run, twin
 
 # The policy forbids what the page does not have: scripts, and anything from another file or host.
 PAGE = Template("""<!DOCTYPE html>
@@ -64,7 +64,7 @@ class Section(NamedTuple):
 
     Attributes:
         title: of the section.
-        families: runs that are compared with each other, as ``report_runs.families`` gives them.
+        families: runs that are compared with each other, as ``run_figures.families`` gives them.
         pictures: of their curves: what is in it, and the PNG.
     """
 

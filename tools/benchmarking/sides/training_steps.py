@@ -20,9 +20,9 @@ import models
 import quantize
 from training.memory import keep_freed_memory
 
-from .memory import CLEAR, ROOT, STATUS, TIDY, resident
-from .networks import NetworkCase
-from .sides import Built, Side, Unavailable
+from ..side import Built, Side, Unavailable
+from .network_sides import NetworkCase
+from .resident_memory import CLEAR, ROOT, STATUS, TIDY, resident
 
 FLOAT, BINARY = "float_step", "binary_step"
 PEAK_STEPS = 2
@@ -120,7 +120,7 @@ def measure_training_memory(case: TrainingCase, batch: int) -> dict[str, Any] | 
 
 
 def _in_a_process(case: TrainingCase, batch: int, kind: str) -> int:
-    command = [sys.executable, "-m", "tools.benchmarking.training", case.network, str(batch), kind]
+    command = [sys.executable, "-m", "tools.benchmarking.sides.training_steps", case.network, str(batch), kind]
     run = subprocess.run(command, cwd=ROOT, env={**os.environ, **TIDY}, check=True, capture_output=True, text=True)
     return json.loads(run.stdout)
 

@@ -1,10 +1,10 @@
-"""A row of tools/targets.py as a run: its name, its flags, and whether a log is one of it."""
+"""A row of tools/reproducing/targets.py as a run: its name, its flags, and whether a log is one of it."""
 
 import dataclasses
 import shlex
 from typing import Any
 
-from tools.targets import JPEG, JPEG_FLAGS, JPEG_OF, SECTIONS, TARGETS
+from tools.reproducing.targets import JPEG, JPEG_FLAGS, JPEG_OF, SECTIONS, TARGETS
 from training.config import TrainConfig, parse_flags
 from training.recipe import read_recipe
 

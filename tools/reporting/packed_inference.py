@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import quantize
-from tools.report_runs import Run
+from tools.reporting.run_figures import Run
 from training import load_model
 from training.checkpoint import BEST
 

@@ -3,13 +3,14 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from . import cuda, tables
-from .measure import Row
-from .plots import plot
-from .registry import TITLES as SIDE_TITLES
-from .result import KINDS, Result, read_result
+from ..known_sides import TITLES as SIDE_TITLES
+from ..measure import Row
+from ..result import KINDS, Result, read_result
+from ..sides import cuda_sides
+from . import performance_tables as tables
+from .performance_plots import plot
 
-READMES = Path(__file__).resolve().parents[2] / "READMEs"
+READMES = Path(__file__).resolve().parents[3] / "READMEs"
 FOLDER = READMES / "performance"
 
 HEADER = """# Performance
@@ -33,7 +34,7 @@ TITLES = {
 }
 
 NOTES = {
-    "cuda": f"Channels-last, {cuda.CALLS} calls in a CUDA graph, timed by the device's events.\n",
+    "cuda": f"Channels-last, {cuda_sides.CALLS} calls in a CUDA graph, timed by the device's events.\n",
     "training": "Forward, loss, backward and SGD with momentum, channels-last, both networks with the same layout; "
     "*ratio* is binary over float.\n",
     "kernels": "*ratio* of the limit is the share of it that ours reaches: the time that xor, popcount and add of as "
@@ -113,10 +114,10 @@ def absent(result: Result) -> list[str]:
 def not_run() -> list[str]:
     """The section of a CUDA device where none was at hand."""
     parts = [f"## {TITLES['cuda']}\n", NOTES["cuda"], "Not run yet: `python tools/benchmark.py --cuda` measures it.\n"]
-    for group, (cases, sides) in cuda.GROUPS.items():
+    for group, (cases, sides) in cuda_sides.GROUPS.items():
         header = ["case", *(f"{side.title} us" for side in sides)]
         lines = [[case.name, *["not run"] * len(sides)] for case in cases]
-        parts += [f"### {group[0].upper()}{group[1:]}, batch {cuda.BATCH}\n", tables.markdown(header, lines)]
+        parts += [f"### {group[0].upper()}{group[1:]}, batch {cuda_sides.BATCH}\n", tables.markdown(header, lines)]
     return parts
 
 

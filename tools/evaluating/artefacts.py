@@ -12,7 +12,7 @@ import quantize
 from quantize.export.qonnx import DOMAIN as QONNX_DOMAIN
 from quantize.export.qonnx import QonnxSession, executor_missing
 from quantize.export.session import uses_domain
-from tools.onnx_files import read_facts
+from tools.evaluating.onnx_files import read_facts
 from training import TrainConfig, load_model
 from training.checkpoint import BEST, find_checkpoint
 from training.console import progress

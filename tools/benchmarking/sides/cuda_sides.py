@@ -18,13 +18,13 @@ import quantize
 from quantize import kernels, packing
 from training.console import progress
 
-from . import machine
-from .cases import SHAPES, ConvCase, Problem, signs
-from .measure import measure
-from .networks import NetworkCase, NetworkProblem, expected_binary
-from .result import Result
-from .sides import Built, Side
-from .timing import Timer
+from .. import machine
+from ..cases import SHAPES, ConvCase, Problem, signs
+from ..measure import measure
+from ..result import Result
+from ..side import Built, Side
+from ..timing import Timer
+from .network_sides import NetworkCase, NetworkProblem, expected_binary
 
 CALLS = 20
 BATCH = 256
@@ -76,7 +76,7 @@ class ConvProblem(Problem):
 
 @dataclasses.dataclass(frozen=True)
 class ConvOnDevice:
-    """A convolution of :mod:`.cases`."""
+    """A convolution of :mod:`..cases`."""
 
     case: ConvCase
     device: str = DEVICE

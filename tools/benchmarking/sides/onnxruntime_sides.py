@@ -3,8 +3,8 @@
 import numpy as np
 from torch import Tensor
 
-from .cases import Problem
-from .sides import Built, Unavailable, optional_module
+from ..cases import Problem
+from ..side import Built, Unavailable, optional_module
 
 # QLinearConv returns 8 bits: sums in steps of this, up to 508, seven standard deviations of 4,608 random signs.
 INT8_STEP = 4.0

@@ -4,7 +4,7 @@ import datetime
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from tools.report_runs import Run
+from tools.reporting.run_figures import Run
 
 
 class Column(NamedTuple):

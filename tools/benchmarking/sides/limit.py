@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .cases import Problem
-from .machine import cpu_flags
-from .sides import Built, Unavailable
+from ..cases import Problem
+from ..machine import cpu_flags
+from ..side import Built, Unavailable
 
 SOURCE = Path(__file__).with_name("limit.cc")
 PRODUCTS_A_STEP = 8 * 512

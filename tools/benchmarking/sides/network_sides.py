@@ -14,8 +14,8 @@ from torch import Tensor, nn
 import models
 import quantize
 
+from ..side import Built, Side, optional_module
 from .onnxruntime_sides import session
-from .sides import Built, Side, optional_module
 
 CALIBRATION_BATCHES = 4
 

@@ -5,11 +5,11 @@ from pathlib import Path
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from .cases import SWEEPS, papers_speedup
-from .measure import Row
-from .registry import TITLES
-from .result import Result
-from .tables import settings, with_setting
+from ..cases import SWEEPS, papers_speedup
+from ..known_sides import TITLES
+from ..measure import Row
+from ..result import Result
+from .performance_tables import settings, with_setting
 
 SWEEP_AXES = {"channels": "input channels", "kernel": "filter size"}
 

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .measure import Row
+from ..measure import Row
 
 NOT_HERE = "-"
 
@@ -65,7 +65,7 @@ def scaling(rows: Sequence[Row], batch: int) -> tuple[list[str], list[list[str]]
 
 
 def memory(measured: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Kilobytes that networks take, see memory.py."""
+    """Kilobytes that networks take, see resident_memory.py."""
     kinds = ("float", "packed")
     header = ["case", "batch", *(f"{what}, {kind} kB" for what in ("stored", "peak") for kind in kinds)]
     lines = []
@@ -76,7 +76,7 @@ def memory(measured: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[list[
 
 
 def training_memory(measured: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Megabytes at the peak of a training step, see training.py."""
+    """Megabytes at the peak of a training step, see training_steps.py."""
     lines = []
     for m in measured:
         floating, binary = m["float_step"] / 1e6, m["binary_step"] / 1e6

@@ -1,12 +1,12 @@
 """The sides that the command line knows, by name. Ratios are those to the first."""
 
-from . import cuda
-from .limit import build_limit, expected_ones
-from .networks import network_sides
-from .onnxruntime_sides import build_float, build_int8, expected_int8
-from .openvino_side import build_binary
-from .sides import Side, build_ours, build_torch_float
-from .training import TRAINING_SIDES
+from .side import Side, build_ours, build_torch_float
+from .sides import cuda_sides
+from .sides.limit import build_limit, expected_ones
+from .sides.network_sides import network_sides
+from .sides.onnxruntime_sides import build_float, build_int8, expected_int8
+from .sides.openvino_side import build_binary
+from .sides.training_steps import TRAINING_SIDES
 
 OURS = "xnorkit"
 
@@ -23,7 +23,7 @@ CONV_SIDES = {
 }
 
 NETWORK_SIDES = {side.name: side for side in network_sides(OURS)}
-CUDA_SIDES = {side.name: side for side in (*cuda.CONV_SIDES, *cuda.NETWORK_SIDES)}
+CUDA_SIDES = {side.name: side for side in (*cuda_sides.CONV_SIDES, *cuda_sides.NETWORK_SIDES)}
 ALL = {**CONV_SIDES, **NETWORK_SIDES, **TRAINING_SIDES, **CUDA_SIDES}
 TITLES = {name: side.title for name, side in ALL.items()}
 
