@@ -2,11 +2,13 @@
 
     python tools/report.py runs/NAME runs/OTHER ...        to report/: index.html, curves-*.png
     python tools/report.py READMEs/runs/* --out DIR
-    python tools/report.py runs/* --measure                write each best.pt as ONNX, for its size and its speed
+    python tools/report.py runs/* --no-measure             from the logs alone, which know no time of inference
 
-Accuracy, size on disk, peak memory, training and inference time, MACs and binary MACs of each run, its curves, and
-beside a binary run how it compares with the float run of the same network and data. The page is one file that
-needs nothing else. A run that is not finished shows what it has; what a log does not tell is "-", with the reason.
+Accuracy, size on disk, inference time, MACs and binary MACs of each run, what its training cost in time and memory,
+its curves, and beside a binary run how it compares with the float run of the same network and data. Size and
+inference time are those of the file that ships: each best.pt is written as an ONNX file with packed weights, to a
+temporary directory, and timed. The page is one file that needs nothing else. A run that is not finished shows what
+it has; what cannot be told is "-", with the reason.
 Exit codes: 0 done, 2 something that cannot be used.
 """
 
@@ -97,7 +99,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="directories of runs")
     parser.add_argument("--out", type=Path, default=Path("report"), metavar="DIR", help="default: %(default)s")
-    parser.add_argument("--measure", action="store_true", help="each best.pt as ONNX: its size and speed")
+    parser.add_argument(
+        "--measure", action=argparse.BooleanOptionalAction, default=True, help="size and speed of each best.pt as ONNX"
+    )
     try:
         run(parser.parse_args(argv))
     except (ValueError, OSError) as error:

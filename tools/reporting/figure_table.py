@@ -45,24 +45,30 @@ def milliseconds(seconds: float) -> str:
 
 COLUMNS = {
     "top1": Column("top-1", "of the best epoch on the test set", "{:.2f}%".format),
-    "file_bytes": Column("size on disk", "the ONNX file that --export or --measure wrote", size),
+    "file_bytes": Column("size on disk", "the ONNX file, in which a binary weight takes 1 bit", size),
     "packed_bytes": Column("packed", "parameters and buffers with binary weights at 1 bit, computed", size),
-    "peak_memory": Column(
-        "peak memory", "of the training process, libraries and data included; on a GPU that of its tensors", size, True
-    ),
-    "training_seconds": Column("training", "the training passes of all epochs", duration, True),
-    "test_seconds": Column(
-        "inference",
-        "an image of the run's own test pass in PyTorch, loading and whatever else ran on the machine included, median "
-        "of the epochs; PyTorch computes binary layers in float",
-        milliseconds,
-        True,
-    ),
     "onnx_seconds": Column(
-        "ONNX inference", "one image in onnxruntime with one thread on the machine of the report, median", milliseconds
+        "inference",
+        "one image through the ONNX file, whose binary layers compute on bits, in onnxruntime with one thread on the "
+        "machine of the report, median",
+        milliseconds,
     ),
     "macs": Column("MACs", "of an image, those of binary layers left out", short),
     "binary_macs": Column("binary MACs", "of an image, with 1-bit weights", short),
+    "training_seconds": Column("training time", "the training passes of all epochs", duration, True),
+    "peak_memory": Column(
+        "training memory",
+        "the peak of the process, libraries and data included; on a GPU that of its tensors",
+        size,
+        True,
+    ),
+    "test_seconds": Column(
+        "testing in training",
+        "an image of the test pass after each epoch, loading and whatever else ran on the machine included, median of "
+        "the epochs; training computes binary layers in float, so that this is no time of inference",
+        milliseconds,
+        True,
+    ),
 }
 
 

@@ -1,6 +1,5 @@
-"""A run's best checkpoint as an ONNX file: its size, and its speed on one image and one thread."""
+"""A run's best checkpoint as the file that ships, an ONNX file with packed weights: its size and its speed."""
 
-import dataclasses
 import statistics
 import tempfile
 import time
@@ -20,17 +19,18 @@ WARM_UP, REPEATS = 5, 50
 def measure(run: Run, run_dir: Path) -> Run:
     """The run with "file_bytes" and "onnx_seconds", or the reason why it has none.
 
-    Raises ValueError or OSError for a checkpoint that cannot be read or exported.
+    Raises ValueError or OSError for a checkpoint that cannot be read.
     """
     if not (run_dir / BEST).is_file():
-        return dataclasses.replace(run, missing=run.missing | {"onnx_seconds": f"there is no {BEST} to measure"})
+        return run.without("onnx_seconds", f"there is no {BEST} to measure")
     model, info = load_model(run_dir)
     images = torch.randn(2, *info.input_size, generator=torch.Generator().manual_seed(0))
     with tempfile.TemporaryDirectory() as folder:
         try:
             report = quantize.export_onnx(model, Path(folder) / "model.onnx", images)
-        except quantize.ExportMismatch as error:
-            raise ValueError(f"{str(info.path)!r} cannot be measured: {error}") from error
+        except (quantize.ExportMismatch, ValueError, RuntimeError) as error:
+            reason = str(error).partition("\n")[0].rstrip(".")
+            return run.without("onnx_seconds", f"its {BEST} cannot be written as an ONNX file ({reason})")
         return run.with_figures({"file_bytes": report.size, "onnx_seconds": seconds(report.path, images[:1])})
 
 

@@ -15,6 +15,7 @@ from training.runlog import FILE, read_log
 
 NOT_LOGGED = "the log is of a version that did not record it"
 NO_FILE = "the run wrote no ONNX file; train with --export, or report with --measure"
+OTHER_FORMAT = "its ONNX file is not in format packed; report with --measure"
 STAGE_1 = "all epochs so far are of the first of two stages, with float weights"
 
 
@@ -55,6 +56,10 @@ class Run:
         missing = {key: why for key, why in self.missing.items() if key not in figures}
         return dataclasses.replace(self, figures=self.figures | figures, missing=missing)
 
+    def without(self, figure: str, why: str) -> "Run":
+        """The run with the reason why it lacks a figure."""
+        return dataclasses.replace(self, missing=self.missing | {figure: why})
+
 
 def read_entries(run_dir: Path) -> list[dict[str, Any]]:
     """A run's log without places. Raises FileNotFoundError or ValueError where it tells of no finished epoch."""
@@ -76,7 +81,7 @@ def read_run(name: str, run_dir: Path) -> Run:
     starts, epochs, exports = ([e for e in entries if e["kind"] == kind] for kind in ("run", "epoch", "export"))
     start, config = starts[0], starts[-1]["config"]
     network = base_network(config["arch"])
-    figures, missing = figures_of(starts[-1]["cost"], epochs, exports)
+    figures, missing = figures_of(starts[-1], epochs, exports)
     return Run(
         name=name,
         group=(network, config["dataset"], json.dumps(start["data"])),
@@ -102,15 +107,14 @@ def base_network(arch: str) -> str:
         return arch
 
 
-def figures_of(
-    cost: dict[str, int], epochs: list[dict], exports: list[dict]
-) -> tuple[dict[str, float], dict[str, str]]:
-    """The figures of a log, and why others are not there."""
+def figures_of(start: dict, epochs: list[dict], exports: list[dict]) -> tuple[dict[str, float], dict[str, str]]:
+    """The figures of a log, from the entries of its kinds, and why others are not there."""
+    cost, packed = start["cost"], start["config"].get("export_format", "packed") == "packed"
     binary = [e["test"] for e in epochs if not e.get("float_weights")]
     peaks = [e["peak_memory"]["device"] or e["peak_memory"]["host"] for e in epochs if "peak_memory" in e]
     found: dict[str, tuple[float | None, str]] = {
         "top1": (max((test["top1"] for test in binary), default=None), STAGE_1),
-        "file_bytes": (exports[-1]["bytes"] if exports else None, NO_FILE),
+        "file_bytes": (exports[-1]["bytes"] if exports and packed else None, NO_FILE if packed else OTHER_FORMAT),
         "packed_bytes": (cost["packed_bytes"], ""),
         "peak_memory": (max(filter(None, peaks), default=None), NOT_LOGGED),
         "training_seconds": (sum(e["train"]["seconds"] for e in epochs), ""),
