@@ -39,7 +39,7 @@ def test_without_a_device_the_tool_says_so(monkeypatch, capsys):
 
 
 def test_the_page_says_that_nothing_ran():
-    page = performance_page.page({})
+    page = performance_page.page([])
     for cases, sides in GROUPS.values():
         for case in cases:
             assert f"| {case.name} |{' not run |' * len(sides)}\n" in page
@@ -52,7 +52,7 @@ def test_the_page_shows_what_ran():
         **{"flags": [], "load": 0, "versions": {"triton": "9"}, "gpu": "Loom"},
     }
     rows = [Row(TINY.name, 2, 1, "cuda_bits", 1000, "", 1.0, 1.0, 1.0, 5, 0, 7.0, 1.0)]
-    text = performance_page.page({"cuda": Result("cuda", environment, 1, {"convolutions": rows})})
+    text = performance_page.page([Result("cuda", environment, 1, {"convolutions": rows})])
     assert "not run" not in text
     assert "Loom; Abacus, 3 cores" in text
     assert TINY.name in text

@@ -1,8 +1,10 @@
-"""READMEs/performance.md: results as tables, each with machine, versions, date and command."""
+"""READMEs/performance.md: results by processor as tables, each with machine, versions, date and command."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from .. import machine
 from ..known_sides import TITLES as SIDE_TITLES
 from ..measure import Row
 from ..result import KINDS, Result, read_result
@@ -15,12 +17,13 @@ FOLDER = READMES / "performance"
 
 HEADER = """# Performance
 
-Written by `python tools/benchmark.py --report` from the figures in `READMEs/performance/`; `make benchmark` measures
-them again.
+Written by `python tools/benchmark.py --report` from the figures in `READMEs/performance/`, a directory for each
+processor. `make benchmark` measures those of the machine at hand and leaves the others as they are.
 
 Float in and float out on every side, NCHW, the numbers of each compared with a float convolution's first. Sides take
 turns in one run. Times are medians of microseconds a call; *ratio* is how many times as long as ours (the median over
-the turns); GMAC/s is ours, padding counted. A case is *input channels - output channels - filter - image*.
+the turns); GMAC/s is ours, padding counted. A case is *input channels - output channels - filter - image*. Pictures
+show speed-ups: higher is better.
 """
 
 TITLES = {
@@ -67,17 +70,14 @@ def machine_line(result: Result) -> str:
     return f"{where}; {versions}; {e['date'][:10]}, load {e['load']} before the start: `{e['command']}`\n"
 
 
-def setting_title(setting: tuple[int, int]) -> str:
-    batch, threads = setting
-    return f"batch {batch}, {threads} thread{'' if threads == 1 else 's'}"
-
-
 def group_tables(group: str, rows: Sequence[Row]) -> list[tuple[str, list[str], list[list[str]]]]:
     """Title, header and lines of each table of a group, scaling last."""
     found = []
     for setting in tables.settings(rows):
         chosen = tables.with_setting(rows, setting)
-        found.append((", ".join(filter(None, (group, setting_title(setting)))), *tables.pivot(chosen, SIDE_TITLES)))
+        found.append(
+            (", ".join(filter(None, (group, tables.setting_title(setting)))), *tables.pivot(chosen, SIDE_TITLES))
+        )
     batch = max(row.batch for row in rows)
     header, lines = tables.scaling(rows, batch)
     if lines:
@@ -86,16 +86,22 @@ def group_tables(group: str, rows: Sequence[Row]) -> list[tuple[str, list[str], 
     return found
 
 
+def kept_path(result: Result) -> Path:
+    """Where a result is kept, from the directory of the guides: that of its processor."""
+    return Path(FOLDER.name, machine.processor_folder(result.environment), f"{result.kind}.json")
+
+
 def section(result: Result) -> list[str]:
     """The Markdown of one result."""
-    parts = [f"## {TITLES[result.kind]}\n", NOTES.get(result.kind, "") + WHY * (result.kind in ("channels", "kernel"))]
-    parts += [machine_line(result), f"![{TITLES[result.kind]}](images/performance_{result.kind}.png)\n"]
+    picture = kept_path(result).with_suffix(".png").as_posix()
+    parts = [f"### {TITLES[result.kind]}\n", NOTES.get(result.kind, "") + WHY * (result.kind in ("channels", "kernel"))]
+    parts += [machine_line(result), f"![{TITLES[result.kind]}]({picture})\n"]
     for group, rows in result.groups.items():
         for title, header, lines in group_tables(group, rows):
-            parts += [f"### {title[0].upper()}{title[1:]}\n", tables.markdown(header, lines)]
+            parts += [f"#### {title[0].upper()}{title[1:]}\n", tables.markdown(header, lines)]
     if result.memory:
         note = TRAINING_MEMORY_NOTE if result.kind == "training" else MEMORY_NOTE
-        parts += [f"### Memory\n\n{note}", tables.markdown(*memory_table(result))]
+        parts += [f"#### Memory\n\n{note}", tables.markdown(*memory_table(result))]
     return [part for part in [*parts, *(f"* {line}\n" for line in absent(result))] if part]
 
 
@@ -121,19 +127,25 @@ def not_run() -> list[str]:
     return parts
 
 
-def page(results: Mapping[str, Result]) -> str:
-    """The whole page from results by kind."""
-    parts = [part for kind in KINDS if kind in results for part in section(results[kind])]
-    return "\n".join([HEADER, *parts, *([] if "cuda" in results else not_run())])
+def page(results: Iterable[Result]) -> str:
+    """The whole page: processor by processor, each with the kinds of figures in one order."""
+    results = sorted(results, key=lambda result: (machine.processor(result.environment), KINDS.index(result.kind)))
+    parts = []
+    for processor, group in itertools.groupby(results, key=lambda result: machine.processor(result.environment)):
+        parts += [f"## {processor}\n", *(part for result in group for part in section(result))]
+    return "\n".join([HEADER, *parts, *([] if any(result.kind == "cuda" for result in results) else not_run())])
 
 
 def write_report(paths: Iterable[Path], folder: Path = READMES) -> Path:
-    """Write ``folder``/performance.md and its images; its path. Of two files of a kind the later one counts."""
-    results = {result.kind: result for result in map(read_result, paths)}
+    """Write ``folder``/performance.md and its pictures; its path.
+
+    Of two files of one processor and kind the later one counts. Raises ValueError without any.
+    """
+    results = {kept_path(result): result for result in map(read_result, paths)}
     if not results:
-        raise ValueError(f"there are no results to report; measure some first with --json {FOLDER / 'shapes.json'}")
-    for result in results.values():
-        plot(result, folder / "images" / f"performance_{result.kind}.png")
+        raise ValueError("there are no results to report; measure some first with --keep")
+    for kept, result in results.items():
+        plot(result, folder / kept.with_suffix(".png"))
     path = folder / "performance.md"
-    path.write_text(page(results))
+    path.write_text(page(results.values()))
     return path

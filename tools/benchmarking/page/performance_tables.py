@@ -47,6 +47,11 @@ def settings(rows: Iterable[Row]) -> list[tuple[int, int]]:
     return list(dict.fromkeys((row.batch, row.threads) for row in rows))
 
 
+def setting_title(setting: tuple[int, int]) -> str:
+    batch, threads = setting
+    return f"batch {batch}, {threads} thread{'' if threads == 1 else 's'}"
+
+
 def with_setting(rows: Iterable[Row], setting: tuple[int, int]) -> list[Row]:
     return [row for row in rows if (row.batch, row.threads) == setting]
 
