@@ -76,6 +76,13 @@ def test_float_mode_shows_the_float_network_alone(run_dir, capsys):
     assert len(shown.out.splitlines()) == 2
 
 
+@pytest.mark.parametrize("mode", ["fixed", "float"])
+def test_the_older_command_line_runs(run_dir, mode, capsys):
+    code, shown = call(capsys, "--model", run_dir / "best.pt", "--no", "50", "--mode", mode)
+    assert code == 0
+    assert shown.out.splitlines()[0].endswith(", 50 test images")
+
+
 def test_bits_of_kinds_and_of_names(run_dir, tmp_path, capsys):
     settings = tmp_path / "bits.txt"
     settings.write_text("4 12 2\n9.weight 3 0  # a parameter\n")

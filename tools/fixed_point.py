@@ -178,7 +178,7 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data-dir", default=argparse.SUPPRESS, metavar="DIR", help="default: that of the training")
     parser.add_argument("--gpu", default=argparse.SUPPRESS, help="as of trainer_exp.py")
     parser.add_argument("--mode", choices=MODES, default=FIXED, help="default: %(default)s, beside float")
-    parser.add_argument("--count", type=int, metavar="N", help="test images; default: all")
+    parser.add_argument("--count", "--no", type=int, metavar="N", help="test images; default: all")
     parser.add_argument(
         "--total-bits",
         type=int,

@@ -10,6 +10,14 @@ from torch import Tensor
 from quantize.words import format_table
 
 COLUMNS, ROWS = 6, 4  # of a contact sheet
+# Two programs in float32 differ by a few units of 2^-24 an operation, over a whole network by less than this, as a
+# share of the largest output. One sign that moves changes sums by 2 and the outputs by about 1%.
+ROUNDING = 1e-4
+MOVED_SIGN = (
+    "Of one network in two forms, an image that differs by more than rounding has a moved sign: a value of a float "
+    "layer lay so near a threshold that it was rounded to one side of it here and to the other side there. One image "
+    "in a hundred is usual."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,24 +50,29 @@ class Comparison:
     Attributes:
         images: how many.
         difference: the largest between their outputs, over all images; ``largest`` is A's largest output.
+        moved: how many images differ by more than rounding, ``ROUNDING`` times ``largest``.
         disagreements: in the order of the set.
     """
 
     images: int
     difference: float
     largest: float
+    moved: int
     disagreements: list[Disagreement]
 
     def __str__(self) -> str:
         total = (
             f"{len(self.disagreements):,} of {self.images:,} predictions differ; the largest difference between "
-            f"outputs is {self.difference:.2g}, beside a largest output of {self.largest:.2g}"
+            f"outputs is {self.difference:.2g}, beside a largest output of {self.largest:.2g}; "
+            f"{self.moved:,} image{' differs' if self.moved == 1 else 's differ'} by more than rounding, "
+            f"{ROUNDING:g} of that"
         )
-        if not self.disagreements:
-            return total
-        header = ("image", "label", "A", "score A", "B", "score B", "largest difference")
-        rows = [(d.index, d.label, *d.cells(), f"{d.difference:.2g}") for d in self.disagreements]
-        return f"{total}\n\n{format_table(header, rows, ('image', 'score A', 'score B', 'largest difference'))}"
+        parts = [total]
+        if self.disagreements:
+            header = ("image", "label", "A", "score A", "B", "score B", "largest difference")
+            rows = [(d.index, d.label, *d.cells(), f"{d.difference:.2g}") for d in self.disagreements]
+            parts.append(format_table(header, rows, ("image", "score A", "score B", "largest difference")))
+        return "\n\n".join(parts + [MOVED_SIGN] * (self.moved > 0))
 
 
 def compare(a: Tensor, b: Tensor, labels: Tensor, classes: Sequence[str]) -> Comparison:
@@ -77,7 +90,8 @@ def compare(a: Tensor, b: Tensor, labels: Tensor, classes: Sequence[str]) -> Com
         )
         for i in (predictions[0] != predictions[1]).nonzero().flatten().tolist()
     ]
-    return Comparison(len(a), float(apart.max()), float(a.abs().max()), found)
+    largest = float(a.abs().max())
+    return Comparison(len(a), float(apart.max()), largest, int((apart > ROUNDING * largest).sum()), found)
 
 
 def contact_sheet(images: Tensor, shown: Sequence[Disagreement], path: Path) -> None:
