@@ -10,7 +10,7 @@ from typing import Any
 import models
 from tools.plot_curves import Curves
 from tools.reporting.run_dirs import nothing_in
-from tools.results import machine, without_places
+from tools.reproducing.kept_logs import machine, without_places
 from training.runlog import FILE, read_log
 
 NOT_LOGGED = "the log is of a version that did not record it"
