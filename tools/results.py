@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tools.reproducing.jobs import ALL, Job, Target
 from tools.reproducing.kept_logs import READMES, keep, machine, read_run
-from tools.reproducing.targets import JPEG, JPEG_OF, SECTIONS
+from tools.reproducing.targets import IMAGES, IMAGES_OF, SECTIONS
 from training.runlog import FILE
 
 HEADER = """# Results
@@ -32,30 +32,26 @@ Accuracy is top-1 on the test set in percent: *published*, *ours* (the best epoc
 is a shorter budget than the row's; names that end in "short" are of a few epochs on a processor, which show that a
 network learns and what it costs, not how far it gets. Time is training and testing of all epochs. MACs are those of
 one image. *packed bytes* are those of the parameters, 1 bit a binary weight. `python tools/report.py READMEs/runs/*`
-makes a page of the same logs, with curves, peak memory and inference time.
-"""
-JPEG_NOTE = f"""The targets of {JPEG_OF} on JPEG copies of its images. The artefacts cost accuracy: no published figure
-compares, only a float network trained on the same files.
+makes a page of the same logs, with curves and peaks of memory.
 """
 
 COLUMNS = (
-    "name", "published", "ours", "last", "float", "epochs", "time", "parameters", "float MACs", "binary MACs",
+    "name", "data", "published", "ours", "last", "float", "epochs", "time", "parameters", "float MACs", "binary MACs",
     "packed bytes", "date", "machine", "command",
 )  # fmt: skip
 TEXTS = ("name", "data", "date", "machine", "command")
 WAITING = "Not run"
-WAITING_COLUMNS = ("name", "data", "published", "epochs", "command")
-WAITING_NOTE = f"""Rows that nobody has trained yet, with the figures that they are to be compared with. Those of
-{JPEG_OF} run on JPEG copies too: `python tools/reproduce.py NAME --jpeg DIR`.
+WAITING_NOTE = f"""Rows that nobody has trained yet, each by its command. Those of {IMAGES_OF} run on a tree of
+pictures too, with `--images DIR`; their rows say "{IMAGES}".
 """
 NOT_RUN = WAITING.lower()
 
 
-def kept_job(target: Target, jpeg: bool, runs: Mapping[str, Any]) -> Job:
+def kept_job(target: Target, images: bool, runs: Mapping[str, Any]) -> Job:
     """The longest run of a target that is kept, else the whole target."""
-    whole = Job(target, jpeg)
+    whole = Job(target, images)
     lengths = (re.fullmatch(rf"{re.escape(whole.name)}_(\d+)epochs", name) for name in runs)
-    jobs = [Job(target, jpeg, int(match[1])) for match in lengths if match]
+    jobs = [Job(target, images, int(match[1])) for match in lengths if match]
     return max(jobs, key=lambda job: job.epochs) if jobs and whole.name not in runs else whole
 
 
@@ -82,45 +78,49 @@ def target_row(job: Job, runs: Mapping[str, Any]) -> dict[str, str]:
     """The row of a target that was run. Raises ValueError where the log under its name is of another run."""
     target, run = job.target, runs[job.name]
     job.check(run["run"]["config"])
-    row = {"name": job.name} | figures(run) | {"command": f"`{job.command}`"}
+    row = {"name": job.name, "data": job.data} | figures(run) | {"command": f"`{job.command}`"}
     if job.epochs:
         row["epochs"] += f" of {target.epochs}"
-    if target.published and not job.jpeg:
+    if target.published:
         row["published"] = target.published
     if target.float_twin:
-        twin = Job(ALL[target.float_twin], job.jpeg, job.epochs).name
+        twin = Job(ALL[target.float_twin], job.images, job.epochs).name
         row["float"] = figures(runs[twin])["ours"] if twin in runs else NOT_RUN
     return row
 
 
-def waiting_row(job: Job) -> dict[str, str]:
-    """The row of a target that was not run."""
-    target = job.target
-    row = {"name": job.name, "data": target.section, "epochs": str(target.epochs), "command": f"`{job.command}`"}
-    return row | {"published": target.published or ""}
+def waiting_line(target: Target) -> str:
+    """How to run a target that was not run, and what is known of it."""
+    published = f", published {target.published}" if target.published else ""
+    return f"* `python tools/reproduce.py {target.name}`: {target.section}, {target.epochs} epochs{published}\n"
 
 
-def table(rows: Iterable[Mapping[str, str]], columns: Sequence[str] = COLUMNS) -> str:
+def table(rows: Iterable[Mapping[str, str]]) -> str:
     """GitHub's kind of table; figures are aligned to the right."""
-    align = ["---" if name in TEXTS else "--:" for name in columns]
-    lines = [columns, align, *([row.get(name, "") for name in columns] for row in rows)]
+    align = ["---" if name in TEXTS else "--:" for name in COLUMNS]
+    lines = [COLUMNS, align, *([row.get(name, "") for name in COLUMNS] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
 def page(runs: Mapping[str, dict[str, Any]]) -> str:
     """The whole page from runs by name. Raises ValueError for a log that is not of the target whose name it has."""
     parts, shown, waiting = [HEADER], set(), []
-    for title in (*SECTIONS, JPEG):
-        jpeg = title == JPEG
-        section = JPEG_OF if jpeg else title
-        jobs = [kept_job(target, jpeg, runs) for target in ALL.values() if target.section == section]
-        rows = [target_row(job, runs) for job in jobs if job.name in runs]
+    for section in SECTIONS:
+        rows = []
+        for target in (target for target in ALL.values() if target.section == section):
+            jobs = [kept_job(target, images, runs) for images in ((False, True) if section == IMAGES_OF else (False,))]
+            found = [target_row(job, runs) for job in jobs if job.name in runs]
+            waiting += [] if found else [waiting_line(target)]
+            rows += found
         shown |= {row["name"] for row in rows}
-        parts += [f"## {title}\n", *([JPEG_NOTE] if jpeg else []), table(rows)] if rows else []
-        waiting += [] if jpeg else [waiting_row(job) for job in jobs if job.name not in runs]
-    others = [{"name": name} | figures(run) for name, run in sorted(runs.items()) if name not in shown]
+        parts += [f"## {section}\n", table(rows)] if rows else []
+    others = [
+        {"name": name, "data": run["run"]["config"]["dataset"]} | figures(run)
+        for name, run in sorted(runs.items())
+        if name not in shown
+    ]
     parts += ["## Other runs\n", table(others)] if others else []
-    parts += [f"## {WAITING}\n", WAITING_NOTE, table(waiting, WAITING_COLUMNS)] if waiting else []
+    parts += [f"## {WAITING}\n", WAITING_NOTE, "".join(waiting)] if waiting else []
     return "\n".join(parts)
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import shlex
 from typing import Any
 
-from tools.reproducing.targets import JPEG, JPEG_FLAGS, JPEG_OF, SECTIONS, TARGETS
+from tools.reproducing.targets import IMAGES, IMAGES_FLAGS, IMAGES_OF, SECTIONS, TARGETS
 from training.config import TrainConfig, parse_flags
 from training.recipe import read_recipe
 
@@ -43,34 +43,35 @@ class Job:
 
     Attributes:
         target: which one.
-        jpeg: on JPEG copies of its images.
+        images: from a tree of pictures.
         epochs: of a shorter budget; None: the target's.
     """
 
     target: Target
-    jpeg: bool = False
+    images: bool = False
     epochs: int | None = None
 
     def __post_init__(self) -> None:
-        if self.jpeg and self.target.section != JPEG_OF:
-            raise ValueError(f"target {self.target.name!r} is of {self.target.section}; --jpeg is for {JPEG_OF}")
+        if self.images and self.target.section != IMAGES_OF:
+            raise ValueError(f"target {self.target.name!r} is of {self.target.section}; --images is for {IMAGES_OF}")
         if self.epochs is not None and not 1 <= self.epochs <= self.target.epochs:
             raise ValueError(f"--epochs is {self.epochs}; target {self.target.name!r} takes 1 to {self.target.epochs}")
 
     @property
-    def section(self) -> str:
-        return JPEG if self.jpeg else self.target.section
+    def data(self) -> str:
+        """What it is trained and tested on, for people."""
+        return IMAGES if self.images else self.target.section.partition(",")[0]
 
     @property
     def name(self) -> str:
         """Of the run's directory; runs on other data or of other length never share one."""
         short = self.epochs not in (None, self.target.epochs)
-        return self.target.name + ("_jpeg" if self.jpeg else "") + (f"_{self.epochs}epochs" if short else "")
+        return self.target.name + ("_images" if self.images else "") + (f"_{self.epochs}epochs" if short else "")
 
     @property
     def flags(self) -> list[str]:
         """Of trainer_exp.py, all but the places of data and run."""
-        data = JPEG_FLAGS if self.jpeg else SECTIONS[self.target.section]
+        data = IMAGES_FLAGS if self.images else SECTIONS[self.target.section]
         flags = shlex.split(f"{self.target.flags} {data}")
         if self.epochs in (None, self.target.epochs):
             return flags

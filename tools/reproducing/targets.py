@@ -8,9 +8,9 @@ SECTIONS = {
     "SVHN": "--dataset svhn",
     "ImageNet": "--dataset imagefolder",
 }
-JPEG_OF = "CIFAR-10"  # the section whose targets can use JPEG copies instead
-JPEG = "CIFAR-10 (JPEG)"
-JPEG_FLAGS = "--dataset imagefolder --normalize cifar10"
+IMAGES_OF = "CIFAR-10"  # the section whose targets can read a tree of pictures instead of torchvision's archive
+IMAGES = "CIFAR-10 (98 of 60,000 images from JPEG)"  # what such a tree holds: the others are the original pixels
+IMAGES_FLAGS = "--dataset imagefolder --normalize cifar10"
 
 # Section -> name, flags of trainer_exp.py, published top-1 in percent, float target to compare with. "..._published"
 # has the recipe of the figure's source, where that is known; the others have the trainer's best for such a network,
