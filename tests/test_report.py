@@ -2,10 +2,8 @@
 
 import base64
 import dataclasses
-import itertools
 import json
 import re
-import types
 from html.parser import HTMLParser
 
 import pytest
@@ -15,6 +13,7 @@ from tiny_runs import train
 
 import quantize
 from tools import report, results
+from tools.benchmarking.timing import Times
 from tools.reporting import packed_inference
 from tools.reporting.figure_table import COLUMNS, cell, compared, duration, milliseconds, notes, short
 from tools.reporting.run_figures import families, read_run, twin
@@ -92,7 +91,7 @@ def test_the_table_has_the_figures_of_the_logs_beside_each_other(pair, tmp_path,
         "binary MACs": (["0"], ["1.50 M"]),
         "training time": (["0:02:01"], ["0:03:01", "1.5x"]),
         "training memory": (["1.00 GB"], ["2.00 GB", "2.0x"]),
-        "testing in training": (["2.5 ms"], ["4.5 ms", "1.8x"]),
+        "training tests": (["2.5 ms"], ["4.5 ms", "1.8x"]),
     }
     assert list(page.column("run").values()) == [["plain", "float, 2 epochs"], ["bits", "xnor, 2 epochs"]]
     lines = capsys.readouterr().out.splitlines()
@@ -242,9 +241,14 @@ def test_inference_is_that_of_the_packed_file(pair, tmp_path, monkeypatch, capsy
     """Its size too; the time of the run's own test pass, in which binary layers compute in float, is training's."""
     runs = [train(tmp_path / name, epochs=1, **flags).run_dir for name, flags in (("f", {"scheme": "none"}), ("b", {}))]
     before = sorted(tmp_path.glob("[fb]/*"))
-    took = itertools.chain.from_iterable(itertools.repeat(s, packed_inference.REPEATS + 5) for s in (0.008, 0.002))
-    times = itertools.accumulate(step for seconds in took for step in (3600, seconds))  # between the calls an hour
-    monkeypatch.setattr(packed_inference, "time", types.SimpleNamespace(perf_counter=lambda: next(times)))
+
+    def in_turns(timer, contestants):
+        for contestant in contestants:
+            assert contestant.run()[0].shape == (1, 10)
+            assert contestant.threads == 1
+        return [Times([[0.007, 0.008, 0.1]]), Times([[0.002]])]
+
+    monkeypatch.setattr(packed_inference.Timer, "measure", in_turns)
     assert call(pair[0], *runs, "--out", tmp_path / "out") == 0
     page = page_of(tmp_path / "out")
     expected = {"plain": ["-"], "f": ["8 ms"], "b": ["2 ms", "0.25x"]}

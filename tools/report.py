@@ -88,7 +88,7 @@ def run(flags: argparse.Namespace) -> None:
     dirs = run_dirs(flags.runs)
     runs = [read_run(name, path) for name, path in dirs.items()]
     if flags.measure:
-        runs = [measure(run, path) for run, path in zip(runs, dirs.values(), strict=True)]
+        runs = measure(runs, list(dirs.values()))
     found, columns = sections(runs), columns_of(runs)
     paths = write(flags.out, found, page(TITLE, found, columns))
     print("\n\n".join([*(text(section, columns) for section in found), f"wrote {', '.join(map(str, paths))}"]))

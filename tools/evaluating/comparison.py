@@ -72,7 +72,7 @@ class Comparison:
             header = ("image", "label", "A", "score A", "B", "score B", "largest difference")
             rows = [(d.index, d.label, *d.cells(), f"{d.difference:.2g}") for d in self.disagreements]
             parts.append(format_table(header, rows, ("image", "score A", "score B", "largest difference")))
-        return "\n\n".join(parts + [MOVED_SIGN] * (self.moved > 0))
+        return "\n\n".join(parts + [MOVED_SIGN] * (0 < self.moved < self.images / 2))
 
 
 def compare(a: Tensor, b: Tensor, labels: Tensor, classes: Sequence[str]) -> Comparison:

@@ -63,7 +63,7 @@ COLUMNS = {
         True,
     ),
     "test_seconds": Column(
-        "testing in training",
+        "training tests",
         "an image of the test pass after each epoch, loading and whatever else ran on the machine included, median of "
         "the epochs; training computes binary layers in float, so that this is no time of inference",
         milliseconds,

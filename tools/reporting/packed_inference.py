@@ -1,46 +1,56 @@
-"""A run's best checkpoint as the file that ships, an ONNX file with packed weights: its size and its speed."""
+"""Runs' best checkpoints as the files that ship, ONNX files with packed weights: their size and their speed."""
 
-import statistics
+import functools
 import tempfile
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 import quantize
+from tools.benchmarking.timing import Contestant, Timer
 from tools.reporting.run_figures import Run
 from training import load_model
 from training.checkpoint import BEST
 
-WARM_UP, REPEATS = 5, 50
+ROUNDS = 15  # turns of each file
 
 
-def measure(run: Run, run_dir: Path) -> Run:
-    """The run with "file_bytes" and "onnx_seconds", or the reason why it has none.
+def measure(runs: Sequence[Run], run_dirs: Sequence[Path]) -> list[Run]:
+    """The runs with "file_bytes" and "onnx_seconds", or the reason why they have none.
 
-    Raises ValueError or OSError for a checkpoint that cannot be read.
+    Files are timed in turns, one image and one thread each: what else the machine does slows all of them. Raises
+    ValueError or OSError for a checkpoint that cannot be read.
     """
+    found, contestants = [], {}
+    with tempfile.TemporaryDirectory() as folder:
+        for i, (run, run_dir) in enumerate(zip(runs, run_dirs, strict=True)):
+            try:
+                size, contestants[i] = exported(run_dir, Path(folder) / f"{i}.onnx")
+                found.append(run.with_figures({"file_bytes": size}))
+            except _Unmeasured as reason:
+                found.append(run.without("onnx_seconds", str(reason)))
+        times = Timer(ROUNDS).measure(list(contestants.values()))
+    for i, its_times in zip(contestants, times, strict=True):
+        found[i] = found[i].with_figures({"onnx_seconds": its_times.median})
+    return found
+
+
+class _Unmeasured(Exception):
+    """A run without a file; the message says why."""
+
+
+def exported(run_dir: Path, path: Path) -> tuple[int, Contestant]:
+    """Write the file of a run's best checkpoint: its bytes, and a call of it with one image."""
     if not (run_dir / BEST).is_file():
-        return run.without("onnx_seconds", f"there is no {BEST} to measure")
+        raise _Unmeasured(f"there is no {BEST} to measure")
     model, info = load_model(run_dir)
     images = torch.randn(2, *info.input_size, generator=torch.Generator().manual_seed(0))
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            report = quantize.export_onnx(model, Path(folder) / "model.onnx", images)
-        except (quantize.ExportMismatch, ValueError, RuntimeError) as error:
-            reason = str(error).partition("\n")[0].rstrip(".")
-            return run.without("onnx_seconds", f"its {BEST} cannot be written as an ONNX file ({reason})")
-        return run.with_figures({"file_bytes": report.size, "onnx_seconds": seconds(report.path, images[:1])})
-
-
-def seconds(path: Path, image: Tensor) -> float:
-    """Median time of a call of the model in the file with ``image`` (1, C, H, W)."""
+    try:
+        size = quantize.export_onnx(model, path, images).size
+    except (quantize.ExportMismatch, ValueError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise _Unmeasured(f"its {BEST} cannot be written as an ONNX file ({reason})") from error
     session = quantize.ort_session(path, threads=1)
-    inputs = {session.get_inputs()[0].name: image.numpy()}
-    times = []
-    for _ in range(WARM_UP + REPEATS):
-        start = time.perf_counter()
-        session.run(None, inputs)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[WARM_UP:])
+    feed = {session.get_inputs()[0].name: images[:1].numpy()}
+    return size, Contestant(str(run_dir), 1, functools.partial(session.run, None, feed))
