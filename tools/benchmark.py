@@ -28,7 +28,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from quantize.words import did_you_mean, format_table
-from tools.argument_types import positive
 from tools.benchmarking import machine
 from tools.benchmarking.cases import SHAPES, SWEEPS
 from tools.benchmarking.forced import measure_forced
@@ -53,11 +52,12 @@ from tools.benchmarking.sides.network_sides import NetworkCase
 from tools.benchmarking.sides.resident_memory import measure_memory
 from tools.benchmarking.sides.training_steps import TRAINING_SIDES, TrainingCase, measure_training_memory
 from tools.benchmarking.timing import Timer
+from tools.command_line import positive, tool_parser
 from training.console import progress
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = tool_parser(__doc__)
     what = p.add_mutually_exclusive_group()
     what.add_argument("--network", action="append", default=[], metavar="NAME", help="of models/, in a binary layout")
     what.add_argument("--training", action="append", default=[], metavar="NAME", help="as --network: training steps")

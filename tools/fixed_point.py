@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from torch import nn
 
 from quantize.words import did_you_mean, format_table
+from tools.command_line import exit_code, tool_parser
 from tools.fixed_arithmetic.fixed_formats import (
     INTEGER_BITS,
     KINDS,
@@ -172,7 +173,7 @@ def kind_and_bits(text: str) -> tuple[str, int]:
 
 
 def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument("--model", type=Path, required=True, metavar="CHECKPOINT", help="a .pt file, or a run")
     parser.add_argument("--dataset", default=argparse.SUPPRESS, help="default: the one that it was trained on")
     parser.add_argument("--data-dir", default=argparse.SUPPRESS, metavar="DIR", help="default: that of the training")
@@ -209,11 +210,7 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
-    try:
-        return run(parse_flags(argv))
-    except (ValueError, OSError) as error:
-        print(f"fixed_point: error: {error}", file=sys.stderr)
-        return 2
+    return exit_code("fixed_point", lambda: run(parse_flags(argv)))
 
 
 if __name__ == "__main__":

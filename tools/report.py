@@ -21,6 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from quantize.words import format_table
+from tools.command_line import exit_code, tool_parser
 from tools.plot_curves import draw
 from tools.reporting.figure_table import cell, columns_of, compared, epochs, notes
 from tools.reporting.html_page import Section, page
@@ -96,18 +97,13 @@ def run(flags: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="directories of runs")
     parser.add_argument("--out", type=Path, default=Path("report"), metavar="DIR", help="default: %(default)s")
     parser.add_argument(
         "--measure", action=argparse.BooleanOptionalAction, default=True, help="size and speed of each best.pt as ONNX"
     )
-    try:
-        run(parser.parse_args(argv))
-    except (ValueError, OSError) as error:
-        print(f"report: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code("report", lambda: run(parser.parse_args(argv)))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from quantize.words import did_you_mean, format_table
 from tools import results
+from tools.command_line import exit_code, tool_parser
 from tools.reproducing.jobs import ALL, Job, Target
 from tools.reproducing.targets import IMAGES_OF
 from training.checkpoint import LAST
@@ -100,7 +101,7 @@ def listing() -> str:
 
 
 def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help="a name, or a pattern such as 'nin*'")
     parser.add_argument("--list", action="store_true", help="show the targets and run nothing")
     parser.add_argument("--epochs", type=int, metavar="N", help="of a shorter budget; default: each recipe's")
@@ -121,10 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(listing())
         return 0
     try:
-        return run(flags)
-    except (ValueError, OSError) as error:
-        print(f"reproduce: error: {error}", file=sys.stderr)
-        return 2
+        return exit_code("reproduce", lambda: run(flags))
     except KeyboardInterrupt:
         return INTERRUPTED
 

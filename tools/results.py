@@ -17,6 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from tools.command_line import exit_code, tool_parser
 from tools.reproducing.jobs import ALL, Job, Target
 from tools.reproducing.kept_logs import READMES, keep, machine, read_run
 from tools.reproducing.targets import IMAGES, IMAGES_OF, SECTIONS
@@ -132,20 +133,19 @@ def write_page(folder: Path = READMES) -> Path:
     return path
 
 
+def run(flags: argparse.Namespace) -> None:
+    """Keep the logs named, and write the page. Raises ValueError or OSError, in one sentence."""
+    for run_dir in flags.add:
+        keep(run_dir, flags.folder)
+    print(f"wrote {write_page(flags.folder)}")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument("--add", nargs="+", type=Path, default=[], metavar="RUN", help="run directories to keep")
     parser.add_argument("--folder", type=Path, default=READMES, metavar="DIR", help="of page and logs: READMEs")
-    flags = parser.parse_args(argv)
-    try:
-        for run_dir in flags.add:
-            keep(run_dir, flags.folder)
-        print(f"wrote {write_page(flags.folder)}")
-    except (ValueError, OSError) as error:
-        print(f"results: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code("results", lambda: run(parser.parse_args(argv)))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from typing import NoReturn
 
 import cv2
 
-from tools.argument_types import positive
+from tools.command_line import positive
 
 from .box_scores import GROUPS, Boxes, Scores, evaluate, label_accuracy, read_boxes
 from .classify import CLASSES, TORCHVISION, Classifier, load_classifier
