@@ -6,13 +6,14 @@ import torch
 from matplotlib import image
 
 from tools import benchmark
-from tools.benchmarking import limit, measure, memory, timing
+from tools.benchmarking import measure, timing
 from tools.benchmarking.cases import SHAPES, SWEEPS, ConvCase, papers_speedup
+from tools.benchmarking.known_sides import CONV_SIDES, NETWORK_SIDES
 from tools.benchmarking.machine import load_warning
-from tools.benchmarking.networks import NetworkCase, settle
-from tools.benchmarking.registry import CONV_SIDES, NETWORK_SIDES
 from tools.benchmarking.result import read_result
-from tools.benchmarking.sides import Built, Side, Unavailable, WrongNumbers
+from tools.benchmarking.side import Built, Side, Unavailable, WrongNumbers
+from tools.benchmarking.sides import limit, resident_memory
+from tools.benchmarking.sides.network_sides import NetworkCase, settle
 from tools.benchmarking.timing import Timer
 
 TINY = ConvCase(5, 3, 3, 4)
@@ -122,12 +123,12 @@ def test_settled_networks_keep_their_activations():
     torch.testing.assert_close(y.std((0, 2, 3)), torch.ones(4), atol=0.01, rtol=0)
 
 
-@pytest.mark.skipif(not memory.STATUS.exists(), reason="the system does not tell the peak of memory")
+@pytest.mark.skipif(not resident_memory.STATUS.exists(), reason="the system does not tell the peak of memory")
 def test_memory_of_a_known_size(tmp_path):
     """8 MB of weights, and an output of 16 MB."""
     torch.save(torch.nn.Linear(100, 20_000, bias=False), tmp_path / "model.pt")
     torch.save(torch.zeros(200, 100), tmp_path / "batch.pt")
-    found = memory._in_a_process([tmp_path / "model.pt"], tmp_path / "batch.pt")
+    found = resident_memory._in_a_process([tmp_path / "model.pt"], tmp_path / "batch.pt")
     assert 7.9e6 < found["model"] < 10e6
     assert 15.9e6 < found["forward"] < 30e6
 

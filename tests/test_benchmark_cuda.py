@@ -4,12 +4,13 @@ import pytest
 import torch
 
 from tools import benchmark
-from tools.benchmarking import cuda, report
 from tools.benchmarking.cases import ConvCase
-from tools.benchmarking.cuda import CONV_SIDES, GROUPS, NETWORK_SIDES, ConvOnDevice, NetworkOnDevice
 from tools.benchmarking.measure import Row, measure
+from tools.benchmarking.page import performance_page
 from tools.benchmarking.result import Result
-from tools.benchmarking.sides import Built, WrongNumbers
+from tools.benchmarking.side import Built, WrongNumbers
+from tools.benchmarking.sides import cuda_sides
+from tools.benchmarking.sides.cuda_sides import CONV_SIDES, GROUPS, NETWORK_SIDES, ConvOnDevice, NetworkOnDevice
 from tools.benchmarking.timing import Timer
 
 TINY = ConvOnDevice(ConvCase(64, 40, 3, 5), "cpu")
@@ -21,7 +22,7 @@ SIDES = [(TINY, side) for side in CONV_SIDES] + [(LENET, side) for side in NETWO
 @pytest.mark.parametrize(("case", "side"), SIDES, ids=lambda value: value.name)
 def test_sides_compute_what_they_are_compared_with(case, side, monkeypatch):
     """On the CPU, each call by itself."""
-    monkeypatch.setattr(cuda, "captured", lambda call: Built(torch.inference_mode()(call)))
+    monkeypatch.setattr(cuda_sides, "captured", lambda call: Built(torch.inference_mode()(call)))
     problem = case.problem(3)
     answer = side.build(problem, 1).run()
     side.verify(problem, answer)
@@ -38,7 +39,7 @@ def test_without_a_device_the_tool_says_so(monkeypatch, capsys):
 
 
 def test_the_page_says_that_nothing_ran():
-    page = report.page({})
+    page = performance_page.page([])
     for cases, sides in GROUPS.values():
         for case in cases:
             assert f"| {case.name} |{' not run |' * len(sides)}\n" in page
@@ -51,7 +52,7 @@ def test_the_page_shows_what_ran():
         **{"flags": [], "load": 0, "versions": {"triton": "9"}, "gpu": "Loom"},
     }
     rows = [Row(TINY.name, 2, 1, "cuda_bits", 1000, "", 1.0, 1.0, 1.0, 5, 0, 7.0, 1.0)]
-    text = report.page({"cuda": Result("cuda", environment, 1, {"convolutions": rows})})
+    text = performance_page.page([Result("cuda", environment, 1, {"convolutions": rows})])
     assert "not run" not in text
     assert "Loom; Abacus, 3 cores" in text
     assert TINY.name in text
@@ -61,9 +62,9 @@ def test_the_page_shows_what_ran():
 def test_a_graph_is_timed_by_the_call():
     x = torch.randn(4096, 4096, device="cuda")
     case = ConvOnDevice(ConvCase(64, 40, 3, 5))
-    rows = measure(case, CONV_SIDES, 2, [1], Timer(1, cuda.DeviceClock(), interruptions=lambda: 0))
+    rows = measure(case, CONV_SIDES, 2, [1], Timer(1, cuda_sides.DeviceClock(), interruptions=lambda: 0))
     assert all(row.median_us > 0 for row in rows)
-    built, clock = cuda.captured(lambda: x @ x), cuda.DeviceClock()
+    built, clock = cuda_sides.captured(lambda: x @ x), cuda_sides.DeviceClock()
     before = clock()
     built.run()
     assert 2 * 4096**3 / 2e15 < clock() - before < 0.1  # no device computes faster

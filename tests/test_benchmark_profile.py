@@ -4,9 +4,9 @@ import pytest
 
 from quantize import kernels
 from tools import benchmark
-from tools.benchmarking.networks import NetworkCase
+from tools.benchmarking.known_sides import NETWORK_SIDES
 from tools.benchmarking.profile import BETWEEN, PROFILED, NodeTime, node_times, profile
-from tools.benchmarking.registry import NETWORK_SIDES
+from tools.benchmarking.sides.network_sides import NetworkCase
 
 native = pytest.mark.skipif("avx2" not in kernels.available_kernels(), reason="the native library was not built")
 

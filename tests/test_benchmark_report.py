@@ -1,13 +1,18 @@
 """tools/benchmark.py: results as tables, as JSON and as a page."""
 
+import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 from matplotlib import image
 
-from tools.benchmarking import forced, report, tables
+from tools import benchmark
+from tools.benchmarking import forced, machine
 from tools.benchmarking.cases import SWEEPS
 from tools.benchmarking.measure import Row
+from tools.benchmarking.page import performance_page, performance_plots
+from tools.benchmarking.page import performance_tables as tables
 from tools.benchmarking.result import Result, read_result
 
 
@@ -77,6 +82,13 @@ def test_results_survive_json(tmp_path):
         assert read_result(tmp_path / "new" / "r.json") == result
 
 
+def test_json_has_a_row_a_line(tmp_path):
+    result = results()["networks"]
+    result.write(tmp_path / "r.json")
+    rows = [line for line in (tmp_path / "r.json").read_text().splitlines() if '"case"' in line]
+    assert [json.loads(line.rstrip(",")) for line in rows] == [*map(dataclasses.asdict, ROWS), *result.memory]
+
+
 @pytest.mark.parametrize("text", ["{}", "[1]", "no", '{"kind": "poem", "environment": {}, "rounds": 1, "groups": {}}'])
 def test_other_files_are_refused(tmp_path, text):
     (tmp_path / "other.json").write_text(text)
@@ -89,7 +101,7 @@ def test_the_page_names_machine_versions_date_and_command(tmp_path):
     for kind, result in results().items():
         result.write(tmp_path / f"{kind}.json")
         paths.append(tmp_path / f"{kind}.json")
-    text = report.write_report(paths, tmp_path).read_text()
+    text = performance_page.write_report(paths, tmp_path).read_text()
     where = "Abacus, 3 cores (beads); torch 9.9; 2026-01-02, load 0.25 before the start: `python tools/benchmark.py`"
     assert text.count(where) == 5
     assert "| a | 10.0 | 7 | 1,234 | 4.00 |" in text
@@ -98,10 +110,79 @@ def test_the_page_names_machine_versions_date_and_command(tmp_path):
     assert "* amx: not available here" in text
     assert text.count("64 c N_W / (c N_W + 64)") == 2
     for name in results():
-        assert f"images/performance_{name}.png" in text
-        assert image.imread(tmp_path / "images" / f"performance_{name}.png").shape[2] == 4
+        assert f"](performance/abacus/{name}.png)" in text
+        assert image.imread(tmp_path / "performance" / "abacus" / f"{name}.png").shape[2] == 4
     with pytest.raises(ValueError, match="no results to report"):
-        report.write_report([], tmp_path)
+        performance_page.write_report([], tmp_path)
+
+
+def on(cpu, *flags, **fields):
+    return {**ENVIRONMENT, "cpu": cpu, "flags": flags, **fields}
+
+
+@pytest.mark.parametrize(
+    ("environment", "name", "folder"),
+    [
+        (on("AMD EPYC", "avx2", "fma", "avx512f"), "AMD EPYC, AVX-512", "amd-epyc-avx-512"),
+        (on("AMD EPYC", "avx2", "fma"), "AMD EPYC, AVX2", "amd-epyc-avx2"),
+        (
+            on("Intel(R) Xeon(R) Processor", "avx512f", "amx_int8"),
+            "Intel Xeon Processor, AMX",
+            "intel-xeon-processor-amx",
+        ),
+        (on("Neoverse-N1", "asimd"), "Neoverse-N1, NEON", "neoverse-n1-neon"),
+        (on("AMD EPYC", "avx2", gpu="Loom 4"), "Loom 4", "loom-4"),
+    ],
+)
+def test_each_processor_has_a_name_and_a_folder(environment, name, folder):
+    assert (machine.processor(environment), machine.processor_folder(environment)) == (name, folder)
+
+
+def test_figures_of_several_processors_stand_beside_each_other(tmp_path, monkeypatch):
+    """None replaces another's; measured again on the same one it replaces its own."""
+    monkeypatch.setattr(benchmark, "READMES", tmp_path)
+    for cpu, time in (("Abacus", 10.0), ("Slide rule", 20.0), ("Abacus", 30.0)):
+        result = Result("shapes", on(cpu), 2, {"": [row("a", time=time)]})
+        monkeypatch.setattr(benchmark, "run", lambda flags, argv, result=result: result)
+        assert benchmark.main(["--keep"]) == 0
+    files = sorted(tmp_path.rglob("*.json"))
+    assert [str(path.relative_to(tmp_path)) for path in files] == [
+        "performance/abacus/shapes.json", "performance/slide-rule/shapes.json"
+    ]  # fmt: skip
+    text = performance_page.write_report(files, tmp_path).read_text()
+    parts = text.split("\n## ")[1:]
+    assert [part.splitlines()[0] for part in parts] == ["Abacus", "Slide rule", "On a CUDA device"]
+    assert ("| a | 30.0 |" in parts[0], "| a | 20.0 |" in parts[1]) == (True, True)
+    assert "](performance/slide-rule/shapes.png)" in parts[1]
+
+
+def axes_of(result, tmp_path, monkeypatch):
+    """The axes of a picture."""
+    drawn = []
+    monkeypatch.setattr(performance_plots.plt, "close", drawn.append)
+    performance_plots.plot(result, tmp_path / "r.png")
+    (axes,) = drawn[0].axes
+    return axes
+
+
+@pytest.mark.parametrize("kind", SWEEPS)
+def test_a_sweep_has_no_line_of_ours_against_itself(kind, tmp_path, monkeypatch):
+    axes = axes_of(results()[kind], tmp_path, monkeypatch)
+    labels = [line.get_label() for line in axes.lines]
+    assert labels == ["64 c N_W / (c N_W + 64)", "xnorkit, measured against onnxruntime float"]
+
+
+def test_bars_of_networks_are_speed_ups_over_onnxruntime_float(tmp_path, monkeypatch):
+    """The side that ships comes first; the times are 100 / 20 and so on."""
+    rows = [
+        row("net", side, time=time)
+        for side, time in (("xnorkit", 50.0), ("xnorkit_onnx", 20.0), ("ort_float", 100.0), ("torch_float", 400.0))
+    ]
+    axes = axes_of(Result("networks", ENVIRONMENT, 2, {"": rows}), tmp_path, monkeypatch)
+    shown = {bars.get_label(): [bar.get_height() for bar in bars] for bars in axes.containers}
+    assert shown == {"xnorkit in onnxruntime": [5.0], "xnorkit": [2.0], "torch float": [0.25]}
+    assert next(iter(shown)) == "xnorkit in onnxruntime"
+    assert axes.get_ylabel() == "speed-up over onnxruntime float"
 
 
 def test_forced_kernels_have_processes_of_their_own(monkeypatch):
@@ -126,3 +207,11 @@ def test_forced_kernels_have_processes_of_their_own(monkeypatch):
     assert command[command.index("--side") :][:3] == ["--side", "xnorkit", "torch_float"]
     assert "limit" in calls["avx512"][0]
     assert "ATEN_CPU_CAPABILITY" not in calls["avx512"][1]
+
+
+def test_the_page_in_the_project_is_what_its_figures_give():
+    results = [read_result(path) for path in performance_page.FOLDER.rglob("*.json")]
+    text = (performance_page.READMES / "performance.md").read_text()
+    assert text == performance_page.page(results), "run python tools/benchmark.py --report"
+    for result in results:
+        assert (performance_page.READMES / performance_page.kept_path(result)).with_suffix(".png").exists()

@@ -7,8 +7,8 @@ import torch
 
 import quantize
 from tools import benchmark
-from tools.benchmarking import training
-from tools.benchmarking.training import BINARY, FLOAT, TrainingCase
+from tools.benchmarking.sides import training_steps
+from tools.benchmarking.sides.training_steps import BINARY, FLOAT, TrainingCase
 
 
 def test_both_networks_have_one_layout_and_start_with_the_same_weights():
@@ -26,7 +26,7 @@ def test_both_networks_have_one_layout_and_start_with_the_same_weights():
 @pytest.mark.parametrize("kind", [FLOAT, BINARY])
 def test_a_step_trains(kind):
     problem = TrainingCase("lenet5_xnornet").problem(4)
-    run = training.step_of(problem, kind).run
+    run = training_steps.step_of(problem, kind).run
     first = run()
     for _ in range(30):
         last = run()
@@ -51,12 +51,12 @@ def test_the_tool_measures_and_reports(tmp_path, capsys):
     page = benchmark.write_report([file], tmp_path).read_text()
     assert "## Training steps" in page
     assert "lenet5_xnornet" in page
-    assert (tmp_path / "images" / "performance_training.png").stat().st_size > 1000
+    assert next(tmp_path.glob("performance/*/training.png")).stat().st_size > 1000
 
 
-@pytest.mark.skipif(not training.STATUS.exists(), reason="no /proc here")
+@pytest.mark.skipif(not training_steps.STATUS.exists(), reason="no /proc here")
 def test_the_peak_grows_with_the_batch():
     case = TrainingCase("lenet5_xnornet")
-    small, large = (training.measure_training_memory(case, batch) for batch in (16, 512))
+    small, large = (training_steps.measure_training_memory(case, batch) for batch in (16, 512))
     assert 0 < small[BINARY] < large[BINARY]
     assert large[FLOAT] > 512 * 28 * 28 * 4

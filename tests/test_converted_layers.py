@@ -10,8 +10,7 @@ from torch import nn
 
 import quantize
 from quantize.packed.expanded import ExpandedLayer
-from training.flips import FlipRates
-from training.health import measure_health
+from training.watch.health import FlipRates, measure_health
 
 SCHEMES = ["bwn", "dorefa", "ternary", "binaryconnect:stochastic=True", "xnorpp", "irnet", "xnor:input_scale=True"]
 KINDS = {

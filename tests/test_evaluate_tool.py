@@ -17,8 +17,8 @@ import quantize
 from quantize.export.formats import FORMATS
 from quantize.export.qonnx import executor_missing
 from tools import convert, evaluate, export_onnx
-from tools.artefacts import Artefact, answers, open_artefact, open_images
-from tools.comparison import Disagreement, compare
+from tools.evaluating.artefacts import Artefact, answers, open_artefact, open_images
+from tools.evaluating.comparison import Disagreement, compare
 from training.data import MemoryLoader, Normalization, get_preset
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -153,7 +153,20 @@ def test_compare_by_hand():
     (odd,) = found.disagreements
     assert (odd.index, odd.label, odd.predictions, odd.difference) == (1, "dog", ("cat", "dog"), 2.0)
     assert odd.scores == pytest.approx([1 / (1 + np.exp(-2))] * 2)
-    assert (found.images, found.difference, found.largest) == (3, 2.0, 3.0)
+    assert (found.images, found.difference, found.largest, found.moved) == (3, 2.0, 3.0, 2)
+
+
+def test_a_moved_sign_is_told_from_rounding():
+    """The largest output is 4: rounding is up to 0.0004, and what one sign changes lies far above it."""
+    a = torch.tensor([[4.0, 1.0], [3.0, 1.0], [2.0, 1.0]])
+    rounded = a + torch.tensor([[3e-4, 0.0], [0.0, -3e-4], [0.0, 0.0]])
+    moved = rounded + torch.tensor([[0.0, 0.0], [0.04, 0.0], [0.0, 0.0]])
+    shown = [str(compare(a, b, torch.tensor([0, 0, 0]), ["cat", "dog"])) for b in (rounded, moved)]
+    assert "; 0 images differ by more than rounding, 0.0001 of that" in shown[0]
+    assert "moved sign" not in shown[0]
+    assert "0 of 3 predictions differ; " in shown[1]
+    assert "; 1 image differs by more than rounding" in shown[1]
+    assert shown[1].count("has a moved sign") == 1
 
 
 def every_form(model, plan, size, dataset, folder, **changed) -> dict[str, Path]:

@@ -8,7 +8,7 @@ from torch import nn
 
 import models
 from tools import fixed_point
-from tools.fixed_formats import Format
+from tools.fixed_arithmetic.fixed_formats import Format
 from training.watch.runlog import read_log
 
 COUNT = 355  # test images of the digits
@@ -74,6 +74,13 @@ def test_float_mode_shows_the_float_network_alone(run_dir, capsys):
     assert code == 0
     assert shown.out.splitlines()[0].endswith(", 100 test images")
     assert len(shown.out.splitlines()) == 2
+
+
+@pytest.mark.parametrize("mode", ["fixed", "float"])
+def test_the_older_command_line_runs(run_dir, mode, capsys):
+    code, shown = call(capsys, "--model", run_dir / "best.pt", "--no", "50", "--mode", mode)
+    assert code == 0
+    assert shown.out.splitlines()[0].endswith(", 50 test images")
 
 
 def test_bits_of_kinds_and_of_names(run_dir, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""tools/fixed_formats.py: against exact rational arithmetic; the default formats; settings files."""
+"""tools/fixed_arithmetic/fixed_formats.py: against exact rational arithmetic; the default formats; settings files."""
 
 from fractions import Fraction
 
@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tools.fixed_formats import Format, Formats, integer_bits, read_settings
+from tools.fixed_arithmetic.fixed_formats import Format, Formats, integer_bits, read_settings
 
 TIES = [n + 0.5 for n in range(-4, 4)]  # in steps
 

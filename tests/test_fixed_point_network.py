@@ -1,4 +1,4 @@
-"""tools/fixed_network.py: against a fixed-point forward in numpy, and on every network."""
+"""tools/fixed_arithmetic/fixed_network.py: against a fixed-point forward in numpy, and on every network."""
 
 import collections
 
@@ -11,8 +11,8 @@ import models
 import quantize
 from models import registry
 from quantize.scheme import preferred_layouts
-from tools.fixed_formats import Format, Formats, integer_bits
-from tools.fixed_network import decibels, fixed_network, merged_network
+from tools.fixed_arithmetic.fixed_formats import Format, Formats, integer_bits
+from tools.fixed_arithmetic.fixed_network import decibels, fixed_network, merged_network
 from training.data import Normalization
 
 NORMALIZATION = Normalization((0.4, 0.5), (0.25, 0.3))

@@ -9,8 +9,8 @@ pytest.importorskip("cv2")
 
 import cv2
 
+from tools.moving_objects.box_scores import Item, Scores, evaluate, pairwise_iou
 from tools.moving_objects.detector import Detector
-from tools.moving_objects.evaluate import Item, Scores, evaluate, pairwise_iou
 from tools.moving_objects.regions import find_regions
 from tools.moving_objects.synthetic import Camera, render
 

@@ -253,8 +253,16 @@ def test_window_of_a_headless_build(frames, monkeypatch, capsys):
     def no_window(*_):
         raise cv2.error("The function is not implemented")
 
+    monkeypatch.setattr(cv2, "currentUIFramework", lambda: "QT5")
     monkeypatch.setattr(cv2, "imshow", no_window)
     fails(capsys, 2, "cannot show windows", "--video", frames, "--show")
+
+
+def test_a_headless_opencv_names_the_package_with_windows(tmp_path, monkeypatch, capsys):
+    """Before the video is opened: it is not there."""
+    monkeypatch.setattr(cv2, "currentUIFramework", lambda: "")
+    message = "opencv-python-headless cannot show windows; replace it with opencv-python ("
+    fails(capsys, 2, message, "--video", tmp_path / "none.avi", "--show")
 
 
 @pytest.mark.parametrize(

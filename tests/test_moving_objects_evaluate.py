@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from tools.moving_objects.evaluate import (
+from tools.moving_objects.box_scores import (
     Item,
     evaluate,
     label_accuracy,

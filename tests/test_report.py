@@ -2,10 +2,8 @@
 
 import base64
 import dataclasses
-import itertools
 import json
 import re
-import types
 from html.parser import HTMLParser
 
 import pytest
@@ -14,9 +12,11 @@ from logged_runs import entries_of, write_entries, write_log
 from tiny_runs import train
 
 import quantize
-from tools import report, report_onnx, results
-from tools.report_runs import families, read_run, twin
-from tools.report_table import COLUMNS, cell, compared, duration, milliseconds, notes, short
+from tools import report, results
+from tools.benchmarking.timing import Times
+from tools.reporting import packed_inference
+from tools.reporting.figure_table import COLUMNS, cell, compared, duration, milliseconds, notes, short
+from tools.reporting.run_figures import families, read_run, twin
 from training import load_model
 
 NIN = "--arch nin_xnornet --dataset cifar10"
@@ -81,16 +81,17 @@ def pair(tmp_path):
 def test_the_table_has_the_figures_of_the_logs_beside_each_other(pair, tmp_path, capsys):
     assert call(*reversed(pair), "--out", tmp_path / "out") == 0
     page = page_of(tmp_path / "out")
-    # Training: 60 s + 61 s against 90 s + 91 s. Inference: the median of 2 s and 3 s, of 4 s and 5 s, for 1000 images.
+    # Training: 60 s + 61 s against 90 s + 91 s. Testing: the median of 2 s and 3 s, of 4 s and 5 s, for 1000 images.
     assert {title: tuple(page.column(title).values()) for title in [c[0] for c in page.rows[0][1:]]} == {
         "top-1": (["91.23%"], ["88.50%", "-2.73 points"]),
         "size on disk": (["4.10 MB"], ["1.02 MB", "0.25x"]),
         "packed": (["4.00 MB"], ["160.0 kB", "0.04x"]),
-        "peak memory": (["1.00 GB"], ["2.00 GB", "2.0x"]),
-        "training": (["0:02:01"], ["0:03:01", "1.5x"]),
-        "inference": (["2.5 ms"], ["4.5 ms", "1.8x"]),
+        "inference": (["-"], ["-"]),  # a log knows no time of what ships
         "MACs": (["2.00 M"], ["500.0 k", "0.25x"]),
         "binary MACs": (["0"], ["1.50 M"]),
+        "training time": (["0:02:01"], ["0:03:01", "1.5x"]),
+        "training memory": (["1.00 GB"], ["2.00 GB", "2.0x"]),
+        "training tests": (["2.5 ms"], ["4.5 ms", "1.8x"]),
     }
     assert list(page.column("run").values()) == [["plain", "float, 2 epochs"], ["bits", "xnor, 2 epochs"]]
     lines = capsys.readouterr().out.splitlines()
@@ -105,10 +106,10 @@ def test_what_a_log_does_not_tell_is_a_dash_with_the_reason(pair, tmp_path, caps
     old = write_log(tmp_path / "old", NIN, scheme="xnor")
     assert call(*pair, old, "--out", tmp_path / "out") == 0
     page = page_of(tmp_path / "out")
-    assert page.column("size on disk")["old"] == page.column("peak memory")["old"] == ["-"]
+    assert page.column("size on disk")["old"] == page.column("training memory")["old"] == ["-"]
     reasons = [
         "No size on disk of old: the run wrote no ONNX file; train with --export, or report with --measure.",
-        "No peak memory of old: the log is of a version that did not record it.",
+        "No training memory of old: the log is of a version that did not record it.",
     ]
     assert notes([read_run("old", old)]) == [reason.replace("of old", "of any run") for reason in reasons]
     for text in (capsys.readouterr().out, (tmp_path / "out" / "index.html").read_text()):
@@ -236,20 +237,57 @@ def test_the_kept_runs_of_the_project_have_their_rows(tmp_path):
         assert re.search(rf"{name}<small>.*?</th><td>{run['result']['best_acc1']:.2f}%<", html)
 
 
-def test_measure_writes_the_onnx_file_and_times_it(pair, tmp_path, monkeypatch, capsys):
-    run = train(tmp_path / "run", epochs=1).run_dir
-    before = sorted(run.iterdir())
-    took = itertools.cycle([0.001, 0.002, 0.004])  # the calls; between them an hour
-    times = itertools.accumulate(step for seconds in took for step in (3600, seconds))
-    monkeypatch.setattr(report_onnx, "time", types.SimpleNamespace(perf_counter=lambda: next(times)))
-    assert call(pair[0], run, "--measure", "--out", tmp_path / "out") == 0
+def test_inference_is_that_of_the_packed_file(pair, tmp_path, monkeypatch, capsys):
+    """Its size too; the time of the run's own test pass, in which binary layers compute in float, is training's."""
+    runs = [train(tmp_path / name, epochs=1, **flags).run_dir for name, flags in (("f", {"scheme": "none"}), ("b", {}))]
+    before = sorted(tmp_path.glob("[fb]/*"))
+
+    def in_turns(timer, contestants):
+        for contestant in contestants:
+            assert contestant.run()[0].shape == (1, 10)
+            assert contestant.threads == 1
+        return [Times([[0.007, 0.008, 0.1]]), Times([[0.002]])]
+
+    monkeypatch.setattr(packed_inference.Timer, "measure", in_turns)
+    assert call(pair[0], *runs, "--out", tmp_path / "out") == 0
     page = page_of(tmp_path / "out")
-    assert page.column("ONNX inference") | {"run": ["2 ms"], "plain": ["-"]} == page.column("ONNX inference")
-    assert "No ONNX inference of any run: there is no best.pt to measure." in capsys.readouterr().out
-    model, info = load_model(run)
-    size = quantize.export_onnx(model, tmp_path / "own.onnx", torch.randn(3, *info.input_size), check=False).size
-    assert page.column("size on disk")["run"] == [short(size, "B")]
-    assert sorted(run.iterdir()) == before
+    expected = {"plain": ["-"], "f": ["8 ms"], "b": ["2 ms", "0.25x"]}
+    assert page.column("inference") | expected == page.column("inference")
+    assert "No inference of any run: there is no best.pt to measure." in capsys.readouterr().out
+    sizes = []
+    for run in runs:
+        model, info = load_model(run)
+        images = torch.randn(3, *info.input_size)
+        sizes.append(quantize.export_onnx(model, tmp_path / "own.onnx", images, check=False).size)
+    assert page.column("size on disk")["b"] == [short(sizes[1], "B"), f"{sizes[1] / sizes[0]:.2g}x"]
+    assert sorted(tmp_path.glob("[fb]/*")) == before
+
+
+def test_without_measuring_the_log_alone_is_shown(tmp_path):
+    run = train(tmp_path / "run", epochs=1).run_dir
+    assert call(run, "--no-measure", "--out", tmp_path / "out") == 0
+    assert ["inference"] not in page_of(tmp_path / "out").rows[0]
+
+
+def test_a_model_that_no_file_can_hold_has_a_reason(tmp_path, monkeypatch, capsys):
+    def refuse(*args):
+        raise quantize.ExportMismatch("the file computes other numbers.")
+
+    run = train(tmp_path / "run", epochs=1).run_dir
+    monkeypatch.setattr(quantize, "export_onnx", refuse)
+    assert call(run, "--out", tmp_path / "out") == 0
+    why = "its best.pt cannot be written as an ONNX file (the file computes other numbers)"
+    assert f"No inference of any run: {why}." in capsys.readouterr().out
+
+
+def test_a_file_of_another_format_is_not_the_packed_networks_size(tmp_path):
+    run = write_log(tmp_path / "x", NIN, scheme="xnor", file_bytes=10**6)
+    assert cell("file_bytes", read_run("x", run)) == "1.00 MB"
+    start, *rest = entries_of(run)
+    start["config"]["export_format"] = "int8"
+    write_entries(run, [start, *rest])
+    found = read_run("x", run)
+    assert (cell("file_bytes", found), "not in format packed" in found.missing["file_bytes"]) == ("-", True)
 
 
 @pytest.fixture

@@ -11,14 +11,14 @@ import quantize
 import training
 from quantize.scheme import preferred_layouts
 from tools import reproduce
-from tools.jobs import ALL, Job, Target
-from tools.targets import JPEG_OF, SECTIONS
+from tools.reproducing.jobs import ALL, Job, Target
+from tools.reproducing.targets import IMAGES_OF, SECTIONS
 from training import engine
 from training.config import TrainConfig, parse_flags
 from training.watch.runlog import read_log
 
 JOBS = [Job(target) for target in ALL.values()]
-JPEG_JOBS = [Job(target, jpeg=True) for target in ALL.values() if target.section == JPEG_OF]
+IMAGES_JOBS = [Job(target, images=True) for target in ALL.values() if target.section == IMAGES_OF]
 CLASSES = {"ImageNet": 1000}
 
 
@@ -28,7 +28,7 @@ def config_of(job):
 
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
 def test_a_target_parses_and_its_network_builds(job):
-    config, classes = config_of(job), CLASSES.get(job.section, 10)
+    config, classes = config_of(job), CLASSES.get(job.target.section, 10)
     assert config.epochs == job.target.epochs
     with torch.device("meta"):  # shapes without values: all of them take seconds
         model = models.create_model(config.arch, num_classes=classes, schemes=preferred_layouts())
@@ -40,10 +40,10 @@ def test_a_target_parses_and_its_network_builds(job):
     assert binary == (job.target.float_twin is not None)
 
 
-@pytest.mark.parametrize("job", JPEG_JOBS, ids=lambda job: job.name)
-def test_a_target_on_jpeg_copies_differs_in_its_data_only(job):
-    jpeg, plain = vars(config_of(job)), vars(config_of(Job(job.target)))
-    changed = {name: jpeg[name] for name in jpeg if jpeg[name] != plain[name]}
+@pytest.mark.parametrize("job", IMAGES_JOBS, ids=lambda job: job.name)
+def test_a_target_on_a_tree_of_pictures_differs_in_its_data_only(job):
+    images, plain = vars(config_of(job)), vars(config_of(Job(job.target)))
+    changed = {name: images[name] for name in images if images[name] != plain[name]}
     assert changed == {"dataset": "imagefolder", "normalize": "cifar10"}
 
 
@@ -55,7 +55,7 @@ def test_a_float_twin_is_float_on_the_same_data_for_as_long(target):
 
 
 def test_names_of_runs_differ():
-    jobs = [*JPEG_JOBS, *JOBS, *(Job(job.target, job.jpeg, 1) for job in JOBS if job.target.epochs > 1)]
+    jobs = [*IMAGES_JOBS, *JOBS, *(Job(job.target, job.images, 1) for job in JOBS if job.target.epochs > 1)]
     assert len({job.name for job in jobs}) == len(jobs)
     assert Job(ALL["nin"], epochs=200).name == Job(ALL["nin"]).name == "nin"
 
@@ -86,12 +86,12 @@ def test_pictures_are_augmented_as_their_size_suggests():
     expected = {"MNIST": "shift", "CIFAR-10": "crop_flip", "SVHN": "shift", "ImageNet": "resized_crop"}
     for job in JOBS:
         plain = "hinge" in job.command or "lenet5-steps" in job.command
-        wanted = "none" if plain else expected[job.section.partition(",")[0]]
+        wanted = "none" if plain else expected[job.target.section.partition(",")[0]]
         assert config_of(job).augment == wanted, job.name
 
 
 def test_every_network_of_the_published_tables_has_a_row():
-    archs = {(job.section, config_of(job).arch) for job in JOBS}
+    archs = {(job.target.section, config_of(job).arch) for job in JOBS}
     for arch in ("nin", "nin_gc", "nin_dropout", "resnet18", "resnet20", "resnet34", "vgg11", "vgg13", "vgg16", "cnn"):
         assert {("CIFAR-10", f"{arch}_xnornet")} <= archs
     assert {("CIFAR-10", f"resnet18_{scheme}") for scheme in ("bireal", "react", "irnet")} <= archs
@@ -185,10 +185,10 @@ def test_a_failure_does_not_stop_the_others_but_ctrl_c_does(trainer, arguments):
 
 def test_flags_that_say_where(trainer, arguments, tmp_path):
     trainer.codes = [1, 1]
-    reproduce.main(["nin", "--jpeg", "pictures", "--epochs", "7", *arguments])
+    reproduce.main(["nin", "--images", "pictures", "--epochs", "7", *arguments])
     flags = parse_flags(trainer.lines[0])
     assert (flags["dataset"], flags["data_dir"], flags["epochs"]) == ("imagefolder", "pictures", 7)
-    assert flags["log_path"] == str(tmp_path / "runs" / "nin_jpeg_7epochs")
+    assert flags["log_path"] == str(tmp_path / "runs" / "nin_images_7epochs")
     assert flags["gpu"] == ""
     reproduce.main(["nin", "--data-dir", "sets", *arguments])
     flags = parse_flags(trainer.lines[1])
@@ -196,9 +196,9 @@ def test_flags_that_say_where(trainer, arguments, tmp_path):
 
 
 def test_patterns():
-    names = [target.name for target in reproduce.choose(["lenet5_float", "lenet5_*"], jpeg=False)]
+    names = [target.name for target in reproduce.choose(["lenet5_float", "lenet5_*"], images=False)]
     assert sorted(names) == sorted(name for name in ALL if name.startswith("lenet5_"))
-    assert [target.name for target in reproduce.choose(["resnet18*react"], jpeg=True)] == ["resnet18_react"]
+    assert [target.name for target in reproduce.choose(["resnet18*react"], images=True)] == ["resnet18_react"]
 
 
 def test_the_list_has_every_target_and_its_command(capsys):
@@ -213,11 +213,11 @@ def test_the_list_has_every_target_and_its_command(capsys):
     [
         ([], "name a target, or list them with --list"),
         (["nin_xnor"], "there is no target 'nin_xnor': did you mean 'nin_xnornet'"),
-        (["mlp*", "--jpeg", "d"], "there is no target 'mlp*' for --jpeg"),
-        (["mlp_float", "--jpeg", "d"], "target 'mlp_float' is of MNIST; --jpeg is for CIFAR-10"),
+        (["mlp*", "--images", "d"], "there is no target 'mlp*' for --images"),
+        (["mlp_float", "--images", "d"], "target 'mlp_float' is of MNIST; --images is for CIFAR-10"),
         (["nin", "--epochs", "0"], "--epochs is 0; target 'nin' takes 1 to 200"),
         (["nin", "--epochs", "201"], "--epochs is 201; target 'nin' takes 1 to 200"),
-        (["nin", "--jpeg", "d", "--data-dir", "e"], "leave out --data-dir e"),
+        (["nin", "--images", "d", "--data-dir", "e"], "leave out --data-dir e"),
     ],
 )
 def test_what_cannot_be_used_is_one_line_and_exit_code_2(line, message, arguments, capsys):

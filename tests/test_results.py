@@ -6,8 +6,7 @@ import shlex
 import pytest
 
 from tools import results
-from tools.jobs import ALL, Job
-from tools.targets import JPEG
+from tools.reproducing.jobs import ALL, Job
 from training.config import TrainConfig, parse_flags
 
 HOME = "/home/me"
@@ -40,9 +39,12 @@ def kept(tmp_path, job, **options):
 
 
 def rows_of(tmp_path):
-    """Section -> name -> column -> cell, read back from the written page."""
+    """Section -> name -> column -> cell, read back from the written page; of what was not run the lines."""
     sections = {}
     for part in results.write_page(tmp_path / "page").read_text().split("\n## ")[1:]:
+        if part.startswith("Not run\n"):
+            sections["Not run"] = [line for line in part.splitlines() if line.startswith("* ")]
+            continue
         header, _, *rows = [line.strip("| ").split(" | ") for line in part.splitlines() if line.startswith("|")]
         rows = [[cell.strip() for cell in row] for row in rows]
         sections[part.splitlines()[0]] = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
@@ -59,13 +61,12 @@ def test_what_was_not_run_is_listed_after_all_that_was(tmp_path):
     sections = rows_of(tmp_path)
     assert list(sections) == ["MNIST", "Not run"]
     assert sections["MNIST"].keys() == {"lenet5_float"}
-    assert sections["Not run"] == {
-        target.name: {
-            "name": target.name, "data": target.section, "published": target.published or "",
-            "epochs": str(target.epochs), "command": f"`{Job(target).command}`",
-        }
+    assert sections["Not run"] == [
+        f"* `python tools/reproduce.py {target.name}`: {target.section}, {target.epochs} epochs"
+        + (f", published {target.published}" if target.published else "")
         for target in ALL.values() if target.name != "lenet5_float"
-    }  # fmt: skip
+    ]  # fmt: skip
+    assert "* `python tools/reproduce.py nin_gc`: CIFAR-10, 200 epochs, published 92.72" in sections["Not run"]
 
 
 def test_a_run_fills_its_row_and_its_twins(tmp_path):
@@ -74,7 +75,8 @@ def test_a_run_fills_its_row_and_its_twins(tmp_path):
     row = rows_of(tmp_path)["MNIST"]["lenet5_xnornet"]
     command = row.pop("command")
     assert row == {
-        "name": "lenet5_xnornet", "published": "99.23", "ours": "91.23", "last": "90.50", "float": "99.50",
+        "name": "lenet5_xnornet", "data": "MNIST", "published": "99.23", "ours": "91.23", "last": "90.50",
+        "float": "99.50",
         "epochs": "30", "time": "1:02:05", "parameters": "4,321", "float MACs": "1.23 M", "binary MACs": "5.68 M",
         "packed bytes": "987", "date": "2026-03-04", "machine": "Some CPU, 2 threads; xnorkit 0.1.0, torch 2.15.0",
     }  # fmt: skip
@@ -96,14 +98,16 @@ def test_a_shorter_budget_is_marked_and_the_longest_shown(tmp_path):
     assert rows_of(tmp_path)["CIFAR-10"]["nin"]["epochs"] == "200"
 
 
-def test_jpeg_runs_are_compared_with_jpeg_runs_only(tmp_path):
-    kept(tmp_path, Job(ALL["nin_xnornet"], jpeg=True), best=80.0)
+def test_runs_on_a_tree_of_pictures_say_so_and_are_compared_with_such_runs_only(tmp_path):
+    kept(tmp_path, Job(ALL["nin_xnornet"], images=True), best=80.0)
     kept(tmp_path, Job(ALL["nin_float3x3"]), best=92.0)
     sections = rows_of(tmp_path)
-    row = sections[JPEG]["nin_xnornet_jpeg"]
-    assert (row["published"], row["ours"], row["float"]) == ("", "80.00", "not run")
-    assert sections["CIFAR-10"].keys() == {"nin_float3x3"}
-    assert "nin_xnornet" in sections["Not run"]
+    row = sections["CIFAR-10"]["nin_xnornet_images"]
+    assert row["data"] == "CIFAR-10 (98 of 60,000 images from JPEG)"
+    assert (row["published"], row["ours"], row["float"]) == ("86.28", "80.00", "not run")
+    assert sections["CIFAR-10"].keys() == {"nin_float3x3", "nin_xnornet_images"}
+    assert sections["CIFAR-10"]["nin_float3x3"]["data"] == "CIFAR-10"
+    assert not [line for line in sections["Not run"] if "reproduce.py nin_xnornet`" in line]
 
 
 def test_added_logs_and_the_page_have_no_places(tmp_path, capsys):

@@ -8,8 +8,9 @@
     python tools/benchmark.py --network nin_xnornet --profile    and every node's share of the time in onnxruntime
     python tools/benchmark.py --kernels                    each instruction set forced, against the machine's limit
     python tools/benchmark.py --sweep channels             the paper's figure 4 b (kernel: c)
-    python tools/benchmark.py --json FILE --plot FILE      keep the figures, draw them
-    python tools/benchmark.py --report [FILE ...]          write READMEs/performance.md from such files
+    python tools/benchmark.py --json FILE --plot FILE      write the figures to a file, draw them
+    python tools/benchmark.py --keep                       keep them in READMEs/performance/, by processor
+    python tools/benchmark.py --report [FILE ...]          write READMEs/performance.md from all that are kept
 
 Float in and float out. Every side's numbers are compared with a float convolution's before its time is
 taken. Sides take turns in one run; a time is the median of its calls; a ratio is how many times as long as
@@ -27,26 +28,36 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from quantize.words import did_you_mean, format_table
-from tools.arguments import positive
-from tools.benchmarking import cuda, machine
+from tools.benchmarking import machine
 from tools.benchmarking.cases import SHAPES, SWEEPS
 from tools.benchmarking.forced import measure_forced
+from tools.benchmarking.known_sides import CONV_SIDES, NETWORK_SIDES, OURS, PEERS, TITLES
 from tools.benchmarking.measure import measure
-from tools.benchmarking.memory import measure_memory
-from tools.benchmarking.networks import NetworkCase
-from tools.benchmarking.plots import plot
+from tools.benchmarking.page.performance_page import (
+    FOLDER,
+    READMES,
+    absent,
+    group_tables,
+    kept_path,
+    memory_table,
+    write_report,
+)
+from tools.benchmarking.page.performance_plots import plot
+from tools.benchmarking.page.performance_tables import setting_title
 from tools.benchmarking.profile import HEADER, PROFILED, lines_of, profile
-from tools.benchmarking.registry import CONV_SIDES, NETWORK_SIDES, OURS, PEERS, TITLES
-from tools.benchmarking.report import FOLDER, absent, group_tables, memory_table, setting_title, write_report
 from tools.benchmarking.result import Result
-from tools.benchmarking.sides import Side, WrongNumbers
+from tools.benchmarking.side import Side, WrongNumbers
+from tools.benchmarking.sides import cuda_sides
+from tools.benchmarking.sides.network_sides import NetworkCase
+from tools.benchmarking.sides.resident_memory import measure_memory
+from tools.benchmarking.sides.training_steps import TRAINING_SIDES, TrainingCase, measure_training_memory
 from tools.benchmarking.timing import Timer
-from tools.benchmarking.training import TRAINING_SIDES, TrainingCase, measure_training_memory
+from tools.command_line import positive, tool_parser
 from training.watch.console import progress
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = tool_parser(__doc__)
     what = p.add_mutually_exclusive_group()
     what.add_argument("--network", action="append", default=[], metavar="NAME", help="of models/, in a binary layout")
     what.add_argument("--training", action="append", default=[], metavar="NAME", help="as --network: training steps")
@@ -61,6 +72,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--rounds", type=positive, default=15, metavar="N", help="turns of each side; default: %(default)s")
     p.add_argument("--profile", action="store_true", help="of a --network: the time of each node in onnxruntime")
     p.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    p.add_argument("--keep", action="store_true", help=f"write them to {FOLDER.name}/, for this processor")
     p.add_argument("--plot", type=Path, metavar="FILE", help="draw them there")
     return p
 
@@ -108,8 +120,8 @@ def job_of(flags: argparse.Namespace) -> Job:
 def run(flags: argparse.Namespace, argv: Sequence[str]) -> Result:
     """Measure what the flags ask for."""
     if flags.cuda:
-        result = Result("cuda", cuda.describe(list(argv)), flags.rounds)
-        cuda.measure_cuda(result, flags.batch or [cuda.BATCH])
+        result = Result("cuda", cuda_sides.describe(list(argv)), flags.rounds)
+        cuda_sides.measure_cuda(result, flags.batch or [cuda_sides.BATCH])
         return result
     job = job_of(flags)
     result = Result(job.kind, machine.describe(list(argv)), flags.rounds)
@@ -144,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if flags.profile and not flags.network:
             raise ValueError("--profile is of whole networks; name one with --network")
         if flags.report is not None:
-            print(f"wrote {write_report(flags.report or sorted(FOLDER.glob('*.json')))}")
+            print(f"wrote {write_report(flags.report or sorted(FOLDER.rglob('*.json')))}")
             return 0
         result = run(flags, argv)
         show(result)
@@ -152,6 +164,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             show_profiles(flags, result)
         if flags.json:
             result.write(flags.json)
+        if flags.keep:
+            result.write(READMES / kept_path(result))
         if flags.plot:
             plot(result, flags.plot)
     except WrongNumbers as error:

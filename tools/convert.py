@@ -8,7 +8,6 @@ trained on. It is for inference; training goes on from the checkpoint.
 Exit codes: 0 done, 2 something that cannot be used.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import quantize
+from tools.command_line import exit_code, tool_parser
 from training.checkpoint import BEST, find_checkpoint, read_checkpoint, save_checkpoint
 from training.evaluation import pack
 
@@ -53,16 +53,11 @@ def convert(checkpoint: Path, out: Path | None = None) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument("checkpoint", type=Path, help="a .pt file, or the directory of a run")
     parser.add_argument("out", type=Path, nargs="?", help=f"default: {PACKED_FILE} beside the checkpoint")
     flags = parser.parse_args(argv)
-    try:
-        print(convert(flags.checkpoint, flags.out))
-    except (ValueError, OSError) as error:
-        print(f"convert: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code("convert", lambda: print(convert(flags.checkpoint, flags.out)))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ same for one weight of a filter of 101 that are spread evenly over [-2, 2]. Anne
 the middle and the end of training. Exit codes: 0 done, 2 something that cannot be used.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import quantize
+from tools.command_line import exit_code, tool_parser
 
 OUT = Path(__file__).resolve().parent.parent / "READMEs" / "images" / "schemes.png"
 SPREAD = torch.linspace(-2, 2, 101)
@@ -76,22 +76,21 @@ def draw():
     return figure
 
 
+def save(path: Path) -> None:
+    """Draw into a file. Raises ValueError or OSError where that cannot be."""
+    if path.suffix != ".png":
+        raise ValueError(f"{str(path)!r} is not a .png file; name one")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw().savefig(path, dpi=80)
+    print(path)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument("--out", type=Path, default=OUT, help="default: READMEs/images/schemes.png")
     flags = parser.parse_args(argv)
-    if flags.out.suffix != ".png":
-        print(f"draw_schemes: {str(flags.out)!r} is not a .png file; name one", file=sys.stderr)
-        return 2
-    try:
-        flags.out.parent.mkdir(parents=True, exist_ok=True)
-        draw().savefig(flags.out, dpi=80)
-    except OSError as error:
-        print(f"draw_schemes: {error}", file=sys.stderr)
-        return 2
-    print(flags.out)
-    return 0
+    return exit_code("draw_schemes", lambda: save(flags.out))
 
 
 if __name__ == "__main__":

@@ -23,10 +23,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from torch import Tensor
 
-from tools.arguments import positive
-from tools.artefacts import Artefact, answers, open_artefact, open_images
 from tools.benchmarking.timing import Times
-from tools.comparison import COLUMNS, ROWS, compare, contact_sheet
+from tools.command_line import exit_code, positive, tool_parser
+from tools.evaluating.artefacts import Artefact, answers, open_artefact, open_images
+from tools.evaluating.comparison import COLUMNS, ROWS, compare, contact_sheet
 from training.data import Data
 from training.watch.console import say, skipped_lines
 
@@ -103,7 +103,7 @@ def run(flags: argparse.Namespace) -> int:
 
 
 def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     files = parser.add_mutually_exclusive_group(required=True)
     files.add_argument("model", nargs="?", metavar="MODEL", help="a .pt file, the directory of a run, or an .onnx file")
     files.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two of them")
@@ -117,11 +117,7 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
-    try:
-        return run(parse_flags(argv))
-    except (ValueError, OSError) as error:
-        print(f"evaluate: error: {error}", file=sys.stderr)
-        return 2
+    return exit_code("evaluate", lambda: run(parse_flags(argv)))
 
 
 if __name__ == "__main__":

@@ -19,32 +19,33 @@ import torch
 
 import quantize
 from quantize.export.formats import FORMATS
+from tools.command_line import exit_code, tool_parser
 from training import load_model
 from training.evaluation import ONNX, check_exportable, onnx_metadata
+
+
+def export(flags: argparse.Namespace) -> quantize.ExportReport:
+    """Write the file that the flags ask for. Raises ValueError, OSError or RuntimeError, in one sentence."""
+    model, info = load_model(flags.checkpoint)
+    check_exportable(info, flags.format)
+    path = flags.file or info.path.with_name(ONNX)
+    images = torch.randn(2, *info.input_size, generator=torch.Generator().manual_seed(0))
+    options = {"format": flags.format, "dynamic_size": flags.dynamic_size, "check": not flags.no_check}
+    return quantize.export_onnx(model, path, images, metadata=onnx_metadata(info), **options)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
     flags = _parser().parse_args(argv)
     try:
-        model, info = load_model(flags.checkpoint)
-        check_exportable(info, flags.format)
-        path = flags.file or info.path.with_name(ONNX)
-        images = torch.randn(2, *info.input_size, generator=torch.Generator().manual_seed(0))
-        options = {"format": flags.format, "dynamic_size": flags.dynamic_size, "check": not flags.no_check}
-        report = quantize.export_onnx(model, path, images, metadata=onnx_metadata(info), **options)
-    except quantize.ExportMismatch as error:
+        return exit_code("export_onnx", lambda: print(export(flags)))
+    except RuntimeError as error:
         print(f"export_onnx: {error}", file=sys.stderr)
-        return 1
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"export_onnx: {error}", file=sys.stderr)
-        return 2
-    print(report)
-    return 0
+        return 1 if isinstance(error, quantize.ExportMismatch) else 2
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument("checkpoint", type=Path, help="a .pt file, or the directory of a run")
     parser.add_argument("file", type=Path, nargs="?", help=f"default: {ONNX} beside the checkpoint")
     parser.add_argument("--format", default="packed", help=f"{', '.join(FORMATS)}; default: %(default)s")

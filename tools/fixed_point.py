@@ -1,6 +1,6 @@
 """What a trained network reaches in fixed-point arithmetic, and how few bits it needs.
 
-    python tools/fixed_point.py --model runs/NAME                       the formats of tools/fixed_formats.py
+    python tools/fixed_point.py --model runs/NAME                       the published formats, beside float
     python tools/fixed_point.py --model runs/NAME --mode float          the float network alone, to compare with
     python tools/fixed_point.py --model runs/NAME --total-bits 10 --int-bits conv=6 linear=8
     python tools/fixed_point.py --model runs/NAME --settings bits.txt   lines NAME T I, of layers and parameters
@@ -23,8 +23,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from torch import nn
 
 from quantize.words import did_you_mean, format_table
-from tools.fixed_formats import INTEGER_BITS, KINDS, MOST_BITS, OWN_FORMATS, TOTAL_BITS, Formats, read_settings
-from tools.fixed_network import LayerRecord, fixed_network, merged_network
+from tools.command_line import exit_code, tool_parser
+from tools.fixed_arithmetic.fixed_formats import (
+    INTEGER_BITS,
+    KINDS,
+    MOST_BITS,
+    OWN_FORMATS,
+    TOTAL_BITS,
+    Formats,
+    read_settings,
+)
+from tools.fixed_arithmetic.fixed_network import LayerRecord, fixed_network, merged_network
 from tools.sensitivity import Sample
 from training import evaluate
 from training.checkpoint import BEST, find_checkpoint
@@ -164,13 +173,13 @@ def kind_and_bits(text: str) -> tuple[str, int]:
 
 
 def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument("--model", type=Path, required=True, metavar="CHECKPOINT", help="a .pt file, or a run")
     parser.add_argument("--dataset", default=argparse.SUPPRESS, help="default: the one that it was trained on")
     parser.add_argument("--data-dir", default=argparse.SUPPRESS, metavar="DIR", help="default: that of the training")
     parser.add_argument("--gpu", default=argparse.SUPPRESS, help="as of trainer_exp.py")
     parser.add_argument("--mode", choices=MODES, default=FIXED, help="default: %(default)s, beside float")
-    parser.add_argument("--count", type=int, metavar="N", help="test images; default: all")
+    parser.add_argument("--count", "--no", type=int, metavar="N", help="test images; default: all")
     parser.add_argument(
         "--total-bits",
         type=int,
@@ -201,11 +210,7 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
-    try:
-        return run(parse_flags(argv))
-    except (ValueError, OSError) as error:
-        print(f"fixed_point: error: {error}", file=sys.stderr)
-        return 2
+    return exit_code("fixed_point", lambda: run(parse_flags(argv)))
 
 
 if __name__ == "__main__":

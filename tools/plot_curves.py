@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tools.run_dirs import nothing_in, run_dirs
+from tools.command_line import exit_code, tool_parser
+from tools.reporting.run_dirs import nothing_in, run_dirs
 
 EVENTS = "events.out.tfevents.*"
 TAGS = ("top1/train", "top1/test")
@@ -102,15 +103,10 @@ def run(flags: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="directories of runs")
     parser.add_argument("--out", type=Path, default=Path("curves.png"), metavar="FILE", help="default: %(default)s")
-    try:
-        run(parser.parse_args(argv))
-    except (ValueError, OSError) as error:
-        print(f"plot_curves: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code("plot_curves", lambda: run(parser.parse_args(argv)))
 
 
 if __name__ == "__main__":

@@ -2,11 +2,13 @@
 
     python tools/report.py runs/NAME runs/OTHER ...        to report/: index.html, curves-*.png
     python tools/report.py READMEs/runs/* --out DIR
-    python tools/report.py runs/* --measure                write each best.pt as ONNX, for its size and its speed
+    python tools/report.py runs/* --no-measure             from the logs alone, which know no time of inference
 
-Accuracy, size on disk, peak memory, training and inference time, MACs and binary MACs of each run, its curves, and
-beside a binary run how it compares with the float run of the same network and data. The page is one file that
-needs nothing else. A run that is not finished shows what it has; what a log does not tell is "-", with the reason.
+Accuracy, size on disk, inference time, MACs and binary MACs of each run, what its training cost in time and memory,
+its curves, and beside a binary run how it compares with the float run of the same network and data. Size and
+inference time are those of the file that ships: each best.pt is written as an ONNX file with packed weights, to a
+temporary directory, and timed. The page is one file that needs nothing else. A run that is not finished shows what
+it has; what cannot be told is "-", with the reason.
 Exit codes: 0 done, 2 something that cannot be used.
 """
 
@@ -19,12 +21,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from quantize.words import format_table
+from tools.command_line import exit_code, tool_parser
 from tools.plot_curves import draw
-from tools.report_onnx import measure
-from tools.report_page import Section, page
-from tools.report_runs import Run, families, read_run, twin
-from tools.report_table import cell, columns_of, compared, epochs, notes
-from tools.run_dirs import run_dirs
+from tools.reporting.figure_table import cell, columns_of, compared, epochs, notes
+from tools.reporting.html_page import Section, page
+from tools.reporting.packed_inference import measure
+from tools.reporting.run_dirs import run_dirs
+from tools.reporting.run_figures import Run, families, read_run, twin
 
 TITLE = "Float against binary"
 PAGE = "index.html"
@@ -86,7 +89,7 @@ def run(flags: argparse.Namespace) -> None:
     dirs = run_dirs(flags.runs)
     runs = [read_run(name, path) for name, path in dirs.items()]
     if flags.measure:
-        runs = [measure(run, path) for run, path in zip(runs, dirs.values(), strict=True)]
+        runs = measure(runs, list(dirs.values()))
     found, columns = sections(runs), columns_of(runs)
     paths = write(flags.out, found, page(TITLE, found, columns))
     print("\n\n".join([*(text(section, columns) for section in found), f"wrote {', '.join(map(str, paths))}"]))
@@ -94,16 +97,13 @@ def run(flags: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="directories of runs")
     parser.add_argument("--out", type=Path, default=Path("report"), metavar="DIR", help="default: %(default)s")
-    parser.add_argument("--measure", action="store_true", help="each best.pt as ONNX: its size and speed")
-    try:
-        run(parser.parse_args(argv))
-    except (ValueError, OSError) as error:
-        print(f"report: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    parser.add_argument(
+        "--measure", action=argparse.BooleanOptionalAction, default=True, help="size and speed of each best.pt as ONNX"
+    )
+    return exit_code("report", lambda: run(parser.parse_args(argv)))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Repeat published runs, and write the table of what came out to READMEs/results.md.
 
-    python tools/reproduce.py --list                              the targets (tools/targets.py), each with its command
+    python tools/reproduce.py --list                              the targets, each with its command
     python tools/reproduce.py lenet5_xnornet lenet5_float         these, downloading what --data-dir has not
     python tools/reproduce.py 'nin*' --gpu 0                      those whose names match
     python tools/reproduce.py 'scheme_*' --epochs 1               a shorter budget, marked so in the table
-    python tools/reproduce.py 'nin*' --jpeg DIR                   CIFAR-10 from JPEG copies, in DIR/train and DIR/test
+    python tools/reproduce.py 'nin*' --images DIR                 CIFAR-10 as pictures, DIR/train/<class>/ and DIR/test/
 
 Each target has a directory under --runs. Started again, the command skips what is finished there and
 continues what was cut; a row that was never run says so in the table.
@@ -22,8 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from quantize.words import did_you_mean, format_table
 from tools import results
-from tools.jobs import ALL, Job, Target
-from tools.targets import JPEG_OF
+from tools.command_line import exit_code, tool_parser
+from tools.reproducing.jobs import ALL, Job, Target
+from tools.reproducing.targets import IMAGES_OF
 from training.checkpoint import LAST
 from training.watch.runlog import read_log
 
@@ -31,18 +32,18 @@ TRAINER = Path(__file__).resolve().parent.parent / "trainer_exp.py"
 INTERRUPTED = 130
 
 
-def choose(patterns: Sequence[str], jpeg: bool) -> list[Target]:
-    """The targets with these names, or whose names match; with ``jpeg`` a pattern stands for those of CIFAR-10.
+def choose(patterns: Sequence[str], images: bool) -> list[Target]:
+    """The targets with these names, or whose names match; with ``images`` a pattern stands for those of CIFAR-10.
 
     Raises ValueError for a name without a target.
     """
     chosen = {}
     for pattern in patterns:
         found = [pattern] if pattern in ALL else fnmatch.filter(ALL, pattern)
-        if jpeg and pattern not in ALL:
-            found = [name for name in found if ALL[name].section == JPEG_OF]
+        if images and pattern not in ALL:
+            found = [name for name in found if ALL[name].section == IMAGES_OF]
         if not found:
-            raise ValueError(f"there is no target {pattern!r}{' for --jpeg' * jpeg}: {did_you_mean(pattern, ALL)}")
+            raise ValueError(f"there is no target {pattern!r}{' for --images' * images}: {did_you_mean(pattern, ALL)}")
         chosen |= {name: ALL[name] for name in found}
     return list(chosen.values())
 
@@ -69,7 +70,7 @@ def run_job(job: Job, flags: argparse.Namespace) -> int:
         code = 0
     else:
         print(f"{job.name}: {'continues' if (run_dir / LAST).exists() else 'starts'} in {run_dir}", flush=True)
-        command = trainer_flags(job, run_dir, flags.jpeg or flags.data_dir, flags.gpu)
+        command = trainer_flags(job, run_dir, flags.images or flags.data_dir, flags.gpu)
         code = subprocess.run([sys.executable, TRAINER, *command]).returncode
     if code == 0:
         results.keep(run_dir, flags.folder)
@@ -79,12 +80,12 @@ def run_job(job: Job, flags: argparse.Namespace) -> int:
 
 def run(flags: argparse.Namespace) -> int:
     """Run the targets asked for; the exit code, the first that is not 0. Raises ValueError or OSError."""
-    if flags.jpeg is not None and flags.data_dir is not None:
-        raise ValueError(f"--jpeg {flags.jpeg} says where the images are; leave out --data-dir {flags.data_dir}")
+    if flags.images is not None and flags.data_dir is not None:
+        raise ValueError(f"--images {flags.images} says where the images are; leave out --data-dir {flags.data_dir}")
     if not flags.targets:
         raise ValueError("name a target, or list them with --list")
-    jpeg = flags.jpeg is not None
-    jobs = [Job(target, jpeg, flags.epochs) for target in choose(flags.targets, jpeg)]
+    images = flags.images is not None
+    jobs = [Job(target, images, flags.epochs) for target in choose(flags.targets, images)]
     codes = []
     for job in jobs:
         codes.append(run_job(job, flags))
@@ -100,12 +101,12 @@ def listing() -> str:
 
 
 def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help="a name, or a pattern such as 'nin*'")
     parser.add_argument("--list", action="store_true", help="show the targets and run nothing")
     parser.add_argument("--epochs", type=int, metavar="N", help="of a shorter budget; default: each recipe's")
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="where the dataset is, as of trainer_exp.py")
-    parser.add_argument("--jpeg", type=Path, metavar="DIR", help="JPEG copies of CIFAR-10 to use instead")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="CIFAR-10 as DIR/train/<class>/, DIR/test/<class>/")
     parser.add_argument("--gpu", help="as of trainer_exp.py")
     parser.add_argument("--runs", type=Path, default=Path("runs/reproduce"), metavar="DIR", help="default: %(default)s")
     parser.add_argument(
@@ -121,10 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(listing())
         return 0
     try:
-        return run(flags)
-    except (ValueError, OSError) as error:
-        print(f"reproduce: error: {error}", file=sys.stderr)
-        return 2
+        return exit_code("reproduce", lambda: run(flags))
     except KeyboardInterrupt:
         return INTERRUPTED
 

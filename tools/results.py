@@ -9,9 +9,7 @@ tools/reproduce.py come other runs, and the targets that were not run.
 
 import argparse
 import datetime
-import json
 import re
-import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,11 +17,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tools.jobs import ALL, Job, Target
-from tools.targets import JPEG, JPEG_OF, SECTIONS
-from training.watch.runlog import FILE, read_log
-
-READMES = Path(__file__).resolve().parent.parent / "READMEs"
+from tools.command_line import exit_code, tool_parser
+from tools.reproducing.jobs import ALL, Job, Target
+from tools.reproducing.kept_logs import READMES, keep, machine, read_run
+from tools.reproducing.targets import IMAGES, IMAGES_OF, SECTIONS
+from training.watch.runlog import FILE
 
 HEADER = """# Results
 
@@ -35,77 +33,26 @@ Accuracy is top-1 on the test set in percent: *published*, *ours* (the best epoc
 is a shorter budget than the row's; names that end in "short" are of a few epochs on a processor, which show that a
 network learns and what it costs, not how far it gets. Time is training and testing of all epochs. MACs are those of
 one image. *packed bytes* are those of the parameters, 1 bit a binary weight. `python tools/report.py READMEs/runs/*`
-makes a page of the same logs, with curves, peak memory and inference time.
-"""
-JPEG_NOTE = f"""The targets of {JPEG_OF} on JPEG copies of its images. The artefacts cost accuracy: no published figure
-compares, only a float network trained on the same files.
+makes a page of the same logs, with curves and peaks of memory.
 """
 
 COLUMNS = (
-    "name", "published", "ours", "last", "float", "epochs", "time", "parameters", "float MACs", "binary MACs",
+    "name", "data", "published", "ours", "last", "float", "epochs", "time", "parameters", "float MACs", "binary MACs",
     "packed bytes", "date", "machine", "command",
 )  # fmt: skip
 TEXTS = ("name", "data", "date", "machine", "command")
 WAITING = "Not run"
-WAITING_COLUMNS = ("name", "data", "published", "epochs", "command")
-WAITING_NOTE = f"""Rows that nobody has trained yet, with the figures that they are to be compared with. Those of
-{JPEG_OF} run on JPEG copies too: `python tools/reproduce.py NAME --jpeg DIR`.
+WAITING_NOTE = f"""Rows that nobody has trained yet, each by its command. Those of {IMAGES_OF} run on a tree of
+pictures too, with `--images DIR`; their rows say "{IMAGES}".
 """
 NOT_RUN = WAITING.lower()
 
-# What a log knows of places on the machine of its run: flags, which all take a value, and fields.
-PLACE_FLAGS = ("--data-dir", "--log-path", "--resume")
-PLACES = ("data_dir", "log_path", "resume", "export", "evaluate", "checkpoint")
 
-# An absolute path, or what has one at its end: a flag with "=", ARCH:CHECKPOINT.
-ABSOLUTE = re.compile(r"(|.*?[=:])(/.+)", re.DOTALL)
-
-
-def without_places(entry: Any) -> Any:
-    """A log's entry, or a part of one, with places as None, and of other absolute paths the last name alone."""
-    if isinstance(entry, list):
-        return [without_places(part) for part in entry]
-    if isinstance(entry, dict):
-        plain = {key: None if key in PLACES else without_places(value) for key, value in entry.items()}
-        return plain | ({"command": without_place_flags(entry["command"])} if "command" in entry else {})
-    path = ABSOLUTE.fullmatch(entry) if isinstance(entry, str) else None
-    return entry if path is None else path[1] + Path(path[2]).name
-
-
-def without_place_flags(command: str) -> str:
-    """A command line without the flags that name places, as "--flag value" or "--flag=value"."""
-    words = shlex.split(command)
-    dropped = {i + k for i, word in enumerate(words) if word in PLACE_FLAGS for k in (0, 1)}
-    dropped |= {i for i, word in enumerate(words) if word.startswith(tuple(f"{flag}=" for flag in PLACE_FLAGS))}
-    return shlex.join(without_places([word for i, word in enumerate(words) if i not in dropped]))
-
-
-def read_run(log_dir: Path) -> dict[str, Any]:
-    """A finished run: the last entry of each kind, its "name", and the "command" that started it.
-
-    Raises ValueError for a log without a result.
-    """
-    log = [without_places(entry) for entry in read_log(log_dir)]
-    entries = {entry["kind"]: entry for entry in log}
-    if "result" not in entries:
-        raise ValueError(f"the run in {str(log_dir)!r} is not finished; continue it with trainer_exp.py --resume")
-    command = next(entry["environment"]["command"] for entry in log if entry["kind"] == "run")
-    return {**entries, "name": log_dir.resolve().name, "command": command}
-
-
-def keep(run_dir: Path, folder: Path = READMES, name: str | None = None) -> None:
-    """Copy a finished run's log, without places, to ``folder``/runs/``name``. Raises ValueError without a result."""
-    target = folder / "runs" / (name or read_run(run_dir)["name"])
-    lines = [json.dumps(without_places(entry)) + "\n" for entry in read_log(run_dir)]
-    target.mkdir(parents=True, exist_ok=True)
-    (target / FILE).write_text("".join(lines))
-
-
-def kept_job(target: Target, jpeg: bool, runs: Mapping[str, Any]) -> Job:
+def kept_job(target: Target, images: bool, runs: Mapping[str, Any]) -> Job:
     """The longest run of a target that is kept, else the whole target."""
-    whole = Job(target, jpeg)
+    whole = Job(target, images)
     lengths = (re.fullmatch(rf"{re.escape(whole.name)}_(\d+)epochs", name) for name in runs)
-    jobs = [Job(target, jpeg, int(match[1])) for match in lengths if match]
+    jobs = [Job(target, images, int(match[1])) for match in lengths if match]
     return max(jobs, key=lambda job: job.epochs) if jobs and whole.name not in runs else whole
 
 
@@ -128,57 +75,53 @@ def figures(run: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def machine(environment: Mapping[str, Any]) -> str:
-    """What computed, and the versions."""
-    threads = environment["threads"]
-    cpu = f"{environment['cpu']}, {threads} thread{'' if threads == 1 else 's'}"
-    versions = ", ".join(f"{name} {environment['versions'][name]}" for name in ("xnorkit", "torch"))
-    return f"{cpu if environment['device'] == 'cpu' else environment['device']}; {versions}"
-
-
 def target_row(job: Job, runs: Mapping[str, Any]) -> dict[str, str]:
     """The row of a target that was run. Raises ValueError where the log under its name is of another run."""
     target, run = job.target, runs[job.name]
     job.check(run["run"]["config"])
-    row = {"name": job.name} | figures(run) | {"command": f"`{job.command}`"}
+    row = {"name": job.name, "data": job.data} | figures(run) | {"command": f"`{job.command}`"}
     if job.epochs:
         row["epochs"] += f" of {target.epochs}"
-    if target.published and not job.jpeg:
+    if target.published:
         row["published"] = target.published
     if target.float_twin:
-        twin = Job(ALL[target.float_twin], job.jpeg, job.epochs).name
+        twin = Job(ALL[target.float_twin], job.images, job.epochs).name
         row["float"] = figures(runs[twin])["ours"] if twin in runs else NOT_RUN
     return row
 
 
-def waiting_row(job: Job) -> dict[str, str]:
-    """The row of a target that was not run."""
-    target = job.target
-    row = {"name": job.name, "data": target.section, "epochs": str(target.epochs), "command": f"`{job.command}`"}
-    return row | {"published": target.published or ""}
+def waiting_line(target: Target) -> str:
+    """How to run a target that was not run, and what is known of it."""
+    published = f", published {target.published}" if target.published else ""
+    return f"* `python tools/reproduce.py {target.name}`: {target.section}, {target.epochs} epochs{published}\n"
 
 
-def table(rows: Iterable[Mapping[str, str]], columns: Sequence[str] = COLUMNS) -> str:
+def table(rows: Iterable[Mapping[str, str]]) -> str:
     """GitHub's kind of table; figures are aligned to the right."""
-    align = ["---" if name in TEXTS else "--:" for name in columns]
-    lines = [columns, align, *([row.get(name, "") for name in columns] for row in rows)]
+    align = ["---" if name in TEXTS else "--:" for name in COLUMNS]
+    lines = [COLUMNS, align, *([row.get(name, "") for name in COLUMNS] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
 def page(runs: Mapping[str, dict[str, Any]]) -> str:
     """The whole page from runs by name. Raises ValueError for a log that is not of the target whose name it has."""
     parts, shown, waiting = [HEADER], set(), []
-    for title in (*SECTIONS, JPEG):
-        jpeg = title == JPEG
-        section = JPEG_OF if jpeg else title
-        jobs = [kept_job(target, jpeg, runs) for target in ALL.values() if target.section == section]
-        rows = [target_row(job, runs) for job in jobs if job.name in runs]
+    for section in SECTIONS:
+        rows = []
+        for target in (target for target in ALL.values() if target.section == section):
+            jobs = [kept_job(target, images, runs) for images in ((False, True) if section == IMAGES_OF else (False,))]
+            found = [target_row(job, runs) for job in jobs if job.name in runs]
+            waiting += [] if found else [waiting_line(target)]
+            rows += found
         shown |= {row["name"] for row in rows}
-        parts += [f"## {title}\n", *([JPEG_NOTE] if jpeg else []), table(rows)] if rows else []
-        waiting += [] if jpeg else [waiting_row(job) for job in jobs if job.name not in runs]
-    others = [{"name": name} | figures(run) for name, run in sorted(runs.items()) if name not in shown]
+        parts += [f"## {section}\n", table(rows)] if rows else []
+    others = [
+        {"name": name, "data": run["run"]["config"]["dataset"]} | figures(run)
+        for name, run in sorted(runs.items())
+        if name not in shown
+    ]
     parts += ["## Other runs\n", table(others)] if others else []
-    parts += [f"## {WAITING}\n", WAITING_NOTE, table(waiting, WAITING_COLUMNS)] if waiting else []
+    parts += [f"## {WAITING}\n", WAITING_NOTE, "".join(waiting)] if waiting else []
     return "\n".join(parts)
 
 
@@ -190,20 +133,19 @@ def write_page(folder: Path = READMES) -> Path:
     return path
 
 
+def run(flags: argparse.Namespace) -> None:
+    """Keep the logs named, and write the page. Raises ValueError or OSError, in one sentence."""
+    for run_dir in flags.add:
+        keep(run_dir, flags.folder)
+    print(f"wrote {write_page(flags.folder)}")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument("--add", nargs="+", type=Path, default=[], metavar="RUN", help="run directories to keep")
     parser.add_argument("--folder", type=Path, default=READMES, metavar="DIR", help="of page and logs: READMEs")
-    flags = parser.parse_args(argv)
-    try:
-        for run_dir in flags.add:
-            keep(run_dir, flags.folder)
-        print(f"wrote {write_page(flags.folder)}")
-    except (ValueError, OSError) as error:
-        print(f"results: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code("results", lambda: run(parser.parse_args(argv)))
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 import quantize
 from quantize.planning.plan import NO_THRESHOLD, PENDING, LayerPlan
 from quantize.words import format_table
+from tools.command_line import exit_code, tool_parser
 from training import evaluate
 from training.checkpoint import BEST, find_checkpoint
 from training.config.defaults import resolve
@@ -240,7 +241,7 @@ def run(flags: argparse.Namespace) -> None:
 
 
 def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument("checkpoint", type=Path, help="a .pt file, or the directory of a run")
     parser.add_argument("--dataset", default=argparse.SUPPRESS, help="default: the one that it was trained on")
     parser.add_argument("--data-dir", default=argparse.SUPPRESS, metavar="DIR", help="default: that of the training")
@@ -256,12 +257,7 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
-    try:
-        run(parse_flags(argv))
-    except (ValueError, OSError) as error:
-        print(f"sensitivity: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code("sensitivity", lambda: run(parse_flags(argv)))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 import training
 from tools import convert
-from tools.artefacts import open_artefact
+from tools.evaluating.artefacts import open_artefact
 from training import engine
 
 from .mutations import mutant

@@ -4,7 +4,9 @@ import datetime
 import functools
 import os
 import platform
+import re
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ FLAGS = (
     "avx2", "fma", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_vpopcntdq", "avx512_bf16", "gfni",
     "amx_tile", "amx_int8", "asimd", "asimddp",
 )  # fmt: skip
+# From the widest on; a processor's figures are kept under its name and the first of these that it has.
+INSTRUCTION_SETS = {"amx_int8": "AMX", "avx512f": "AVX-512", "avx2": "AVX2", "asimd": "NEON"}
 QUIET_LOAD = 0.3  # processes that want a core, beside this one
 
 
@@ -38,6 +42,18 @@ def load_warning(load: float) -> str | None:
     if load <= QUIET_LOAD:
         return None
     return f"warning: the load of this machine is {load:.2f} before the start: other processes disturb the times"
+
+
+def processor(environment: Mapping[str, Any]) -> str:
+    """What computed, for people: "AMD EPYC, AVX-512", or the name of a GPU."""
+    widest = next((name for flag, name in INSTRUCTION_SETS.items() if flag in environment["flags"]), None)
+    cpu = re.sub(r"\((R|TM)\)", "", environment["cpu"])
+    return environment.get("gpu") or ", ".join(filter(None, (cpu, widest)))
+
+
+def processor_folder(environment: Mapping[str, Any]) -> str:
+    """The same as the name of a directory: "amd-epyc-avx-512"."""
+    return re.sub(r"[^a-z0-9]+", "-", processor(environment).lower()).strip("-")
 
 
 def describe(argv: list[str]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from .sides import Built, Side, Unavailable
+from .side import Built, Side, Unavailable
 from .timing import Contestant, Timer, Times
 
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import quantize
 
-from .networks import NetworkCase, NetworkProblem, exact_int8_file, float_file, int8_file, packed_file
-from .sides import optional_module
+from .side import optional_module
+from .sides.network_sides import NetworkCase, NetworkProblem, exact_int8_file, float_file, int8_file, packed_file
 
 RUNS, WARM_UP_RUNS = 100, 10
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,23 @@ class Result:
     memory: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     def write(self, path: Path) -> None:
+        """As JSON with a line for each row, so that a change of one figure is a change of one line."""
+        fields = dataclasses.asdict(self)
+        texts = {name: json.dumps(value) for name, value in fields.items()}
+        texts["groups"] = _braced("{}", (f"{json.dumps(g)}: {_rows(rows)}" for g, rows in fields["groups"].items()))
+        texts["memory"] = _rows(fields["memory"])
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+        path.write_text(_braced("{}", (f"{json.dumps(name)}: {text}" for name, text in texts.items())) + "\n")
+
+
+def _rows(rows: Iterable[dict]) -> str:
+    return _braced("[]", map(json.dumps, rows))
+
+
+def _braced(braces: str, parts: Iterable[str]) -> str:
+    """``parts`` between two braces, each on a line of its own."""
+    text = ",\n".join(parts)
+    return f"{braces[0]}\n{text}\n{braces[1]}" if text else braces
 
 
 def read_result(path: Path) -> Result:

@@ -110,7 +110,7 @@ def from_file(path: str, dataset: str | None = None, threads: int | None = None)
     """
     import torch
 
-    from tools.artefacts import ONNX_FILE, open_artefact
+    from tools.evaluating.artefacts import ONNX_FILE, open_artefact
     from training.data import get_preset
 
     if not path.endswith(".onnx") and not Path(path).expanduser().exists():

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 import cv2
 
 from quantize.words import format_table
-from tools.arguments import positive
 from tools.benchmarking.timing import Contestant, Timer, Times
+from tools.command_line import exit_code, positive, tool_parser
 
 from .classify import Classifier, load_classifier
 from .regions import Box
@@ -41,24 +41,23 @@ def measure(classifiers: Mapping[str, Classifier], boxes: list[Box], threads: in
     return dict(zip(classifiers, Timer(ROUNDS).measure(runs), strict=True))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("classifiers", nargs="+", metavar="NAME", help="as --classifier of tools/moving_objects")
-    parser.add_argument("--regions", type=positive, default=8, metavar="N", help="default: %(default)s")
-    parser.add_argument("--threads", type=positive, default=1, metavar="N", help="default: %(default)s")
-    flags = parser.parse_args(argv)
+def run(flags: argparse.Namespace) -> None:
+    """Load, measure and print. Raises ValueError or OSError, in one sentence."""
     cv2.setNumThreads(flags.threads)
-    try:
-        loaded = {name: load_classifier(name, threads=flags.threads) for name in flags.classifiers}
-    except (ValueError, OSError) as error:
-        print(f"classify_speed: error: {error}", file=sys.stderr)
-        return 2
+    loaded = {name: load_classifier(name, threads=flags.threads) for name in flags.classifiers}
     found = measure(loaded, squares(flags.regions), flags.threads)
     rows = [(name, *(f"{1000 * s:.2f}" for s in (t.median, t.calls[0], t.quantile(0.95)))) for name, t in found.items()]
     columns = ("median ms", "fastest ms", "p95 ms")
     print(format_table(("classifier", *columns), rows, columns))
-    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code."""
+    parser = tool_parser(__doc__)
+    parser.add_argument("classifiers", nargs="+", metavar="NAME", help="as --classifier of tools/moving_objects")
+    parser.add_argument("--regions", type=positive, default=8, metavar="N", help="default: %(default)s")
+    parser.add_argument("--threads", type=positive, default=1, metavar="N", help="default: %(default)s")
+    return exit_code("classify_speed", lambda: run(parser.parse_args(argv)))
 
 
 if __name__ == "__main__":

@@ -25,11 +25,11 @@ from typing import NoReturn
 
 import cv2
 
-from tools.arguments import positive
+from tools.command_line import positive
 
+from .box_scores import GROUPS, Boxes, Scores, evaluate, label_accuracy, read_boxes
 from .classify import CLASSES, TORCHVISION, Classifier, load_classifier
-from .evaluate import GROUPS, Boxes, Scores, evaluate, label_accuracy, read_boxes
-from .output import DETECTIONS, Recorder
+from .output import DETECTIONS, Recorder, check_windows
 from .pipeline import Pipeline
 from .sources import SourceLost, open_source
 from .summary import format_summary, summarize
@@ -95,7 +95,7 @@ def _add_score_flags(group) -> None:
 
 
 def check_flags(flags: argparse.Namespace) -> None:
-    """Raises ValueError for flags that do not go together."""
+    """Raises ValueError for flags that do not go together, or that this installation cannot serve."""
     if flags.detections is not None and flags.ground_truth is None:
         raise ValueError("--detections needs --ground-truth to be scored against")
     if flags.pictures and flags.save is None:
@@ -104,6 +104,8 @@ def check_flags(flags: argparse.Namespace) -> None:
         raise ValueError("--label and --dataset-classes need a --classifier")
     if flags.detections is not None and (flags.classifier or flags.save or flags.show):
         raise ValueError("--detections are scored as they are; --classifier, --save and --show need a --video")
+    if flags.show:
+        check_windows()
     if not 0 < flags.iou <= 1:
         raise ValueError(f"--iou is {flags.iou}; it must be above 0 and at most 1")
 

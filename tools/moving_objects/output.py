@@ -103,13 +103,19 @@ class Recorder:
         (self.directory / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
 
 
-def show(image: NDArray[np.uint8], detections: Sequence[Detection]) -> bool:
-    """Show a picture with its boxes; False when the user presses q or Escape.
+def check_windows() -> None:
+    """Raises ValueError where OpenCV was built without windows."""
+    if not cv2.currentUIFramework():
+        raise ValueError(
+            "--show: opencv-python-headless cannot show windows; replace it with opencv-python (pip uninstall "
+            "opencv-python-headless, then pip install opencv-python), or write a video with --save DIR instead"
+        )
 
-    Raises ValueError where OpenCV was built without windows.
-    """
+
+def show(image: NDArray[np.uint8], detections: Sequence[Detection]) -> bool:
+    """Show a picture with its boxes; False when the user presses q or Escape. Raises ValueError without a screen."""
     try:
         cv2.imshow(WINDOW, draw(image, detections))
         return cv2.waitKey(1) & 0xFF not in QUIT_KEYS
     except cv2.error as error:
-        raise ValueError("this OpenCV cannot show windows (a headless build or no screen); leave out --show") from error
+        raise ValueError("OpenCV cannot show windows here (is there a screen?); leave out --show") from error

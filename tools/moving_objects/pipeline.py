@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Iterator
 from itertools import islice
 
+from .box_scores import Boxes, Item
 from .classify import Classifier
 from .detector import Detector, Stopwatch
-from .evaluate import Boxes, Item
 from .output import Detection, Recorder, show
 from .regions import find_regions
 from .sources import Frame, Source

@@ -1,0 +1,1 @@
+"""READMEs/performance.md: its tables and its pictures."""

@@ -1,0 +1,193 @@
+"""Whole networks: converted to bits, and their float twins, with random weights."""
+
+import copy
+import dataclasses
+import functools
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import models
+import quantize
+from quantize.scheme import preferred_layouts
+
+from ..side import Built, Side, optional_module
+from .onnxruntime_sides import session
+
+CALIBRATION_BATCHES = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkProblem:
+    """A batch, the float network and the binary one in evaluation mode, and their answers."""
+
+    x: Tensor
+    float_model: nn.Module
+    binary_model: nn.Module
+    expected: Tensor
+    expected_binary: Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkCase:
+    """A network of models/ whose name ends in a scheme. Raises ValueError for another name."""
+
+    name: str
+
+    def __post_init__(self):
+        if self.spec.scheme is None:
+            raise ValueError(f"network {self.name!r} is a float one; name it with a scheme: {self.name}_xnornet")
+
+    @functools.cached_property
+    def spec(self) -> models.ModelSpec:
+        return models.resolve(self.name, preferred_layouts())
+
+    @functools.cached_property
+    def networks(self) -> tuple[nn.Module, nn.Module]:
+        """The float network and the binary one, the same each time."""
+        torch.manual_seed(0)
+        x = torch.randn(8, *self.spec.input_size)
+        float_model = settle(models.create_model(self.name, schemes=preferred_layouts()), x)
+        binary = quantize.prepare(float_model, self.spec.scheme, x, keep_float=self.spec.keep_float)
+        return float_model, settle(binary, x)
+
+    @functools.cached_property
+    def cost(self) -> quantize.Summary:
+        return quantize.summary(self.networks[1], self.batch(1))
+
+    def batch(self, size: int) -> Tensor:
+        return torch.randn(size, *self.spec.input_size, generator=torch.Generator().manual_seed(size))
+
+    def macs(self, batch: int) -> int:
+        return batch * (self.cost.macs + self.cost.binary_macs)
+
+    def problem(self, batch: int) -> NetworkProblem:
+        x, networks = self.batch(batch), self.networks  # not made in inference mode, whose tensors cannot be prepared
+        with torch.inference_mode():
+            return NetworkProblem(x, *networks, *(network(x) for network in networks))
+
+
+def settle(model: nn.Module, x: Tensor) -> nn.Module:
+    """``model`` in evaluation mode, its batch norms with the statistics of ``x``: activations keep their size."""
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    with torch.no_grad():
+        model.train()(x)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    return model.eval()
+
+
+def _torch_run(model: nn.Module, x: Tensor) -> Built:
+    def run() -> Tensor:
+        with torch.inference_mode():
+            return model(x)
+
+    return Built(run)
+
+
+def build_converted(problem: NetworkProblem, threads: int) -> Built:
+    return _torch_run(quantize.convert(problem.binary_model, problem.x), problem.x)
+
+
+def build_torch_float(problem: NetworkProblem, threads: int) -> Built:
+    return _torch_run(copy.deepcopy(problem.float_model), problem.x)
+
+
+def _session_run(runtime_session: Any, x: Tensor) -> Built:
+    feed = {runtime_session.get_inputs()[0].name: x.numpy()}
+    return Built(lambda: runtime_session.run(None, feed)[0])
+
+
+def _exported(model: nn.Module, x: Tensor, folder: Path, **options: Any) -> Path:
+    path = folder / "network.onnx"
+    quantize.export_onnx(model, path, x, check=False, **options)
+    return path
+
+
+def packed_file(problem: NetworkProblem, folder: Path) -> Path:
+    """The binary network in our operators."""
+    return _exported(problem.binary_model, problem.x, folder)
+
+
+def exact_int8_file(problem: NetworkProblem, folder: Path) -> Path:
+    """The binary network in integer operators."""
+    return _exported(problem.binary_model, problem.x, folder, format="int8")
+
+
+def float_file(problem: NetworkProblem, folder: Path) -> Path:
+    """The float twin."""
+    return _exported(problem.float_model, problem.x, folder, format="standard")
+
+
+class _Batches:
+    """onnxruntime's calibration data reader, over random batches."""
+
+    def __init__(self, x: Tensor, name: str):
+        generator = torch.Generator().manual_seed(1)
+        batches = (torch.randn(x.shape, generator=generator) for _ in range(CALIBRATION_BATCHES))
+        self._feeds = iter([{name: batch.numpy()} for batch in batches])
+
+    def get_next(self) -> dict[str, Any] | None:
+        return next(self._feeds, None)
+
+
+def int8_file(problem: NetworkProblem, folder: Path) -> Path:
+    """The float twin after onnxruntime's own static quantization, u8 activations by s8 weights."""
+    quantization = optional_module("onnxruntime.quantization")
+    path = float_file(problem, folder)
+    folded, quantized = path.with_suffix(".folded.onnx"), path.with_suffix(".int8.onnx")
+    quantization.quant_pre_process(path, folded)  # batch norm into convolutions
+    quantization.quantize_static(
+        folded, quantized, _Batches(problem.x, "input"),
+        activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
+    )  # fmt: skip
+    return quantized
+
+
+def build_packed_onnx(problem: NetworkProblem, threads: int, kernels: bool = True) -> Built:
+    """Our kernels inside onnxruntime, or what it makes of the functions' bodies."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = packed_file(problem, Path(folder))
+        return _session_run(quantize.ort_session(path, threads=threads, kernels=kernels), problem.x)
+
+
+def build_file(write: Callable[[NetworkProblem, Path], Path], problem: NetworkProblem, threads: int) -> Built:
+    """A file of standard operators in onnxruntime."""
+    with tempfile.TemporaryDirectory() as folder:
+        return _session_run(session(write(problem, Path(folder)).read_bytes(), threads), problem.x)
+
+
+def expected_binary(problem: NetworkProblem) -> Tensor:
+    return problem.expected_binary
+
+
+def network_sides(ours: str) -> Sequence[Side]:
+    """All of them, ours first. onnxruntime's int8 is another network: of it only nonsense is noticed."""
+    return (
+        Side(ours, "xnorkit", build_converted, expected_binary, tolerance=1e-4),
+        Side("xnorkit_onnx", "xnorkit in onnxruntime", build_packed_onnx, expected_binary, tolerance=1e-4),
+        Side(
+            "xnorkit_int8",
+            "xnorkit's int8 file",
+            functools.partial(build_file, exact_int8_file),
+            expected_binary,
+            tolerance=1e-4,
+        ),
+        Side(
+            "xnorkit_onnx_alone",
+            "xnorkit's packed file without our library",
+            functools.partial(build_packed_onnx, kernels=False),
+            expected_binary,
+            tolerance=1e-4,
+        ),  # fmt: skip
+        Side("ort_float", "onnxruntime float", functools.partial(build_file, float_file), tolerance=1e-3),
+        Side("ort_int8", "onnxruntime int8", functools.partial(build_file, int8_file), tolerance=0.5),
+        Side("torch_float", "torch float", build_torch_float, tolerance=1e-4),
+    )

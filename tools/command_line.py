@@ -1,0 +1,26 @@
+"""What the tools' command lines have in common: how they explain themselves, and how they fail."""
+
+import argparse
+import sys
+from collections.abc import Callable
+
+
+def positive(text: str) -> int:
+    """For ``type=`` of an argument: a whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def tool_parser(doc: str | None) -> argparse.ArgumentParser:
+    """A parser whose help is the docstring of the tool, line by line as it stands there."""
+    return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def exit_code(program: str, run: Callable[[], int | None]) -> int:
+    """What ``run()`` returns, 0 for None; 2, and one sentence, where it raises ValueError or OSError."""
+    try:
+        return run() or 0
+    except (ValueError, OSError) as error:
+        print(f"{program}: error: {error}", file=sys.stderr)
+        return 2

@@ -1,0 +1,1 @@
+"""The published runs that tools/reproduce.py repeats."""
