@@ -114,7 +114,7 @@ class BinaryLayer(QuantizedLayer):
         self.threshold_pending = pending
 
     def _prepare_step(self, x: Tensor) -> None:
-        """What the input of a training step, less no threshold yet, has to be looked at for."""
+        """What comes before the forward pass of a training step: a threshold's first batch, warnings, notes."""
         if self.threshold is not None and self.threshold_pending:
             self._settle_threshold(self.threshold, x)
         if self.scheme.annealed and not self.progress_set and not torch.compiler.is_compiling():
