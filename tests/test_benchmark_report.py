@@ -172,6 +172,14 @@ def test_a_sweep_has_no_line_of_ours_against_itself(kind, tmp_path, monkeypatch)
     assert labels == ["64 c N_W / (c N_W + 64)", "xnorkit, measured against onnxruntime float"]
 
 
+@pytest.mark.parametrize("kind", ["shapes", "channels"])
+def test_a_picture_of_sides_that_did_not_run_is_empty(kind, tmp_path, monkeypatch):
+    rows = [Row(next(iter(SWEEPS["channels"])), 1, 1, "openvino_binary", 1000, skipped="not on Tuesdays")]
+    axes = axes_of(Result(kind, ENVIRONMENT, 2, {"": rows}), tmp_path, monkeypatch)
+    assert not axes.containers
+    assert not [line for line in axes.lines if "measured" in line.get_label()]
+
+
 def test_bars_of_networks_are_speed_ups_over_onnxruntime_float(tmp_path, monkeypatch):
     """The side that ships comes first; the times are 100 / 20 and so on."""
     rows = [

@@ -42,10 +42,10 @@ def _lines(axes: Axes, kind: str, rows: list[Row]) -> None:
     cases = SWEEPS[kind]
     sizes = {name: getattr(case, "channels" if kind == "channels" else "kernel") for name, case in cases.items()}
     axes.plot(sizes.values(), [papers_speedup(c) for c in cases.values()], "k--", label="64 c N_W / (c N_W + 64)")
-    ours, *others = dict.fromkeys(row.side for row in rows if row.ratio)
-    for side in others:
+    sides = list(dict.fromkeys(row.side for row in rows if row.ratio))
+    for side in sides[1:]:
         points = [(sizes[row.case], row.ratio) for row in rows if row.side == side and row.ratio]
-        axes.plot(*zip(*points, strict=True), "o-", label=f"{TITLES[ours]}, measured against {TITLES[side]}")
+        axes.plot(*zip(*points, strict=True), "o-", label=f"{TITLES[sides[0]]}, measured against {TITLES[side]}")
     if kind == "channels":
         axes.set_xscale("log", base=2)
     axes.set_xticks(list(sizes.values()), [str(size) for size in sizes.values()])
@@ -67,7 +67,7 @@ def speed_ups(rows: list[Row]) -> tuple[str, dict[str, dict[str, float]]]:
     """The side that is compared with, and of each other one, ours first: case -> how many times as fast it is."""
     times = {(row.side, row.case): row.median_us for row in with_setting(rows, settings(rows)[0]) if row.median_us}
     sides = sorted(dict.fromkeys(side for side, _ in times), key=lambda side: side != FIRST)
-    base = next((side for side in BASES if side in sides), sides[-1])
+    base = next((side for side in BASES if side in sides), (sides or [rows[0].side])[-1])
     found = {side: {} for side in sides if side != base}
     for (side, case), time in times.items():
         if side != base and (base, case) in times:
