@@ -86,6 +86,7 @@ CHANGED = [
         "['optimizer'] has for 0 what is no state of Adam",
     ),
     ("resume", ["optimizer", "state", 99], {}, "['optimizer'] has for 99 what is no state of Adam"),
+    ("resume", ["optimizer", "state", 3], None, "['optimizer'] has the state of "),
     ("resume", ["rng", 0, "cpu"], torch.zeros(3), "['rng'] is no random state"),
     ("resume", ["partial", "images"], 10**9, "['partial'] is not within an epoch of 1,442 images"),
     ("resume", ["partial", "signs", "2"], torch.zeros(3), "['partial']['signs'] is not of this network's layers"),
@@ -115,7 +116,8 @@ def test_a_file_of_an_older_version_loads(seeds):
     old = dict(seeds["adam partial"])
     for name in ("scaler", "partial"):  # came later
         del old[name]
-    old["rng"] = old["rng"][0]
+    old["rng"], old["scheduler"] = old["rng"][0], {}
+    old["optimizer"] = {name: old["optimizer"][name] for name in ("state", "param_groups")}
     old["config"] = {
         name: value for name, value in old["config"].items() if name not in ("amp", "accumulate", "dropout")
     }

@@ -125,6 +125,8 @@ def read_last(path: str | Path) -> dict[str, Any]:
             "run, or start a new run from these weights with --pretrained"
         )
     missing = [f" has no {name!r}" for name in ("rng", "best_acc1") if name not in contents]
+    if "kept" not in contents["optimizer"] and "scheduler" not in contents:  # which older versions have written
+        missing.append("['optimizer'] has no 'kept'")
     missing += [f"['config'] has no {name!r}" for name in required_flags() if name not in contents["config"]]
     if missing:
         raise changed(path, missing[0])

@@ -67,9 +67,13 @@ class Partial(TypedDict):
     signs: dict[str, Tensor]  # of the binary weights at the end of the epoch before
 
 
-class Optimizer(TypedDict):
+class _Optimizer(TypedDict):
     state: dict[int, dict[str, Tensor | float | None]]
     param_groups: list[dict[str, Any]]
+
+
+class Optimizer(_Optimizer, total=False):
+    kept: int  # how many parameters have a state: those that have had a gradient; older versions have not said
 
 
 class _Contents(TypedDict):

@@ -29,11 +29,18 @@ def create_optimizer(config: TrainConfig, model: nn.Module, stage: Stage) -> opt
     return optimizer
 
 
-def load_optimizer(optimizer: optim.Optimizer, state: dict[int, dict[str, Any]], path: str) -> None:
-    """Give ``optimizer`` the ``state`` of the checkpoint ``path``; what its groups say is the configuration's.
+def saved_optimizer(optimizer: optim.Optimizer) -> dict[str, Any]:
+    """What a checkpoint has of ``optimizer``: its state_dict, and for how many parameters there is a state."""
+    saved = optimizer.state_dict()
+    return {**saved, "kept": len(saved["state"])}
+
+
+def load_optimizer(optimizer: optim.Optimizer, saved: dict[str, Any], path: str) -> None:
+    """Give ``optimizer`` the state in the checkpoint ``path``; what its groups say is the configuration's.
 
     Raises ValueError for one of other parameters, or of another optimizer.
     """
+    state = saved["state"]
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     kept = _kept(optimizer)
     for index, values in state.items():
@@ -43,6 +50,8 @@ def load_optimizer(optimizer: optim.Optimizer, state: dict[int, dict[str, Any]],
             if found == {name: shape if per_element else torch.Size() for name, per_element in kept.items()}:
                 continue
         raise changed(path, f"['optimizer'] has for {index} what is no state of {type(optimizer).__name__}")
+    if saved.get("kept", len(state)) != len(state):
+        raise changed(path, f"['optimizer'] has the state of {len(state)} parameters instead of {saved['kept']}")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

@@ -19,7 +19,7 @@ from .data.mixing import Mixing
 from .execution import Execution, select_device, set_deterministic
 from .model import build_model, load_weights, model_info, rebuild, set_dropout
 from .objective import Objective, load_teacher
-from .optimizer import WeightAverage, create_optimizer, load_optimizer
+from .optimizer import WeightAverage, create_optimizer, load_optimizer, saved_optimizer
 from .processes.batch_norm import synchronize_batch_norm
 from .processes.distributed import gather, on_first, process_count, rank
 from .processes.run_dir import make_run_dir, usable_run_dir
@@ -119,7 +119,7 @@ class Session:
             "epoch": self.epoch,
             "acc1": acc1,
             "best_acc1": self.best_acc1,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": saved_optimizer(self.optimizer),
             "scaler": self.scaler.state_dict(),
             "rng": gather(rng_state()),
             "partial": partial,
@@ -183,7 +183,7 @@ def _continue(session: Session, checkpoint: dict[str, Any]) -> None:
         if checkpoint.get("trained") is None:
             raise changed(path, " has no 'trained', the weights that a run with --ema goes on with")
         load_weights(session.model, checkpoint["trained"], path)
-    load_optimizer(session.optimizer, checkpoint["optimizer"]["state"], path)
+    load_optimizer(session.optimizer, checkpoint["optimizer"], path)
     if "scheduler" in checkpoint and (session.config.lr_schedule != "step" or session.config.warmup_epochs):
         say(
             f"==> {path!r} is of an older version, whose learning rate changed once an epoch; it now "
