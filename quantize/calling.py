@@ -1,12 +1,21 @@
 """How a model is called: its example input as arguments, one run, what is in a result, and copies to call instead."""
 
+import contextlib
 import copy
 import dataclasses
-from collections.abc import Iterator, Mapping
-from typing import Any
+import functools
+import random
+from collections.abc import Callable, Iterator, Mapping
+from types import CellType, FunctionType
+from typing import Any, TypeVar
 
+import numpy as np
+import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
+
+Result = TypeVar("Result")
 
 
 def call_arguments(example_input: Any) -> tuple[tuple, dict]:
@@ -55,20 +64,54 @@ def tensors_in(values: Any) -> Iterator[Tensor]:
             yield from tensors_in([getattr(leaf, field.name) for field in dataclasses.fields(leaf)])
 
 
+class _ComputedTensors(TorchFunctionMode):
+    """Lets ``copy.deepcopy`` copy tensors that were computed, which torch refuses, as they are."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is not Tensor.__deepcopy__ or args[0].is_leaf:
+            return func(*args, **(kwargs or {}))
+        tensor, memo = args
+        return memo.setdefault(id(tensor), tensor.detach().clone())
+
+
 def copy_model(model: nn.Module, instead: str = "") -> nn.Module:
     """A deep copy of ``model``, without gradients' history.
 
-    Tensors that a hook computes from parameters before each forward pass (``torch.nn.utils.weight_norm``, pruning),
-    which torch refuses to copy, are copied as they are.
+    Tensors that the model has computed and kept (what ``torch.nn.utils.weight_norm`` and pruning make of parameters,
+    features of its last forward pass) are copied as they are.
 
     Raises ValueError where the model cannot be copied; ``instead`` is what else could be done.
     """
-    values = [value for module in model.modules() for value in vars(module).values()]
-    computed = {id(v): v.detach().clone() for v in values if isinstance(v, Tensor) and not v.is_leaf}
+    instead = instead and f"; {instead}"
     try:
-        return copy.deepcopy(model, computed)
-    except Exception as error:  # locks, tensors in lists, what a class of the user's raises
-        raise ValueError(f"the model cannot be copied ({error}){instead and f'; {instead}'}") from error
+        with _ComputedTensors():
+            copied = copy.deepcopy(model)
+    except Exception as error:  # locks, what a class of the user's raises
+        raise ValueError(f"the model cannot be copied ({error}){instead}") from error
+    originals = {*model.modules()}
+    for name, module in copied.named_modules():
+        for attribute, value in vars(module).items():
+            if not originals.isdisjoint(_modules_in_function(value)):
+                function = f"{name}.{attribute}".lstrip(".")
+                raise ValueError(
+                    f"the model cannot be copied (its function {function!r} holds the model itself){instead}"
+                )
+    return copied
+
+
+def _modules_in_function(value: Any) -> Iterator[nn.Module]:
+    """The modules that a function, such as a lambda that took the place of a ``forward``, carries with it.
+
+    A function is not copied, so that the one in a copy still calls them.
+    """
+    while isinstance(value, functools.partial):
+        value = value.func
+    if isinstance(value, FunctionType):
+        carried = [cell.cell_contents for cell in value.__closure__ or () if cell != CellType()]  # not the empty ones
+        for one in (*carried, *(value.__defaults__ or ())):
+            one = getattr(one, "__self__", one)  # of a bound method
+            if isinstance(one, nn.Module):
+                yield one
 
 
 def evaluation_copy(model: nn.Module) -> nn.Module:
@@ -80,3 +123,28 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         model = model.module
     return copy_model(model).float().eval()
+
+
+@contextlib.contextmanager
+def random_state_kept(model: nn.Module) -> Iterator[None]:
+    """Inside, ``model`` may draw random numbers, of torch, numpy or Python; afterwards none has been drawn."""
+    tensors = (*model.parameters(), *model.buffers())
+    devices = {tensor.get_device() for tensor in tensors if tensor.is_cuda}
+    of_python, of_numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=sorted(devices)):
+            yield
+    finally:
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)
+
+
+def keeps_random_state(function: Callable[..., Result]) -> Callable[..., Result]:
+    """Decorator: ``function`` runs its first argument, a model, under :func:`random_state_kept`."""
+
+    @functools.wraps(function)
+    def keeping(model: nn.Module, *args, **kwargs) -> Result:
+        with random_state_kept(model):
+            return function(model, *args, **kwargs)
+
+    return keeping

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from .binary.layers import FLOAT_CLASSES, BinaryLayer
-from .calling import copy_model, describe, run
+from .calling import copy_model, describe, keeps_random_state, run
 from .packed.layers import PackedLayer
 from .words import format_table
 
@@ -68,6 +68,7 @@ class Summary(LayerCost):
         return format_table(header, rows, right=header[2:])
 
 
+@keeps_random_state
 def summary(model: nn.Module, example_input: Any) -> Summary:
     """The cost of one forward pass of one sample, and of storing the model.
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ..binary.layers import BinaryLayer
-from ..calling import describe, run
+from ..calling import describe, keeps_random_state, run
 from ..packed.convert import evaluation_copy
 from ..packed.layers import PackedLayer
 from ..version import __version__
@@ -52,6 +52,7 @@ class ExportReport:
         return f"{self.path}: {self.size:,} bytes, opset {self.opset}, {result}"
 
 
+@keeps_random_state
 def export_onnx(
     model: nn.Module,
     path: str | os.PathLike,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .. import packing
 from ..binary.adapters import added_zeros, no_padding
 from ..binary.layers import BinaryConv1d, BinaryConv2d, BinaryLayer, BinaryLinear, plain_class
-from ..calling import evaluation_copy, float_inputs, run
+from ..calling import evaluation_copy, float_inputs, keeps_random_state, run
 from ..kernels import ConvGeometry
 from . import fold
 from .expanded import expand
@@ -23,6 +23,7 @@ from .report import is_converted
 _PACKED = {BinaryConv2d: PackedConv2d, BinaryConv1d: PackedConv1d, BinaryLinear: PackedLinear}
 
 
+@keeps_random_state
 @torch.inference_mode(False)  # what is made in it cannot be loaded into
 @torch.no_grad()
 def convert(model: nn.Module, example_input: Any) -> nn.Module:
