@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from .sharded import is_sharded
+
 Result = TypeVar("Result")
 
 
@@ -83,6 +85,11 @@ def copy_model(model: nn.Module, instead: str = "") -> nn.Module:
     Raises ValueError where the model cannot be copied; ``instead`` is what else could be done.
     """
     instead = instead and f"; {instead}"
+    if any(is_sharded(parameter) for parameter in model.parameters()):
+        raise ValueError(
+            "the model is sharded: gather it with torch.distributed.checkpoint.state_dict.get_model_state_dict(model, "
+            "options=StateDictOptions(full_state_dict=True)), and load that into the same model without shards"
+        )
     try:
         with _ComputedTensors():
             copied = copy.deepcopy(model)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..kept_bits import signs_as_bits
 from ..scheme import QuantizedWeight, Scheme, get_scheme
+from ..sharded import set_parameter
 from .adapters import PLAIN, LayerAdapter
 from .threshold import channel_sums, threshold_start
 
@@ -168,7 +169,7 @@ class BinaryLayer(nn.Module):
             dist.all_reduce(sums)
         elif not x.numel():
             return  # no sample (an expert without tokens): a later batch decides
-        self.threshold.copy_(threshold_start(sums))
+        set_parameter(self, "threshold", threshold_start(sums))
         self.threshold_pending = False
 
     # State: what binarization adds is optional, so that float checkpoints load.

@@ -10,6 +10,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from ..binary.binary_layer import STATE, BinaryLayer
 from ..binary.layers import binary_class, layer_adapter
 from ..packed.report import is_converted
+from ..sharded import is_sharded
 from .observe import Observation
 
 # Modules that hand their matrices to a function, found without running the model.
@@ -19,7 +20,8 @@ _FUNCTIONAL = (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase, nn.Bilinear)
 def find_layers(model: nn.Module) -> dict[str, nn.Module]:
     """The convolution and linear layers of ``model`` by name, a shared one once.
 
-    Raises ValueError for a layer that is binary already, or lazy and without a shape, and for a converted model.
+    Raises ValueError for a layer that is binary already, or lazy and without a shape, or sharded, and for a
+    converted model.
     """
     if is_converted(model):
         raise ValueError("the model is a converted one, and holds bits only; prepare the float model instead")
@@ -31,6 +33,8 @@ def find_layers(model: nn.Module) -> dict[str, nn.Module]:
             raise ValueError(f"layer {name!r} is lazy and has no shape yet; run the model once, then prepare it")
         if binary_class(module) is None:
             continue
+        if any(is_sharded(parameter) for parameter in module.parameters()):
+            raise ValueError(f"layer {name!r} is sharded; prepare the model first, then shard it (fully_shard)")
         found[name] = module
     return found
 
