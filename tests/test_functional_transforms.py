@@ -58,9 +58,10 @@ def test_an_ensemble_in_one_call(scheme, network, train):
     models = [quantize.prepare(model, scheme, x.flatten(0, 1)).train(train) for _ in range(2)]
     with torch.no_grad():
         models[1][2].weight.mul_(torch.randn_like(models[1][2].weight))
-    state = {
-        name: torch.stack([dict(m.named_parameters())[name] for m in models]) for name, _ in model.named_parameters()
-    }
+    for one in models:
+        quantize.set_progress(one, 0.5)
+    names = [name for name, _ in models[0].named_parameters()]
+    state = {name: torch.stack([m.get_parameter(name).detach() for m in models]) for name in names}
     found = vmap(lambda parameters: functional_call(models[0], parameters, (x[0],)))(state)
     torch.testing.assert_close(found, torch.stack([m(x[0]) for m in models]), rtol=1e-4, atol=1e-5)
 
