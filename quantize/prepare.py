@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from .binary.layers import BinaryLayer, binarize, binary_class, unbinarize
+from .binary.merging import watch_merges
 from .calling import copy_model
 from .packed.report import is_converted
 from .planning.plan import NO_THRESHOLD, PENDING, ZERO, LayerPlan, Plan, plan
@@ -60,6 +61,7 @@ def apply_plan(model: nn.Module, plan: Plan, inplace: bool = False) -> nn.Module
     for row in rows:
         _check_fits(model, row)
     model = model if inplace else copy_model(model, "change it itself: inplace=True")
+    watch_merges()
     for row in rows:
         layer = binarize(model.get_submodule(row.name), schemes[row.name], row.output_size)
         if row.threshold not in (NO_THRESHOLD, ZERO):

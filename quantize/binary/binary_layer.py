@@ -69,6 +69,10 @@ class BinaryLayer(nn.Module):
             self.register_buffer("progress", torch.zeros((), device=self.weight.device), persistent=False)
             self.progress_set = False
         scheme.attach(self, output_size)
+        if not self.weight.requires_grad:  # what a scheme learns of a frozen layer is frozen too
+            for name, parameter in self._parameters.items():
+                if parameter is not None and name not in self.float_keys:
+                    parameter.requires_grad_(False)
 
     @property
     def unsettled(self) -> bool:
@@ -79,8 +83,9 @@ class BinaryLayer(nn.Module):
         return self.threshold_pending and (self.threshold.is_meta or not bool(self.threshold.any()))
 
     def start_threshold(self, values: Tensor, pending: bool = False) -> None:
-        """Own a learned threshold that starts at ``values``, shape (input_channels,)."""
-        self.threshold = nn.Parameter(values.to(self.weight.device, self.weight.dtype, copy=True))
+        """Own a learned threshold that starts at ``values``, shape (input_channels,); frozen where the weight is."""
+        values = values.to(self.weight.device, self.weight.dtype, copy=True)
+        self.threshold = nn.Parameter(values, requires_grad=self.weight.requires_grad)
         self.threshold_pending = pending
 
     # How a float layer of this kind works.

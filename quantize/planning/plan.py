@@ -12,7 +12,7 @@ from ..scheme import Scheme, get_scheme
 from ..words import did_you_mean, format_table
 from .observe import Observation, observe
 from .obstacles import Obstacles, find_layers, functional_weights
-from .roles import MIN_FAN_IN, check_agreement, kept_float, tiny
+from .roles import MIN_FAN_IN, adapters, check_agreement, kept_float, tiny
 from .selection import Choice, Overrides
 
 # Threshold column of a plan.
@@ -139,8 +139,10 @@ def plan(
     default = None if scheme is None else get_scheme(scheme)
     chosen = Overrides(overrides, layers)
     check_agreement(keep_float, overrides)
-    seen = None if example_input is None else observe(model, layers.values(), example_input, channel_dim)
-    kept = kept_float(keep_float, layers, seen, min_fan_in)
+    aside = {name: (None, why) for name, why in adapters(model, layers).items() if not chosen.names(name)}
+    watched = [layer for name, layer in layers.items() if name not in aside]
+    seen = None if example_input is None else observe(model, watched, example_input, channel_dim)
+    kept = {**aside, **kept_float(keep_float, layers, seen, min_fan_in, without_role=aside)}
     obstacles = Obstacles(model, layers, seen)
     choices = {name: _choose(chosen, kept, obstacles, name, default) for name in layers}
     _keep_tied_together(layers, choices, chosen)
