@@ -4,6 +4,7 @@ import contextlib
 import copy
 import dataclasses
 import functools
+import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping
 from types import CellType, FunctionType
@@ -18,6 +19,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 from .sharded import is_sharded
 
 Result = TypeVar("Result")
+
+_INSTEAD = "give the nn.Module it was made of"
 
 
 def call_arguments(example_input: Any) -> tuple[tuple, dict]:
@@ -37,9 +40,19 @@ def run(model: nn.Module, example_input: Any) -> Any:
         return model(*args, **kwargs)
     except Exception as error:  # the model's own checks raise what they like
         reason = str(error) or type(error).__name__
+        if isinstance(example_input, list) and _runs(model, (example_input,)):
+            reason = "a list is taken for several arguments; write ([...],) for a model that takes one list of images"
         if not any(isinstance(leaf, Tensor) for leaf in tree_leaves(example_input)):
             reason += "; example_input must hold tensors, such as torch.randn(2, 3, 224, 224)"
         raise ValueError(f"the model does not run on example_input, {describe(example_input)}: {reason}") from error
+
+
+def _runs(model: nn.Module, example_input: tuple) -> bool:
+    try:
+        model(*example_input)
+    except Exception:
+        return False
+    return True
 
 
 def float_inputs(example_input: Any) -> Any:
@@ -76,6 +89,38 @@ class _ComputedTensors(TorchFunctionMode):
         return memo.setdefault(id(tensor), tensor.detach().clone())
 
 
+def check_is_module(model: nn.Module) -> None:
+    """Raise TypeError for what is no ``nn.Module``, or is one without layers: a scripted or traced one."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError(
+            "the model is a scripted or traced one, whose layers are fixed; give the nn.Module it was made of"
+        )
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"the model is a {type(model).__name__}, not an nn.Module; {_INSTEAD}")
+
+
+def check_has_layers(model: nn.Module) -> None:
+    """Raise TypeError for the module of an exported program, whose operations have no layers around them."""
+    check_is_module(model)
+    if isinstance(model, torch.fx.GraphModule):
+        targets = (node.target for node in model.graph.nodes if node.op == "call_function")
+        if any(isinstance(target, torch._ops.OpOverload) for target in targets):
+            raise TypeError(
+                "the model is that of an exported program, without layers; give the nn.Module it was made of"
+            )
+
+
+def check_has_values(model: nn.Module, instead: str = "") -> None:
+    """Raise ValueError for a model on the meta device; ``instead`` is what else could be done."""
+    tensors = itertools.chain(model.named_parameters(), model.named_buffers())
+    name = next((name for name, tensor in tensors if tensor.is_meta), None)
+    if name is not None:
+        raise ValueError(
+            f"{name!r} is on the meta device and has no values to compute with: call model.to_empty(device='cpu') and "
+            f"load a checkpoint{instead and f', or {instead}'}"
+        )
+
+
 def copy_model(model: nn.Module, instead: str = "") -> nn.Module:
     """A deep copy of ``model``, without gradients' history.
 
@@ -84,6 +129,7 @@ def copy_model(model: nn.Module, instead: str = "") -> nn.Module:
 
     Raises ValueError where the model cannot be copied; ``instead`` is what else could be done.
     """
+    check_is_module(model)
     instead = instead and f"; {instead}"
     if any(is_sharded(parameter) for parameter in model.parameters()):
         raise ValueError(
@@ -124,11 +170,13 @@ def _modules_in_function(value: Any) -> Iterator[nn.Module]:
 def evaluation_copy(model: nn.Module) -> nn.Module:
     """A float32 copy in evaluation mode, without torch.compile's or (Distributed)DataParallel's wrapper.
 
-    Raises ValueError where the model cannot be copied.
+    Raises ValueError where the model cannot be copied, or is on the meta device.
     """
     model = getattr(model, "_orig_mod", model)
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         model = model.module
+    check_is_module(model)
+    check_has_values(model)
     return copy_model(model).float().eval()
 
 
@@ -151,6 +199,7 @@ def keeps_random_state(function: Callable[..., Result]) -> Callable[..., Result]
 
     @functools.wraps(function)
     def keeping(model: nn.Module, *args, **kwargs) -> Result:
+        check_is_module(model)
         with random_state_kept(model):
             return function(model, *args, **kwargs)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from .binary.layers import FLOAT_CLASSES, BinaryLayer
-from .calling import copy_model, describe, keeps_random_state, run
+from .calling import check_has_layers, check_has_values, copy_model, describe, keeps_random_state, run, tensors_in
 from .packed.layers import PackedLayer
 from .words import format_table
 
@@ -82,7 +82,11 @@ def summary(model: nn.Module, example_input: Any) -> Summary:
 
     Raises ValueError when the model does not run on ``example_input``.
     """
-    model = copy_model(getattr(model, "_orig_mod", model)).eval()  # ptflops leaves methods behind on what it counts
+    model = getattr(model, "_orig_mod", model)
+    check_has_layers(model)
+    if not any(tensor.is_meta for tensor in tensors_in(example_input)):  # on which it counts shapes alone
+        check_has_values(model, "give an example_input on the meta device, to count alone")
+    model = copy_model(model).eval()  # ptflops leaves methods behind on what it counts
     stored: set[int] = set()
     rows = {name: _storage(name, module, stored) for name, module in model.named_modules()}
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad) - _unsettled(model)

@@ -163,6 +163,12 @@ def _example_batch(example_input: Any) -> Any:
 
     Raises TypeError for what is no tensor, ValueError where the first dimensions differ.
     """
+    arguments = example_input.values() if isinstance(example_input, Mapping) else example_input
+    if not isinstance(example_input, Tensor) and any(isinstance(argument, (list, tuple)) for argument in arguments):
+        raise TypeError(
+            "the model takes a list of images, and an ONNX file a batch: export its parts that take one, such as "
+            "model.backbone and model.head of a detector, each with what it gets"
+        )
     leaves = tree_leaves(example_input)
     for leaf in leaves:
         if not isinstance(leaf, Tensor):

@@ -11,7 +11,7 @@ from torch.autograd.graph import Node, saved_tensors_hooks
 from torch.utils._pytree import tree_map
 
 from ..binary.threshold import channel_sums, constant_sign
-from ..calling import run, tensors_in
+from ..calling import check_has_values, run, tensors_in
 from .topology import Topology, node_of
 from .untouched import stand_in
 
@@ -67,9 +67,10 @@ def observe(model: nn.Module, layers: Iterable[nn.Module], example_input: Any, c
     Args:
         channel_dim: function from a layer to the channel dimension of its input.
 
-    Raises ValueError when the model does not run on ``example_input``.
+    Raises ValueError when the model does not run on ``example_input``, or is on the meta device.
     """
     layers = list(layers)
+    check_has_values(model, "give no example_input")
     try:
         return _observe(model, layers, example_input, channel_dim, True)
     except ValueError:

@@ -3,12 +3,14 @@
 from collections import defaultdict
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.parametrize import ParametrizationList
 
 from ..binary.binary_layer import STATE, BinaryLayer
 from ..binary.layers import binary_class, layer_adapter
+from ..calling import check_has_layers
 from ..packed.report import is_converted
 from ..sharded import is_sharded
 from .observe import Observation
@@ -20,9 +22,10 @@ _FUNCTIONAL = (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase, nn.Bilinear)
 def find_layers(model: nn.Module) -> dict[str, nn.Module]:
     """The convolution and linear layers of ``model`` by name, a shared one once.
 
-    Raises ValueError for a layer that is binary already, or lazy and without a shape, or sharded, and for a
-    converted model.
+    Raises TypeError for a scripted or exported model, ValueError for a converted one, and for a layer that is binary
+    already, or sharded, or lazy and without a shape.
     """
+    check_has_layers(model)
     if is_converted(model):
         raise ValueError("the model is a converted one, and holds bits only; prepare the float model instead")
     found = {}
@@ -55,7 +58,7 @@ def functional_weights(
         for name, parameter in module.named_parameters(recurse=False):
             if id(parameter) in of_layers or parameter.dim() < 2:
                 continue
-            known = isinstance(module, _FUNCTIONAL) and "weight" in name
+            known = isinstance(module, torch.jit.ScriptModule) or (isinstance(module, _FUNCTIONAL) and "weight" in name)
             if known or (seen is not None and seen.products[id(parameter)] > 0):
                 found[module].append((name, parameter))
     return found

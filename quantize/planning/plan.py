@@ -1,9 +1,10 @@
 """The dry run: which layers become binary, which stay float, and why."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..binary.binary_layer import channel_dim
@@ -153,7 +154,8 @@ def plan(
             rows.append(_row(name, module, choices[name], seen, min_fan_in))
         rows += (_functional_row(name, module, *weight) for weight in functional.get(module, ()))
     if not any(row.binary for row in rows):
-        raise ValueError(_nothing_to_binarize(rows))
+        refused = {row.name for row in rows if row.name not in layers or obstacles.of(row.name)}
+        raise ValueError(_nothing_to_binarize(rows, refused))
     return Plan(rows)
 
 
@@ -210,14 +212,19 @@ def _finite_start(name: str, sums: Tensor) -> Tensor:
 
 def _functional_row(module_name: str, module: nn.Module, name: str, weight: Tensor) -> LayerPlan:
     name, kind = f"{module_name}.{name}".lstrip("."), type(module).__name__
-    return LayerPlan(name, kind, tuple(weight.shape), None, f"{kind} uses it without a layer that could be binary")
+    reason = f"{kind} uses it without a layer that could be binary"
+    if isinstance(module, torch.jit.ScriptModule):
+        reason = "it is in a scripted or traced module"
+    return LayerPlan(name, kind, tuple(weight.shape), None, reason)
 
 
-def _nothing_to_binarize(rows: list[LayerPlan]) -> str:
+def _nothing_to_binarize(rows: list[LayerPlan], refused: Collection[str]) -> str:
+    """``refused`` are the names of the layers that cannot become binary, whatever is asked for."""
     if not rows:
         return "nothing to binarize: the model has no convolution or linear layer"
     reasons = "; ".join(f"{row.name or '(model)'}: {row.reason}" for row in rows[:4])
     return (
         f"nothing to binarize: all {len(rows)} convolution and linear layers stay float ({reasons}"
-        f"{'; ...' if len(rows) > 4 else ''}); change keep_float= or overrides="
+        f"{'; ...' if len(rows) > 4 else ''})"
+        + ("" if all(row.name in refused for row in rows) else "; change keep_float= or overrides=")
     )
