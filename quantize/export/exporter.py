@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from ..binary.forms import make_plain
 from ..binary.layers import BinaryLayer
-from ..calling import describe, keeps_random_state, run
+from ..calling import call_arguments, describe, keeps_random_state, run
 from ..packed.convert import evaluation_copy
 from ..packed.layers import PackedLayer
 from ..version import __version__
@@ -100,7 +101,7 @@ def export_onnx(
     kind = FORMATS[format]
     unchecked = kind.why_unchecked() if check else "check=False"
     with _replacing(Path(path)) as temporary, _plain_float32():
-        reference = evaluation_copy(model).cpu()
+        reference = make_plain(evaluation_copy(model)).cpu()
         batch = _example_batch(example_input)
         outputs = _outputs(reference, batch)
         other_batch = _random_batch(reference, batch, dynamic_size)
@@ -163,8 +164,8 @@ def _example_batch(example_input: Any) -> Any:
 
     Raises TypeError for what is no tensor, ValueError where the first dimensions differ.
     """
-    arguments = example_input.values() if isinstance(example_input, Mapping) else example_input
-    if not isinstance(example_input, Tensor) and any(isinstance(argument, (list, tuple)) for argument in arguments):
+    args, kwargs = call_arguments(example_input)
+    if any(isinstance(argument, (list, tuple)) for argument in (*args, *kwargs.values())):
         raise TypeError(
             "the model takes a list of images, and an ONNX file a batch: export its parts that take one, such as "
             "model.backbone and model.head of a detector, each with what it gets"

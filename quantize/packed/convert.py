@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .. import packing
 from ..binary.adapters import added_zeros, no_padding
+from ..binary.forms import make_plain
 from ..binary.layers import BinaryConv1d, BinaryConv2d, BinaryLayer, BinaryLinear, plain_class
 from ..calling import evaluation_copy, float_inputs, keeps_random_state, run
 from ..kernels import ConvGeometry
@@ -50,7 +51,7 @@ def convert(model: nn.Module, example_input: Any) -> nn.Module:
     Raises ValueError where no layer is binary, the model is converted already, does not run on ``example_input``, or
     cannot be copied.
     """
-    model = evaluation_copy(model).requires_grad_(False)
+    model = make_plain(evaluation_copy(model)).requires_grad_(False)
     if not any(isinstance(module, BinaryLayer) and module.trainable for module in model.modules()):
         if is_converted(model):
             raise ValueError("nothing to convert: the model is a converted one already, and holds bits only")

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -121,8 +121,8 @@ class _Run:
             for handle in handles:
                 handle.remove()
         results = [node_of(leaf) for leaf in tensors_in(result)]
-        order = {id(p): i for i, layer in enumerate(self.seen.ran) for p in layer.parameters()}
-        others = {id(p): -1 for layer in self.layers for p in layer.parameters() if id(p) not in order}
+        order = {id(p): i for i, layer in enumerate(self.seen.ran) for p in _parameters(layer)}
+        others = {id(p): -1 for layer in self.layers for p in _parameters(layer) if id(p) not in order}
         nodes = [*results, *self.outputs, *(node for _, node in self.inputs)]
         topology = Topology(nodes, map(id, leaves), {**order, **others})
         self._find_ends(topology, results)
@@ -174,6 +174,12 @@ class _Run:
 
     def _layers_in(self, nodes: set[Node]) -> set[nn.Module]:
         return {self.outputs[node] for node in nodes if node in self.outputs}
+
+
+def _parameters(layer: nn.Module) -> Iterator[nn.Parameter]:
+    """Those that it computes with, that are another module's too."""
+    yield from layer.parameters()
+    yield from (p for p in (layer.weight, layer.bias) if isinstance(p, nn.Parameter))
 
 
 def _is_projection(layers: set[nn.Module]) -> bool:

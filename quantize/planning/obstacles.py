@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.parametrize import ParametrizationList
 
+from ..binary.attention import SplitAttention
 from ..binary.binary_layer import STATE, BinaryLayer
 from ..binary.layers import binary_class, layer_adapter
 from ..calling import check_has_layers
@@ -59,9 +60,19 @@ def functional_weights(
             if id(parameter) in of_layers or parameter.dim() < 2:
                 continue
             known = isinstance(module, torch.jit.ScriptModule) or (isinstance(module, _FUNCTIONAL) and "weight" in name)
+            known = known or is_expert_tensor(module, parameter)
             if known or (seen is not None and seen.products[id(parameter)] > 0):
                 found[module].append((name, parameter))
     return found
+
+
+def is_expert_tensor(module: nn.Module, parameter: Tensor) -> bool:
+    """Whether it holds a matrix for each expert of a mixture, as the models of ``transformers`` have them."""
+    return parameter.dim() == 3 and len(parameter) == getattr(module, "num_experts", 0) > 1
+
+
+def _is_in_projection(module: nn.Module, parameter: str) -> bool:
+    return isinstance(module, SplitAttention) and parameter in ("in_proj_weight", "in_proj_bias")
 
 
 def _parametrized(model: nn.Module, path: str) -> nn.Module:
@@ -81,14 +92,15 @@ class Obstacles:
         self._model, self._layers, self._seen = model, layers, seen
         self._owners = defaultdict(list)
         for name, module in model.named_modules():
-            for parameter in module.parameters(recurse=False):
-                self._owners[id(parameter)].append(name)
+            for key, parameter in module.named_parameters(recurse=False):
+                user = f"{name}.in_proj".lstrip(".") if _is_in_projection(module, key) else name
+                self._owners[id(parameter)].append(user)
 
     def of(self, name: str) -> str | None:
         """Why the layer ``name`` cannot become binary, or None."""
         layer = self._layers[name]
         parent = self._model.get_submodule(name.rpartition(".")[0])
-        if isinstance(parent, nn.MultiheadAttention):
+        if isinstance(parent, nn.MultiheadAttention) and not isinstance(parent, SplitAttention):
             return "nn.MultiheadAttention uses its weight without calling it"
         if isinstance(parent, nn.TransformerEncoderLayer):
             return "the fused path of nn.TransformerEncoderLayer uses its weight without calling it"

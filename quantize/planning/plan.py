@@ -7,12 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..binary import transposed  # noqa: F401  (registers its layer)
+from ..binary.attention import join, split_all
 from ..binary.binary_layer import channel_dim
 from ..binary.threshold import needs_threshold, threshold_start
+from ..calling import check_has_layers
 from ..scheme import Scheme, get_scheme
 from ..words import did_you_mean, format_table
 from .observe import Observation, observe
-from .obstacles import Obstacles, find_layers, functional_weights
+from .obstacles import Obstacles, find_layers, functional_weights, is_expert_tensor
 from .roles import MIN_FAN_IN, adapters, check_agreement, kept_float, tiny
 from .selection import Choice, Overrides
 
@@ -132,6 +135,17 @@ def plan(
     min_fan_in: int = MIN_FAN_IN,
 ) -> Plan:
     """What :func:`prepare` would do to ``model``, which is left as it is. Arguments and errors are the same."""
+    check_has_layers(model)
+    attentions = split_all(model)
+    try:
+        return _plan(model, scheme, example_input, keep_float, overrides, min_fan_in)
+    finally:
+        for attention in attentions:
+            join(attention)
+
+
+def _plan(model: nn.Module, scheme, example_input: Any, keep_float, overrides, min_fan_in: int) -> Plan:
+    """:func:`plan` of a model whose attentions call their projections."""
     if min_fan_in < 0:
         raise ValueError(f"min_fan_in is {min_fan_in}; it must be 0 (no layer is tiny) or more")
     keep_float = [keep_float] if isinstance(keep_float, (str, type)) else list(keep_float or ())
@@ -152,7 +166,7 @@ def plan(
     for name, module in model.named_modules():
         if name in layers:
             rows.append(_row(name, module, choices[name], seen, min_fan_in))
-        rows += (_functional_row(name, module, *weight) for weight in functional.get(module, ()))
+        rows += (_functional_row(name, module, *weight, model) for weight in functional.get(module, ()))
     if not any(row.binary for row in rows):
         refused = {row.name for row in rows if row.name not in layers or obstacles.of(row.name)}
         raise ValueError(_nothing_to_binarize(rows, refused))
@@ -210,11 +224,14 @@ def _finite_start(name: str, sums: Tensor) -> Tensor:
     return start
 
 
-def _functional_row(module_name: str, module: nn.Module, name: str, weight: Tensor) -> LayerPlan:
+def _functional_row(module_name: str, module: nn.Module, name: str, weight: Tensor, model: nn.Module) -> LayerPlan:
     name, kind = f"{module_name}.{name}".lstrip("."), type(module).__name__
     reason = f"{kind} uses it without a layer that could be binary"
     if isinstance(module, torch.jit.ScriptModule):
         reason = "it is in a scripted or traced module"
+    elif is_expert_tensor(module, weight):
+        share = weight.numel() / sum(parameter.numel() for parameter in model.parameters())
+        reason = f"the {len(weight)} experts of {kind} in one tensor, {share:.0%} of all parameters, and no layers"
     return LayerPlan(name, kind, tuple(weight.shape), None, reason)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from torch import nn
 
+from ..binary.layers import out_channels
 from ..scheme import Scheme
 from .observe import Observation
 from .selection import Choice, Pattern, matching_names
@@ -17,8 +18,7 @@ MIN_FAN_IN = 32
 
 def fan_in(layer: nn.Module) -> int:
     """How many weights one output is the sum over."""
-    outputs = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
-    return layer.weight.numel() // outputs
+    return layer.weight.numel() // out_channels(layer)
 
 
 def tiny(layer: nn.Module, seen: Observation | None, min_fan_in: int) -> str | None:
