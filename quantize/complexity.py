@@ -10,9 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from .binary.layers import FLOAT_CLASSES, BinaryLayer
+from .binary.attention import SplitAttention
+from .binary.forms import make_plain
+from .binary.layers import FLOAT_CLASSES, BinaryLayer, counterpart
 from .binary.quantized_layer import QuantizedLayer
-from .calling import copy_model, describe, run
+from .binary.transposed import BinaryTransposedLinear
+from .calling import check_has_layers, check_has_values, copy_model, describe, keeps_random_state, run, tensors_in
 from .packed.expanded import ExpandedLayer
 from .packed.layers import PackedLayer
 from .packing import Bits
@@ -71,6 +74,7 @@ class Summary(LayerCost):
         return format_table(header, rows, right=header[2:])
 
 
+@keeps_random_state
 def summary(model: nn.Module, example_input: Any) -> Summary:
     """The cost of one forward pass of one sample, and of storing the model.
 
@@ -84,7 +88,11 @@ def summary(model: nn.Module, example_input: Any) -> Summary:
 
     Raises ValueError when the model does not run on ``example_input``.
     """
-    model = copy_model(getattr(model, "_orig_mod", model)).eval()  # ptflops leaves methods behind on what it counts
+    model = getattr(model, "_orig_mod", model)
+    check_has_layers(model)
+    if not any(tensor.is_meta for tensor in tensors_in(example_input)):  # on which it counts shapes alone
+        check_has_values(model, "give an example_input on the meta device, to count alone")
+    model = make_plain(copy_model(model)).eval()  # ptflops leaves methods behind on what it counts
     stored: set[int] = set()
     rows = {name: _storage(name, module, stored) for name, module in model.named_modules()}
     unsettled = {id(m.threshold) for m in model.modules() if isinstance(m, QuantizedLayer) and m.unsettled}
@@ -200,16 +208,29 @@ def _count_expanded(module: ExpandedLayer, args: tuple, output: Tensor) -> None:
     MODULES_MAPPING[FLOAT_CLASSES[module.kind]](module, args, output)
 
 
+def _count_attention(module: SplitAttention, args: tuple, _output) -> None:
+    """What ptflops counts of ``nn.MultiheadAttention``, without its projections, which are layers."""
+    query, key = args[:2]
+    length = 1 if module.batch_first and query.dim() == 3 else 0
+    samples = query.numel() // (query.shape[length] * query.shape[-1])
+    queries, keys = query.shape[length], key.shape[length]
+    products = 2 * queries * keys * module.embed_dim + module.num_heads * queries * keys
+    module.__flops__ += samples * (queries * module.embed_dim + products)
+
+
 def _hook(kind: type[nn.Module], names: dict[nn.Module, str], costs: dict, samples: int) -> Callable | None:
     """ptflops' own hook for modules of class ``kind`` that also writes down each module's cost."""
     from ptflops.pytorch_ops import MODULES_MAPPING
 
     floating = next((base for base in FLOAT_CLASSES.values() if issubclass(kind, base)), None)
+    floating = nn.Linear if counterpart(kind) is BinaryTransposedLinear else floating
     count = MODULES_MAPPING.get(kind) or MODULES_MAPPING.get(floating)  # ptflops itself misses subclasses
     if issubclass(kind, PackedLayer):
         count = _count_packed
     elif issubclass(kind, ExpandedLayer):
         count = _count_expanded
+    elif issubclass(kind, SplitAttention):
+        count = _count_attention
     if count is None:
         return None
 

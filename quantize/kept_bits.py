@@ -17,10 +17,15 @@ from .kernels.training import MemoryOrder, TrainingBackend, memory_order
 
 def backend(x: Tensor) -> TrainingBackend | None:
     """Who computes on ``x``; None where nobody can, or nothing is kept."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not torch.is_grad_enabled():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not torch.is_grad_enabled() or is_transformed():
         return None
     kernel = kernels.training_backend(x)
     return kernel if kernel is not None and kernel.takes(x) else None
+
+
+def is_transformed() -> bool:
+    """Whether a transform of ``torch.func`` (grad, vmap) is at work, whose tensors have no memory of their own."""
+    return torch._C._are_functorch_transforms_active()
 
 
 class _Sign(torch.autograd.Function):

@@ -6,7 +6,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from .binary.attention import join_float, split_all
 from .binary.layers import BinaryLayer, binarize, binary_class, unbinarize
+from .binary.merging import watch_merges
 from .calling import copy_model
 from .packed.expanded import is_converted
 from .planning.plan import NO_THRESHOLD, PENDING, ZERO, LayerPlan, Plan, plan
@@ -57,15 +59,33 @@ def apply_plan(model: nn.Module, plan: Plan, inplace: bool = False) -> nn.Module
     """
     rows = [row for row in plan if row.binary]
     schemes = {row.name: row.configured or get_scheme(row.scheme) for row in rows}
-    for row in rows:
-        _check_fits(model, row)
-    model = model if inplace else copy_model(model, "change it itself: inplace=True")
+    model = _checked(model, rows, inplace)
+    watch_merges()
     for row in rows:
         layer = binarize(model.get_submodule(row.name), schemes[row.name], row.output_size)
         if row.threshold not in (NO_THRESHOLD, ZERO):
             start = torch.zeros(layer.input_channels) if row.start is None else row.start
             layer.start_threshold(start, pending=row.threshold == PENDING)
+    join_float(model)
     return model
+
+
+def _checked(model: nn.Module, rows: list[LayerPlan], inplace: bool) -> nn.Module:
+    """``model`` or a copy, with attentions that call their projections.
+
+    Raises ValueError, and changes nothing, where rows do not fit.
+    """
+    split_all(model)
+    try:
+        for row in rows:
+            _check_fits(model, row)
+        return model if inplace else copy_model(model, "change it itself: inplace=True")
+    except ValueError:
+        inplace = False
+        raise
+    finally:
+        if not inplace:
+            join_float(model)
 
 
 def restore(model: nn.Module, inplace: bool = False) -> nn.Module:
@@ -81,6 +101,7 @@ def restore(model: nn.Module, inplace: bool = False) -> nn.Module:
     for module in list(model.modules()):
         if isinstance(module, BinaryLayer):
             unbinarize(module)
+    join_float(model)
     return model
 
 

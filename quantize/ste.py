@@ -14,7 +14,8 @@ from . import kept_bits
 
 def sign(x: Tensor) -> Tensor:
     """+1 where ``x >= 0``, else -1 (NaN: -1), in the dtype and shape of ``x``. No gradient."""
-    if torch.compiler.is_compiling():  # a compiler fuses it, and an exported graph shows Where
+    # A compiler fuses it, and an exported graph shows Where; torch.func's transforms know no out=.
+    if torch.compiler.is_compiling() or kept_bits.is_transformed():
         return plus_minus(x >= 0, x.dtype)
     # 0 or 1 in the right dtype, then two passes in place: a third of the time of where() on a CPU.
     return torch.ge(x.detach(), 0, out=torch.empty_like(x, requires_grad=False)).mul_(2).sub_(1)
@@ -44,11 +45,16 @@ def triangle(x: Tensor) -> Tensor:
 
 
 class _SurrogateSign(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, x: Tensor, derivative: Callable[[Tensor], Tensor]) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.derivative = derivative
+    def forward(x: Tensor, derivative: Callable[[Tensor], Tensor]) -> Tensor:
         return sign(x)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+        x, ctx.derivative = inputs
+        ctx.save_for_backward(x)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
@@ -73,9 +79,15 @@ def ste_sign(x: Tensor, derivative: Callable[[Tensor], Tensor] = inside_open) ->
 
 
 class _Round(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
+    def forward(x: Tensor) -> Tensor:
         return torch.round(x)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+        """Nothing is kept."""
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:
@@ -93,10 +105,16 @@ def magnitude(x: Tensor) -> Tensor:
 
 
 class _Clip(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, x: Tensor, low, high) -> Tensor:
-        ctx.save_for_backward((x >= low) & (x <= high))
+    def forward(x: Tensor, low, high) -> Tensor:
         return x.clamp(low, high)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+        x, low, high = inputs
+        ctx.save_for_backward((x >= low) & (x <= high))
 
     @staticmethod
     def backward(ctx, grad: Tensor):
@@ -113,10 +131,15 @@ def clip(x: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:
 
 
 class _StraightThrough(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, w: Tensor, values: Tensor, scale: Tensor) -> Tensor:
-        ctx.save_for_backward(scale)
+    def forward(w: Tensor, values: Tensor, scale: Tensor) -> Tensor:
         return values.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+        ctx.save_for_backward(inputs[2])
 
     @staticmethod
     def backward(ctx, grad: Tensor):

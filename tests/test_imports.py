@@ -22,7 +22,8 @@ BITS = {"packing", "kernels"}
 SCHEME = {"scheme", "ste", "kept_bits", "schemes"}
 ROOMS_OF_QUANTIZE = {
     "words": set(),
-    "calling": set(),
+    "sharded": set(),
+    "calling": {"sharded"},
     "version": set(),
     "packing": set(),
     "kernels": {"packing"},
@@ -30,10 +31,10 @@ ROOMS_OF_QUANTIZE = {
     "kept_bits": {"kernels"},
     "scheme": {"words", "ste"},
     "schemes": SCHEME,
-    "binary": SCHEME,
+    "binary": SCHEME | {"sharded"},
     "optim": {"binary"} | CALLING,
     "packed": {"binary", "scheme"} | BITS | CALLING | WORDS,
-    "planning": {"binary", "scheme", "packed"} | CALLING | WORDS,
+    "planning": {"binary", "scheme", "packed", "sharded"} | CALLING | WORDS,
     "prepare": {"binary", "planning", "scheme", "packed"} | CALLING,
     "complexity": {"binary", "packed", "packing"} | CALLING | WORDS,
     "export": {"binary", "packed", "scheme", "schemes"} | BITS | CALLING | WORDS | VERSION,

@@ -204,9 +204,9 @@ def test_transformer_layers_keep_what_their_fused_path_reads():
         nn.Linear(8, 8), nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), nn.Linear(8, 8), nn.Linear(8, 2)
     )
     plan = quantize.plan(model, "xnor", torch.randn(2, 3, 8))
-    assert plan.binary == ["2"]
-    assert "nn.MultiheadAttention uses its weight" in plan["1.self_attn.out_proj"].reason
+    assert plan.binary == ["1.self_attn.in_proj", "1.self_attn.out_proj", "2"]
     assert "fused path" in plan["1.linear1"].reason
+    assert "fused path" in plan["1.linear2"].reason
 
 
 def test_a_layer_that_does_not_run_stays_float():

@@ -99,7 +99,7 @@ def check(name: str) -> dict[str, Any]:
         step = "prepare"
         plan = quantize.plan(model, SCHEME, batch)
         result["binary"], result["layers"] = len(plan.binary), len(plan)
-        model = quantize.apply_plan(model, plan, inplace=True)
+        model = quantize.apply_plan(model, plan)
         step = "training"
         _train_step(model, batch)
         step = "summary"

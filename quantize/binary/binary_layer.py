@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..kept_bits import signs_as_bits
 from ..scheme import QuantizedWeight, Scheme, get_scheme
+from ..sharded import set_parameter
 from .adapters import PLAIN, LayerAdapter
 from .quantized_layer import QuantizedLayer
 from .threshold import channel_sums, threshold_start
@@ -68,6 +69,10 @@ class BinaryLayer(QuantizedLayer):
             self.register_buffer("progress", torch.zeros((), device=self.weight.device), persistent=False)
             self.progress_set = False
         scheme.attach(self, output_size)
+        if not self.weight.requires_grad:  # what a scheme learns of a frozen layer is frozen too
+            for name, parameter in self._parameters.items():
+                if parameter is not None and name not in self.float_keys:
+                    parameter.requires_grad_(False)
 
     def float_filters(self) -> Tensor:
         """The filters that the float layer computes with: its latent weight, standardized where it does so."""
@@ -109,28 +114,29 @@ class BinaryLayer(QuantizedLayer):
         return self.threshold.is_meta or not bool(self.threshold.any())
 
     def start_threshold(self, values: Tensor, pending: bool = False) -> None:
-        """Own a learned threshold that starts at ``values``, shape (input_channels,)."""
-        self.threshold = nn.Parameter(values.to(self.weight.device, self.weight.dtype, copy=True))
+        """Own a learned threshold that starts at ``values``, shape (input_channels,); frozen where the weight is."""
+        values = values.to(self.weight.device, self.weight.dtype, copy=True)
+        self.threshold = nn.Parameter(values, requires_grad=self.weight.requires_grad)
         self.threshold_pending = pending
 
     def _prepare_step(self, x: Tensor) -> None:
         """What comes before the forward pass of a training step: a threshold's first batch, warnings, notes."""
         if self.threshold is not None and self.threshold_pending:
-            self._settle_threshold(self.threshold, x)
+            self._settle_threshold(x)
         if self.scheme.annealed and not self.progress_set and not torch.compiler.is_compiling():
             warn_no_progress(self.scheme.name)
         if self.scheme.random_in_training and not self.float_weights:
             self.drawn = True
 
     @torch.no_grad()
-    def _settle_threshold(self, threshold: Tensor, x: Tensor) -> None:
+    def _settle_threshold(self, x: Tensor) -> None:
         """First training batch: start at the mean of the channels whose sign is constant on all ranks together."""
         sums = channel_sums(x, self.channel_dim)
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(sums)
         elif not x.numel():
             return  # no sample (an expert without tokens): a later batch decides
-        threshold.copy_(threshold_start(sums))
+        set_parameter(self, "threshold", threshold_start(sums))
         self.threshold_pending = False
 
     # State: what binarization adds is optional, so that float checkpoints load.

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from ..scheme import Scheme
-from .adapters import LayerAdapter, find_adapter
+from .adapters import PLAIN, LayerAdapter, find_adapter
 from .binary_layer import STATE, BinaryLayer
 
 
@@ -68,12 +68,38 @@ _BINARY_CLASSES = (
 FLOAT_CLASSES: dict[type[BinaryLayer], type[nn.Module]] = {binary: binary.float_class for binary in _BINARY_CLASSES}
 
 
+# Full name of a class -> its binary counterpart, and its adapter: layers that are no subclass of torch's, or keep
+# their weight in a form of their own.
+_FORMS: dict[str, tuple[type[BinaryLayer], LayerAdapter]] = {}
+
+
+def register_form(name: str, binary: type[BinaryLayer], adapter: LayerAdapter = PLAIN) -> None:
+    """Make ``binary`` the counterpart of the float class ``name``, "package.module.Class"."""
+    _FORMS[name] = (binary, adapter)
+
+
+def _form(kind: type[nn.Module]) -> tuple[type[nn.Module], str] | None:
+    """The class with a form of its own that ``kind`` is or is derived from, and its name."""
+    named = ((base, f"{base.__module__}.{base.__qualname__}") for base in kind.__mro__)
+    return next(((base, name) for base, name in named if name in _FORMS), None)
+
+
+def out_channels(layer: nn.Module) -> int:
+    """How many filters a float layer has."""
+    return next(getattr(layer, name) for name in ("out_channels", "out_features", "nf") if hasattr(layer, name))
+
+
+def counterpart(kind: type[nn.Module]) -> type[BinaryLayer] | None:
+    """The binary class for a class of float layers, or None where there is none."""
+    form = _form(kind)
+    if form is not None:
+        return _FORMS[form[1]][0]
+    return next((binary for binary, floating in FLOAT_CLASSES.items() if issubclass(kind, floating)), None)
+
+
 def binary_class(layer: nn.Module) -> type[BinaryLayer] | None:
     """The binary counterpart of a float layer's class, or None where there is none."""
-    for binary, floating in FLOAT_CLASSES.items():
-        if isinstance(layer, floating):
-            return binary
-    return None
+    return counterpart(type(layer))
 
 
 # What a subclass of a binary layer may not replace without computing something else.
@@ -101,7 +127,9 @@ def plain_class(layer: BinaryLayer) -> type[BinaryLayer] | None:
 
 def layer_adapter(layer: nn.Module) -> LayerAdapter | None:
     """What the binary counterpart of a float layer must know about its forward; None: it is of an unknown kind."""
-    kind = binary_class(layer)
+    form, kind = _form(type(layer)), binary_class(layer)
+    if form is not None:
+        return _FORMS[form[1]][1] if find_adapter(layer, form[0]) is PLAIN else None
     return None if kind is None else find_adapter(layer, FLOAT_CLASSES[kind])
 
 

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from ..binary.forms import make_plain
 from ..binary.quantized_layer import QuantizedLayer
-from ..calling import describe, run
+from ..calling import call_arguments, describe, keeps_random_state, run
 from ..packed.convert import evaluation_copy
 from ..packed.layers import PackedLayer
 from ..version import __version__
@@ -52,6 +53,7 @@ class ExportReport:
         return f"{self.path}: {self.size:,} bytes, opset {self.opset}, {result}"
 
 
+@keeps_random_state
 def export_onnx(
     model: nn.Module,
     path: str | os.PathLike,
@@ -99,7 +101,7 @@ def export_onnx(
     kind = FORMATS[format]
     unchecked = kind.why_unchecked() if check else "check=False"
     with _replacing(Path(path)) as temporary, _plain_float32():
-        reference = evaluation_copy(model).cpu()
+        reference = make_plain(evaluation_copy(model)).cpu()
         batch = _example_batch(example_input)
         outputs = _outputs(reference, batch)
         other_batch = _random_batch(reference, batch, dynamic_size)
@@ -162,6 +164,12 @@ def _example_batch(example_input: Any) -> Any:
 
     Raises TypeError for what is no tensor, ValueError where the first dimensions differ.
     """
+    args, kwargs = call_arguments(example_input)
+    if any(isinstance(argument, (list, tuple)) for argument in (*args, *kwargs.values())):
+        raise TypeError(
+            "the model takes a list of images, and an ONNX file a batch: export its parts that take one, such as "
+            "model.backbone and model.head of a detector, each with what it gets"
+        )
     leaves = tree_leaves(example_input)
     for leaf in leaves:
         if not isinstance(leaf, Tensor):

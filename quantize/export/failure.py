@@ -13,6 +13,8 @@ def failure(error: BaseException, model: nn.Module) -> str:
     while causes[-1].__cause__ is not None:
         causes.append(causes[-1].__cause__)
     reason = str(causes[-1]).strip().partition("\n")[0] or type(causes[-1]).__name__
+    if "data-dependent" in reason:
+        reason += "; of a detector, whose boxes are as many as it finds, export the parts: model.backbone, model.head"
     place = _place([frame for cause in causes for frame, _ in traceback.walk_tb(cause.__traceback__)], model)
     return f"in {place!r}: {reason}" if place else reason
 

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from .. import packing
 from ..binary.adapters import added_zeros, no_padding
+from ..binary.forms import make_plain
 from ..binary.layers import BinaryConv1d, BinaryConv2d, BinaryLayer, BinaryLinear, plain_class
 from ..binary.quantized_layer import channel_dim
-from ..calling import copy_model, evaluation_copy, float_inputs
+from ..calling import copy_model, evaluation_copy, float_inputs, keeps_random_state
 from ..kernels import ConvGeometry
 from . import fold
 from .check import agreeing
@@ -27,6 +28,7 @@ from .state import refuse_other_states
 _PACKED = {BinaryConv2d: PackedConv2d, BinaryConv1d: PackedConv1d, BinaryLinear: PackedLinear}
 
 
+@keeps_random_state
 @torch.inference_mode(False)  # what is made in it cannot be loaded into
 @torch.no_grad()
 def convert(model: nn.Module, example_input: Any, check: bool = True) -> nn.Module:
@@ -55,7 +57,7 @@ def convert(model: nn.Module, example_input: Any, check: bool = True) -> nn.Modu
     Raises ValueError where no layer is binary, the model is converted already, does not run on ``example_input``, or
     cannot be copied; ConversionMismatch where it computes something else though nothing is fused.
     """
-    model = evaluation_copy(model).requires_grad_(False)
+    model = make_plain(evaluation_copy(model)).requires_grad_(False)
     if not any(isinstance(module, BinaryLayer) for module in model.modules()):
         if is_converted(model):
             raise ValueError("nothing to convert: the model is a converted one already, and holds bits only")

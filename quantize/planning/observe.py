@@ -1,6 +1,5 @@
 """Run a network once on an example and see what its layers do: order, first and last, input signs."""
 
-import contextlib
 import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -12,8 +11,9 @@ from torch.autograd.graph import Node, saved_tensors_hooks
 from torch.utils._pytree import tree_map
 
 from ..binary.threshold import channel_sums, constant_sign
-from ..calling import run, tensors_in
+from ..calling import check_has_values, run, tensors_in
 from .topology import Topology, node_of
+from .untouched import stand_in
 
 
 @dataclasses.dataclass
@@ -43,32 +43,57 @@ class Observation:
     input_sums: dict[nn.Module, Tensor] = dataclasses.field(default_factory=dict)
     output_size: dict[nn.Module, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
+    def of_originals(self, model: nn.Module, copied: nn.Module) -> "Observation":
+        """The same of the layers and parameters of ``model``, of which ``copied`` is a copy."""
+        layer = dict(zip(copied.modules(), model.modules(), strict=True))
+        parameter = dict(zip(map(id, copied.parameters()), map(id, model.parameters()), strict=True))
+        return Observation(
+            [layer[one] for one in self.ran],
+            Counter({layer[one]: calls for one, calls in self.calls.items()}),
+            *({layer[one] for one in found} for found in (self.first, self.last, self.projections, self.gates)),
+            Counter({parameter[one]: count for one, count in self.products.items() if one in parameter}),
+            {layer[one]: sums for one, sums in self.input_sums.items()},
+            {layer[one]: size for one, size in self.output_size.items()},
+        )
+
 
 def observe(model: nn.Module, layers: Iterable[nn.Module], example_input: Any, channel_dim) -> Observation:
-    """Run ``model`` on ``example_input`` and report on ``layers``; the model is left as it was.
+    """Run ``model``, or rather a copy of it, on ``example_input`` and report on ``layers``.
 
     Batch norm uses the batch's own statistics, so that an untrained network shows the signs that it
     will have in training (running statistics of 0 and 1 leave a ReLU's output non-negative); dropout
-    is off. Buffers, modes and the random state are restored.
+    is off. The model is left as it was, and so is the random state.
 
     Args:
         channel_dim: function from a layer to the channel dimension of its input.
 
-    Raises ValueError when the model does not run on ``example_input``.
+    Raises ValueError when the model does not run on ``example_input``, or is on the meta device.
     """
     layers = list(layers)
-    with _unchanged(model):
-        try:
-            return _Run(model, layers, channel_dim, batch_statistics=True).observe(example_input)
-        except ValueError:
-            # "Expected more than 1 value per channel when training": one sample, 1x1 maps.
-            return _Run(model, layers, channel_dim, batch_statistics=False).observe(example_input)
+    check_has_values(model, "give no example_input")
+    try:
+        return _observe(model, layers, example_input, channel_dim, True)
+    except ValueError:
+        # "Expected more than 1 value per channel when training": one sample, 1x1 maps.
+        return _observe(model, layers, example_input, channel_dim, False)
+
+
+def _observe(
+    model: nn.Module, layers: list[nn.Module], example_input: Any, channel_dim, batch_statistics: bool
+) -> Observation:
+    with stand_in(model) as watched:
+        counterparts = dict(zip(model.modules(), watched.modules(), strict=True))
+        run = _Run(watched, [counterparts[layer] for layer in layers], channel_dim, batch_statistics)
+        return run.observe(example_input).of_originals(model, watched)
 
 
 class _Run:
     """One run of a model whose layers are watched."""
 
     def __init__(self, model: nn.Module, layers: list[nn.Module], channel_dim, batch_statistics: bool):
+        for parameter in model.parameters():
+            if parameter.is_floating_point() and not parameter.requires_grad:
+                parameter.requires_grad_(True)  # frozen ones are followed too
         for module in model.modules():
             module.training = batch_statistics and isinstance(module, nn.modules.batchnorm._BatchNorm)
         self.model, self.layers, self.channel_dim = model, layers, channel_dim
@@ -96,8 +121,8 @@ class _Run:
             for handle in handles:
                 handle.remove()
         results = [node_of(leaf) for leaf in tensors_in(result)]
-        order = {id(p): i for i, layer in enumerate(self.seen.ran) for p in layer.parameters()}
-        others = {id(p): -1 for layer in self.layers for p in layer.parameters() if id(p) not in order}
+        order = {id(p): i for i, layer in enumerate(self.seen.ran) for p in _parameters(layer)}
+        others = {id(p): -1 for layer in self.layers for p in _parameters(layer) if id(p) not in order}
         nodes = [*results, *self.outputs, *(node for _, node in self.inputs)]
         topology = Topology(nodes, map(id, leaves), {**order, **others})
         self._find_ends(topology, results)
@@ -151,6 +176,12 @@ class _Run:
         return {self.outputs[node] for node in nodes if node in self.outputs}
 
 
+def _parameters(layer: nn.Module) -> Iterator[nn.Parameter]:
+    """Those that it computes with, that are another module's too."""
+    yield from layer.parameters()
+    yield from (p for p in (layer.weight, layer.bias) if isinstance(p, nn.Parameter))
+
+
 def _is_projection(layers: set[nn.Module]) -> bool:
     """Whether it is one convolution of kernel 1."""
     return len(layers) == 1 and all(set(getattr(layer, "kernel_size", ())) == {1} for layer in layers)
@@ -168,29 +199,3 @@ def _tracked(example_input: Any) -> tuple[Any, list[Tensor]]:
         return leaf
 
     return tree_map(track, example_input), leaves
-
-
-@contextlib.contextmanager
-def _unchanged(model: nn.Module) -> Iterator[None]:
-    """Restore modes, buffers, gradient flags and the random state."""
-    modes = [(module, module.training) for module in model.modules()]
-    # The slots too: a forward pass may put another tensor in a buffer's place.
-    slots = [(module._buffers, name, buffer) for module in model.modules() for name, buffer in module._buffers.items()]
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    frozen = [p for p in model.parameters() if not p.requires_grad and p.is_floating_point()]
-    devices = {p.get_device() for p in model.parameters() if p.is_cuda}
-    try:
-        for parameter in frozen:
-            parameter.requires_grad_(True)
-        with torch.random.fork_rng(devices=sorted(devices)):
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        with torch.no_grad():
-            for buffer, saved in buffers:
-                buffer.copy_(saved)
-        for owner, name, buffer in slots:
-            owner[name] = buffer
-        for parameter in frozen:
-            parameter.requires_grad_(False)

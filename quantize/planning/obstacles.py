@@ -3,13 +3,17 @@
 from collections import defaultdict
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.parametrize import ParametrizationList
 
+from ..binary.attention import SplitAttention
 from ..binary.binary_layer import STATE, BinaryLayer
 from ..binary.layers import binary_class, layer_adapter
+from ..calling import check_has_layers
 from ..packed.expanded import is_converted
+from ..sharded import is_sharded
 from .observe import Observation
 
 # Modules that hand their matrices to a function, found without running the model.
@@ -19,8 +23,10 @@ _FUNCTIONAL = (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase, nn.Bilinear)
 def find_layers(model: nn.Module) -> dict[str, nn.Module]:
     """The convolution and linear layers of ``model`` by name, a shared one once.
 
-    Raises ValueError for a layer that is binary already, or lazy and without a shape, and for a converted model.
+    Raises TypeError for a scripted or exported model, ValueError for a converted one, and for a layer that is binary
+    already, or sharded, or lazy and without a shape.
     """
+    check_has_layers(model)
     if is_converted(model):
         raise ValueError("the model is a converted one, and holds bits only; prepare the float model instead")
     found = {}
@@ -31,6 +37,8 @@ def find_layers(model: nn.Module) -> dict[str, nn.Module]:
             raise ValueError(f"layer {name!r} is lazy and has no shape yet; run the model once, then prepare it")
         if binary_class(module) is None:
             continue
+        if any(is_sharded(parameter) for parameter in module.parameters()):
+            raise ValueError(f"layer {name!r} is sharded; prepare the model first, then shard it (fully_shard)")
         found[name] = module
     return found
 
@@ -51,10 +59,20 @@ def functional_weights(
         for name, parameter in module.named_parameters(recurse=False):
             if id(parameter) in of_layers or parameter.dim() < 2:
                 continue
-            known = isinstance(module, _FUNCTIONAL) and "weight" in name
+            known = isinstance(module, torch.jit.ScriptModule) or (isinstance(module, _FUNCTIONAL) and "weight" in name)
+            known = known or is_expert_tensor(module, parameter)
             if known or (seen is not None and seen.products[id(parameter)] > 0):
                 found[module].append((name, parameter))
     return found
+
+
+def is_expert_tensor(module: nn.Module, parameter: Tensor) -> bool:
+    """Whether it holds a matrix for each expert of a mixture, as the models of ``transformers`` have them."""
+    return parameter.dim() == 3 and len(parameter) == getattr(module, "num_experts", 0) > 1
+
+
+def _is_in_projection(module: nn.Module, parameter: str) -> bool:
+    return isinstance(module, SplitAttention) and parameter in ("in_proj_weight", "in_proj_bias")
 
 
 def _parametrized(model: nn.Module, path: str) -> nn.Module:
@@ -74,14 +92,15 @@ class Obstacles:
         self._model, self._layers, self._seen = model, layers, seen
         self._owners = defaultdict(list)
         for name, module in model.named_modules():
-            for parameter in module.parameters(recurse=False):
-                self._owners[id(parameter)].append(name)
+            for key, parameter in module.named_parameters(recurse=False):
+                user = f"{name}.in_proj".lstrip(".") if _is_in_projection(module, key) else name
+                self._owners[id(parameter)].append(user)
 
     def of(self, name: str) -> str | None:
         """Why the layer ``name`` cannot become binary, or None."""
         layer = self._layers[name]
         parent = self._model.get_submodule(name.rpartition(".")[0])
-        if isinstance(parent, nn.MultiheadAttention):
+        if isinstance(parent, nn.MultiheadAttention) and not isinstance(parent, SplitAttention):
             return "nn.MultiheadAttention uses its weight without calling it"
         if isinstance(parent, nn.TransformerEncoderLayer):
             return "the fused path of nn.TransformerEncoderLayer uses its weight without calling it"

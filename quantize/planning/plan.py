@@ -1,18 +1,22 @@
 """The dry run: which layers become binary, which stay float, and why."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from ..binary import transposed  # noqa: F401  (registers its layer)
+from ..binary.attention import join, split_all
 from ..binary.quantized_layer import channel_dim
 from ..binary.threshold import needs_threshold, threshold_start
+from ..calling import check_has_layers
 from ..scheme import Scheme, get_scheme
 from ..words import did_you_mean, format_table
 from .observe import Observation, observe
-from .obstacles import Obstacles, find_layers, functional_weights
-from .roles import MIN_FAN_IN, check_agreement, kept_float, tiny
+from .obstacles import Obstacles, find_layers, functional_weights, is_expert_tensor
+from .roles import MIN_FAN_IN, adapters, check_agreement, kept_float, tiny
 from .selection import Choice, Overrides
 
 # Threshold column of a plan.
@@ -131,6 +135,17 @@ def plan(
     min_fan_in: int = MIN_FAN_IN,
 ) -> Plan:
     """What :func:`prepare` would do to ``model``, which is left as it is. Arguments and errors are the same."""
+    check_has_layers(model)
+    attentions = split_all(model)
+    try:
+        return _plan(model, scheme, example_input, keep_float, overrides, min_fan_in)
+    finally:
+        for attention in attentions:
+            join(attention)
+
+
+def _plan(model: nn.Module, scheme, example_input: Any, keep_float, overrides, min_fan_in: int) -> Plan:
+    """:func:`plan` of a model whose attentions call their projections."""
     if min_fan_in < 0:
         raise ValueError(f"min_fan_in is {min_fan_in}; it must be 0 (no layer is tiny) or more")
     keep_float = [keep_float] if isinstance(keep_float, (str, type)) else list(keep_float or ())
@@ -139,8 +154,10 @@ def plan(
     default = None if scheme is None else get_scheme(scheme)
     chosen = Overrides(overrides, layers)
     check_agreement(keep_float, overrides)
-    seen = None if example_input is None else observe(model, layers.values(), example_input, channel_dim)
-    kept = kept_float(keep_float, layers, seen, min_fan_in)
+    aside = {name: (None, why) for name, why in adapters(model, layers).items() if not chosen.names(name)}
+    watched = [layer for name, layer in layers.items() if name not in aside]
+    seen = None if example_input is None else observe(model, watched, example_input, channel_dim)
+    kept = {**aside, **kept_float(keep_float, layers, seen, min_fan_in, without_role=aside)}
     obstacles = Obstacles(model, layers, seen)
     choices = {name: _choose(chosen, kept, obstacles, name, default) for name in layers}
     _keep_tied_together(layers, choices, chosen)
@@ -149,9 +166,10 @@ def plan(
     for name, module in model.named_modules():
         if name in layers:
             rows.append(_row(name, module, choices[name], seen, min_fan_in))
-        rows += (_functional_row(name, module, *weight) for weight in functional.get(module, ()))
+        rows += (_functional_row(name, module, *weight, model) for weight in functional.get(module, ()))
     if not any(row.binary for row in rows):
-        raise ValueError(_nothing_to_binarize(rows))
+        refused = {row.name for row in rows if row.name not in layers or obstacles.of(row.name)}
+        raise ValueError(_nothing_to_binarize(rows, refused))
     return Plan(rows)
 
 
@@ -206,16 +224,24 @@ def _finite_start(name: str, sums: Tensor) -> Tensor:
     return start
 
 
-def _functional_row(module_name: str, module: nn.Module, name: str, weight: Tensor) -> LayerPlan:
+def _functional_row(module_name: str, module: nn.Module, name: str, weight: Tensor, model: nn.Module) -> LayerPlan:
     name, kind = f"{module_name}.{name}".lstrip("."), type(module).__name__
-    return LayerPlan(name, kind, tuple(weight.shape), None, f"{kind} uses it without a layer that could be binary")
+    reason = f"{kind} uses it without a layer that could be binary"
+    if isinstance(module, torch.jit.ScriptModule):
+        reason = "it is in a scripted or traced module"
+    elif is_expert_tensor(module, weight):
+        share = weight.numel() / sum(parameter.numel() for parameter in model.parameters())
+        reason = f"the {len(weight)} experts of {kind} in one tensor, {share:.0%} of all parameters, and no layers"
+    return LayerPlan(name, kind, tuple(weight.shape), None, reason)
 
 
-def _nothing_to_binarize(rows: list[LayerPlan]) -> str:
+def _nothing_to_binarize(rows: list[LayerPlan], refused: Collection[str]) -> str:
+    """``refused`` are the names of the layers that cannot become binary, whatever is asked for."""
     if not rows:
         return "nothing to binarize: the model has no convolution or linear layer"
     reasons = "; ".join(f"{row.name or '(model)'}: {row.reason}" for row in rows[:4])
     return (
         f"nothing to binarize: all {len(rows)} convolution and linear layers stay float ({reasons}"
-        f"{'; ...' if len(rows) > 4 else ''}); change keep_float= or overrides="
+        f"{'; ...' if len(rows) > 4 else ''})"
+        + ("" if all(row.name in refused for row in rows) else "; change keep_float= or overrides=")
     )

@@ -1,9 +1,10 @@
 """Layers by their part in the network: what ``keep_float`` calls "first", "last", "tiny" and "downsample"."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from torch import nn
 
+from ..binary.layers import out_channels
 from ..scheme import Scheme
 from .observe import Observation
 from .selection import Choice, Pattern, matching_names
@@ -17,8 +18,7 @@ MIN_FAN_IN = 32
 
 def fan_in(layer: nn.Module) -> int:
     """How many weights one output is the sum over."""
-    outputs = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
-    return layer.weight.numel() // outputs
+    return layer.weight.numel() // out_channels(layer)
 
 
 def tiny(layer: nn.Module, seen: Observation | None, min_fan_in: int) -> str | None:
@@ -48,10 +48,34 @@ def _downsample(layers: Layers, seen: Observation | None) -> dict[str, str]:
     return {name: "downsample: alone on a shortcut" for name, layer in layers.items() if layer in seen.projections}
 
 
+def adapters(model: nn.Module, layers: Layers) -> dict[str, str]:
+    """The layers that are trained beside a frozen one instead of it, such as LoRA's two, each with the reason.
+
+    The package ``peft`` says in ``adapter_layer_names`` of a wrapper where they are; elsewhere names tell.
+    """
+    places = [
+        f"{name}.{part}.".lstrip(".")
+        for name, module in model.named_modules()
+        for part in getattr(module, "adapter_layer_names", ())
+    ]
+
+    def is_adapter(name: str) -> bool:
+        return f"{name}.".startswith(tuple(places)) or any(part.startswith("lora_") for part in name.split("."))
+
+    return dict.fromkeys(filter(is_adapter, layers), "adapter: small, and trained beside a layer in float")
+
+
 def kept_float(
-    keep_float: Iterable[Pattern], layers: Layers, seen: Observation | None, min_fan_in: int
+    keep_float: Iterable[Pattern],
+    layers: Layers,
+    seen: Observation | None,
+    min_fan_in: int,
+    without_role: Collection[str] = (),
 ) -> dict[str, Choice]:
     """The layers that ``keep_float`` of :func:`prepare` keeps, each with the reason.
+
+    Args:
+        without_role: names of layers that have no part in the network.
 
     Raises ValueError for a pattern that matches no layer; a role may have none.
     """
@@ -61,10 +85,11 @@ def kept_float(
         return {name: f"tiny: {reason}" for name, reason in found.items() if reason}
 
     roles = {"first": _first, "last": _last, "tiny": _tiny, "downsample": _downsample}
+    in_network = {name: layer for name, layer in layers.items() if name not in without_role}
     kept: dict[str, Choice] = {}
     for entry in keep_float:
         if isinstance(entry, str) and entry in roles:
-            reasons = roles[entry](layers, seen)
+            reasons = roles[entry](in_network, seen)
         else:
             reasons = dict.fromkeys(matching_names(entry, layers, "keep_float", also=roles), "keep_float")
         for name, reason in reasons.items():

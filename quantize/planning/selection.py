@@ -73,3 +73,7 @@ class Overrides:
     def by_pattern(self, name: str) -> Choice | None:
         """What a regular expression or a type asks for."""
         return self._patterns.get(name) or self._types.get(name)
+
+    def names(self, name: str) -> bool:
+        """Whether anything asks for the layer, be it float."""
+        return (self.exact(name) or self.by_pattern(name)) is not None

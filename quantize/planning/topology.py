@@ -14,7 +14,7 @@ from torch.autograd.graph import Node, get_gradient_edge
 
 # Operations that multiply one operand, as a matrix or filters, with another.
 _PRODUCT = re.compile(
-    r"(Addmm|Mm|Bmm|Baddbmm|Addbmm|Addmv|Mv|Dot|Linear|Trilinear|\w*Convolution|\w*Rnn\w*|\w*_conv\w*)Backward\d*"
+    r"(Addmm|Mm|Bmm|Baddbmm|Addbmm|Addmv|Mv|Dot|Linear|Trilinear|\w*GroupedMm|\w*Convolution|\w*Rnn\w*|\w*_conv\w*)Backward\d*"
 )
 
 

@@ -14,11 +14,16 @@ from ..ste import inside_closed, plus_minus, ste_sign
 
 
 class _StochasticSign(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, w: Tensor) -> Tensor:
-        ctx.save_for_backward(w)
+    def forward(w: Tensor) -> Tensor:
         probability = ((w + 1) / 2).clamp(0, 1)
         return plus_minus(torch.rand_like(w) < probability, w.dtype)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:

@@ -24,10 +24,16 @@ def annealed_slope(x: Tensor, progress: Tensor) -> Tensor:
 
 
 class _AnnealedSign(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, x: Tensor, progress: Tensor) -> Tensor:
-        ctx.save_for_backward(x, progress.clone())  # set_progress writes into the layer's own tensor
+    def forward(x: Tensor, progress: Tensor) -> Tensor:
         return sign(x)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+        x, progress = inputs
+        ctx.save_for_backward(x, progress.clone())  # set_progress writes into the layer's own tensor
 
     @staticmethod
     def backward(ctx, grad: Tensor):
