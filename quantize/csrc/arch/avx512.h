@@ -7,8 +7,10 @@
 
 #include "arch/microkernels.h"
 
-#define XK_TARGET \
-  __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vpopcntdq,bmi2,prefer-vector-width=512")))
+// Aligned, so that the speed of loops (7% of it) does not depend on what stands before them in the library.
+#define XK_TARGET                                                                                              \
+  __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vpopcntdq,bmi2,prefer-vector-width=512"), \
+                 aligned(64)))
 #define XK_DEPOSIT _pdep_u64
 
 namespace xk::avx512 {
