@@ -151,3 +151,59 @@ def test_gpt2(tmp_path):
         torch.testing.assert_close(packed(**batch).logits, prepared(**batch).logits)
     assert quantize.export_onnx(prepared, tmp_path / "gpt2.onnx", batch).parity.difference < 1e-4
     assert type(quantize.restore(prepared).transformer.h[1].attn.c_attn) is transformers.pytorch_utils.Conv1D
+
+
+# Whole models of the package, small and random.
+
+
+def encoder_decoder(name: str) -> tuple[nn.Module, dict[str, torch.Tensor]]:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    words = torch.randint(3, 99, (2, 5))
+    if name == "whisper":
+        heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 4}
+        sizes = {
+            "d_model": 64,
+            "encoder_layers": 2,
+            "decoder_layers": 2,
+            "encoder_ffn_dim": 128,
+            "decoder_ffn_dim": 128,
+        }
+        lengths = {"num_mel_bins": 16, "max_source_positions": 20, "max_target_positions": 12, "vocab_size": 99}
+        tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+        config = transformers.WhisperConfig(**heads, **sizes, **lengths, **tokens, use_cache=False)
+        model, inputs = transformers.WhisperForConditionalGeneration(config), {"input_features": torch.randn(2, 16, 40)}
+    else:
+        options = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False} if name == "t5 v1.1" else {}
+        sizes = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4, "vocab_size": 99}
+        config = transformers.T5Config(**sizes, **options, decoder_start_token_id=0, use_cache=False)
+        model, inputs = transformers.T5ForConditionalGeneration(config), {"input_ids": torch.randint(3, 99, (2, 7))}
+    return model.eval(), {**inputs, "decoder_input_ids": words}
+
+
+@pytest.mark.parametrize("name", ["t5", "t5 v1.1", "whisper"])
+def test_models_that_read_their_layers_weights_convert_and_export(name, tmp_path):
+    """T5 asks for the type of a weight, Whisper for the stride of a convolution."""
+    model, inputs = encoder_decoder(name)
+    prepared = quantize.prepare(model, "xnor", inputs)
+    packed = quantize.convert(prepared, inputs)
+    assert torch.equal(packed(**inputs).logits, prepared(**inputs).logits)
+    report = quantize.export_onnx(prepared, tmp_path / "model.onnx", inputs)
+    assert report.parity.difference < 1e-5
+
+
+@pytest.mark.parametrize("form", ["prepared", "converted"])
+def test_models_are_saved_and_loaded_as_transformers_does(form, tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch")
+    model, inputs = encoder_decoder("t5")
+    first = quantize.prepare(model, "xnor", inputs)
+    first = first if form == "prepared" else quantize.convert(first, inputs)
+    first.save_pretrained(tmp_path)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    again = type(model).from_pretrained(tmp_path).eval() if form == "prepared" else model
+    second = quantize.prepare(again, "xnor", inputs)
+    second = second if form == "prepared" else quantize.convert(second, inputs)
+    safetensors.load_model(second, tmp_path / "model.safetensors")
+    assert torch.equal(second(**inputs).logits, first(**inputs).logits)

@@ -52,6 +52,11 @@ def pool_attributes(pool: PackedMaxPool2d) -> dict[str, Any]:
 class BitImages(PackedLayer):
     """Mixin over a packed layer's class: the bits that it gets and hands on are images (N, C, H, W), a number each."""
 
+    @property
+    def weight(self) -> Tensor:
+        """No values: a model that is traced asks for the type and device of a weight (T5)."""
+        return torch.empty(0)
+
     def to_image(self, x: Tensor) -> Tensor:
         return x if self.folding.input_bits else super().to_image(x)
 
