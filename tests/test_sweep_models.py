@@ -7,7 +7,7 @@ import pytest
 import torchvision
 from torch import nn
 
-from tools import sweep_models
+from tools import sweep_models, sweep_networks
 
 FIGURES = {
     "status": "ok", "parameters": 1_234_567, "image": 64, "binary": 5, "layers": 7, "macs": 100, "binary_macs": 300,
@@ -92,6 +92,32 @@ def test_the_table_counts_what_went_through_and_shows_what_did_not():
     assert "| a | 64 | 1,234,567 | 5 of 7 | 75.0% | 1,000 | 1/8.0 | ok |" in page
     assert "| b |  |  |  |  |  |  | prepare: no \\| layer |" in page
     assert page.index("## timm") < page.index("| c |") < page.index("not run |")
+
+
+def test_a_section_without_results_stays_as_it_is():
+    first = sweep_models.report(["torchvision/a", "timm/c"], {"torchvision/a": FIGURES, "timm/c": {"status": "no"}})
+    names = ["torchvision/a", "timm/c", "transformers/bert"]
+    page = sweep_models.report(names, {"timm/c": FIGURES}, first.replace("1,234,567", "7,654,321"))
+    assert "**2 of 2 go through**, 1 were not run." in page
+    assert "| a | 64 | 7,654,321 |" in page
+    assert "| c | 64 | 1,234,567 |" in page
+    assert page.index("## timm") < page.index("## transformers") < page.index("| bert |")
+
+
+def test_a_detector_is_converted_instead_of_exported():
+    result = sweep_models.check("torchvision-detection/ssdlite320_mobilenet_v3_large")
+    assert result["status"] == "ok"
+    assert result["unexported"] == "takes a list of images: export its parts"
+    assert result["binary_macs"] > result["macs"]
+
+
+def test_each_transformer_has_a_class_and_a_configuration():
+    transformers = pytest.importorskip("transformers")
+    for model, configuration, _ in sweep_networks.TRANSFORMERS.values():
+        assert hasattr(transformers, model), model
+        assert hasattr(transformers, configuration), configuration
+    result = sweep_models.check("transformers/gpt2")
+    assert (result["status"], result["image"]) == ("ok", "12 tokens")
 
 
 def test_the_help_names_the_default_within_the_repository(monkeypatch, capsys):

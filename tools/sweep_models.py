@@ -1,38 +1,43 @@
-"""Put the models of torchvision and timm through prepare, training, summary and ONNX export; write READMEs/models.md.
+"""Put models of torchvision, timm and transformers through prepare, training, summary and ONNX export.
 
     python tools/sweep_models.py                          run what has no result yet, then write the table
     python tools/sweep_models.py --models 'timm/*vit*'    only these, afresh
     python tools/sweep_models.py --report                 only write the table
 
-Every classification model of torchvision, and of timm the smallest model of each family, that is of each
-module that timm lists. Weights are random, nothing is downloaded. Each model has a process of its own with
-limited time and memory; a result is one line of JSON in --results, so that a cut run goes on where it was.
+It writes READMEs/models.md: every model of torchvision for classification, detection, segmentation and video, of timm
+the smallest model of each family, that is of each module that timm lists, and of transformers an architecture each in
+a small configuration. Weights are random, nothing is downloaded. Each model has a process of its own with limited time
+and memory; a result is one line of JSON in --results, so that a cut run goes on where it was. A section of the table
+of which --results has nothing stays as it is.
 """
 
 import argparse
-import datetime
 import fnmatch
 import importlib.metadata
 import json
 import multiprocessing
 import resource
 import signal
+import sys
 import tempfile
 import time
 import warnings
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tools import sweep_networks
+from tools.sweep_networks import Case
+from tools.sweep_page import PASSED, SCHEME, report
+
 ROOT = Path(__file__).resolve().parent.parent
 REPORT = ROOT / "READMEs" / "models.md"
 RESULTS = ROOT / "runs" / "sweep_models.jsonl"
-PACKAGES = ("torch", "torchvision", "timm", "onnxruntime")
 
-SCHEME = "xnor"
 BATCH = 2
 # The first of them, or else the model's own, that the model takes in evaluation and in training.
 IMAGE_SIZES = (64, 128, 224, 299)
-PASSED = "ok"
 OUT_OF_MEMORY = ("can't allocate memory", "bad_alloc")  # of torch and of onnxruntime
 
 
@@ -49,6 +54,7 @@ def model_names(cache: Path) -> list[str]:
     return [
         *(f"torchvision/{name}" for name in torchvision.models.list_models(module=torchvision.models)),
         *(f"timm/{smallest[family]}" for family in timm.list_modules()),
+        *sweep_networks.names(),
     ]
 
 
@@ -60,13 +66,16 @@ def _parameters(name: str) -> int:
         return sum(p.numel() for p in timm.create_model(name, pretrained=False).parameters())
 
 
-def build(name: str):
-    """The model ``name`` with random weights, and a batch of images that it takes."""
+def build(name: str) -> Case:
+    """The model ``name`` with random weights, and what it takes; of a classifier the smallest images."""
     import timm
     import torch
     import torchvision
 
-    library, _, name = name.partition("/")
+    library, _, own = name.partition("/")
+    if library not in ("torchvision", "timm"):
+        return sweep_networks.build(name)
+    name = own
     torch.manual_seed(0)
     if library == "timm":
         model = timm.create_model(name, pretrained=False)
@@ -82,7 +91,7 @@ def build(name: str):
         except Exception as error:  # a model's own checks raise what they like
             reason = error
         else:
-            return model, batch
+            return Case(model, batch, str(size))
     raise RuntimeError(f"the float model takes no image of {sizes}: {reason}")
 
 
@@ -93,36 +102,43 @@ def check(name: str) -> dict[str, Any]:
     result: dict[str, Any] = {"model": name, "status": PASSED}
     step = "building it"
     try:
-        model, batch = build(name)
+        case = build(name)
+        model = case.model
         result["parameters"] = sum(p.numel() for p in model.parameters())
-        result["image"] = batch.shape[-1]
+        result["image"] = int(case.size) if case.size.isdigit() else case.size
         step = "prepare"
-        plan = quantize.plan(model, SCHEME, batch)
+        plan = quantize.plan(model.eval(), SCHEME, case.example)
         result["binary"], result["layers"] = len(plan.binary), len(plan)
         model = quantize.apply_plan(model, plan)
         step = "training"
-        _train_step(model, batch)
+        _train_step(model, case.example if case.training is None else case.training)
         step = "summary"
-        cost = quantize.summary(model.eval(), batch)
+        cost = quantize.summary(model.eval(), case.example)
         for field in ("macs", "binary_macs", "float_bytes", "packed_bytes"):
             result[field] = getattr(cost, field)
+        if case.unexported:
+            step = "convert"
+            quantize.convert(model, case.example)
+            result["unexported"] = case.unexported
+            return result
         step = "ONNX export"
         with tempfile.TemporaryDirectory() as folder:
-            report = quantize.export_onnx(model, Path(folder) / "model.onnx", batch)
+            report = quantize.export_onnx(model, Path(folder) / "model.onnx", case.example)
         result["difference"] = report.parity.difference
     except Exception as error:
         result["status"] = f"{step}: {' '.join(str(error).split()) or type(error).__name__}"
     return result
 
 
-def _train_step(model, batch) -> None:
+def _train_step(model, example) -> None:
     """Forward and backward; RuntimeError when the weights of a binary layer get no finite gradient."""
     import torch
-    from torch.utils._pytree import tree_leaves
 
     import quantize
+    from quantize.calling import call_arguments, tensors_in
 
-    outputs = [y for y in tree_leaves(model.train()(batch)) if isinstance(y, torch.Tensor)]
+    args, kwargs = call_arguments(example)
+    outputs = [y for y in tensors_in(model.train()(*args, **kwargs)) if y.is_floating_point() and y.requires_grad]
     torch.stack([y.float().square().mean() for y in outputs]).sum().backward()
     for layer_name, layer in model.named_modules():
         if isinstance(layer, quantize.BinaryLayer):
@@ -182,60 +198,11 @@ def _work(sender, name: str, seconds: int, memory: float) -> None:
     sender.send({**result, "seconds": round(time.process_time() - start, 1)})
 
 
-def report(names: list[str], results: dict[str, dict[str, Any]]) -> str:
-    """READMEs/models.md."""
-    statuses = [results[name]["status"] for name in names if name in results]
-    versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in PACKAGES)
-    lines = [
-        "# Models of torchvision and timm",
-        "",
-        "Written by `python tools/sweep_models.py`: every classification model of torchvision and the smallest model",
-        f"of each timm family, with scheme `{SCHEME}` and random weights, through `prepare` with an example input, a",
-        "forward and backward pass, `summary`, and ONNX export whose result is compared with PyTorch's. Of a few image",
-        "sizes it is the smallest that the network takes; a batch has two images.",
-        "",
-        f"**{statuses.count(PASSED)} of {len(statuses)} go through**, {len(names) - len(statuses)} were not run.",
-        f"{versions}; {datetime.date.today()}.",
-        "",
-        "*binary* counts the layers that became binary, of all that hold a matrix or filters (`quantize.plan` gives",
-        "the reason for each that did not); *binary MACs* is their share of the multiply-accumulates that layers do on",
-        "an image of that size; *packed* is the size of the file with 1 bit a binary weight, then against float.",
-    ]
-    for library in ("torchvision", "timm"):
-        own = [name for name in names if name.startswith(library)]
-        lines += ["", f"## {library}", "", *_table(own, results)]
-    return "\n".join(lines) + "\n"
-
-
-def _table(names: list[str], results: dict[str, dict[str, Any]]) -> list[str]:
-    rows = [
-        "| model | image | parameters | binary | binary MACs | packed bytes | | status |",
-        "|---|--:|--:|--:|--:|--:|--:|---|",
-    ]
-    for name in names:
-        result = results.get(name, {"status": "not run"})
-        cells = [name.partition("/")[2], *_figures(result), result["status"].replace("|", "\\|")]
-        rows.append(f"| {' | '.join(cells)} |")
-    return rows
-
-
-def _figures(result: dict[str, Any]) -> list[str]:
-    if "packed_bytes" not in result:
-        return [str(result.get("image", "")), f"{result['parameters']:,}" if "parameters" in result else "", *[""] * 4]
-    share = result["binary_macs"] / max(1, result["macs"] + result["binary_macs"])
-    return [
-        str(result["image"]),
-        f"{result['parameters']:,}",
-        f"{result['binary']} of {result['layers']}",
-        f"{share:.1%}",
-        f"{result['packed_bytes']:,}",
-        f"1/{result['float_bytes'] / result['packed_bytes']:.1f}",
-    ]
-
-
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", metavar="PATTERN", help="only these, such as 'timm/*' or 'torchvision/resnet18'")
+    parser.add_argument(
+        "--models", metavar="PATTERN", help="only these, such as 'transformers/*' or 'torchvision/resnet18'"
+    )
     parser.add_argument("--results", type=Path, default=RESULTS, help=f"default: {RESULTS.relative_to(ROOT)}")
     parser.add_argument("--seconds", type=int, default=300, help="of processor time a model (default: %(default)s)")
     parser.add_argument("--memory", type=float, default=14, help="GiB a model (default: %(default)g)")
@@ -260,7 +227,7 @@ def main() -> None:
             with args.results.open("a") as file:
                 file.write(json.dumps(results[name]) + "\n")
             print(f"{i}/{len(wanted)} {name}: {results[name]['status'][:200]}", flush=True)
-    REPORT.write_text(report(names, results))
+    REPORT.write_text(report(names, results, REPORT.read_text() if REPORT.exists() else ""))
 
 
 if __name__ == "__main__":
