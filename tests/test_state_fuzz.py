@@ -74,6 +74,8 @@ CHANGED = [
     ("evaluate", ["model", 3], torch.zeros(1), "['model'] has a key 3, which is no str"),
     ("evaluate", ["model", "0.weight"], torch.zeros(1).to_sparse(), "has a tensor that is no plain array"),
     ("evaluate", ["plan", 1, "shape"], "8x8", "['plan'][1]['shape'] is '8x8' instead of tuple[int, ...]"),
+    ("evaluate", ["plan", 0, "name"], "5", " has a plan with a layer twice"),
+    ("evaluate", ["plan", 0, "x"], 1, " has a plan with 'x', which this version does not know"),
     ("evaluate", ["config", "lr"], "0.1", "['config']['lr'] is '0.1' instead of float"),
     ("evaluate", ["config", "ema"], 3.0, "['config'] cannot be used (--ema is 3.0; it must be at least 0 and below 1)"),
     ("resume", ["rng"], None, " has no 'rng'"),

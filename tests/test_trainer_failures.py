@@ -66,7 +66,7 @@ def test_a_checkpoint_without_space_is_the_old_one(tmp_path, size):
     with pytest.raises(OSError, match="No space left") as caught:
         checkpoints.save_checkpoint(path, {"epoch": 2, "weights": torch.zeros(size)})
     assert caught.value.filename == str(path)
-    assert checkpoints.read_checkpoint(path)["epoch"] == 1
+    assert checkpoints.read_file(path)["epoch"] == 1
     assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]
 
 
@@ -85,7 +85,7 @@ def test_a_checkpoint_that_gets_half_onto_the_disk_is_the_old_one(tmp_path, room
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert caught.value.filename == str(path)
-    assert checkpoints.read_checkpoint(path)["epoch"] == 1
+    assert checkpoints.read_file(path)["epoch"] == 1
     assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]
 
 

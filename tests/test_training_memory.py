@@ -55,7 +55,8 @@ def test_on_a_gpu_the_tensors_count():
 def test_freed_memory_is_kept_unless_the_user_has_set_malloc(variable, kept):
     """By the page faults of writing a large tensor again, in a process of its own."""
     child = (
-        "import resource, torch; from training.watch.environment import keep_freed_memory; print(keep_freed_memory())\n"
+        "from training.watch.environment import keep_freed_memory; print(keep_freed_memory())\n"
+        "import resource, torch, training.engine\n"  # as the trainer does, and with its heap
         "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "write = lambda: torch.ones(64 * 2**20, dtype=torch.uint8)\n"
         "[write() for _ in range(3)]; before = faults(); write(); print(faults() - before)"

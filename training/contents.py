@@ -118,10 +118,11 @@ def _inconsistencies(contents: dict[str, Any]) -> Iterator[str]:
         yield " has a negative epoch, no classes, or an empty input size"
     if not len(mean) == len(std) == size[0] or min(std) <= 0 or not all(map(math.isfinite, (*mean, *std))):
         yield f" has the normalization {normalization}, which is none of {size[0]} channels"
-    known = PlanRow.__annotations__
-    for row in contents["plan"] or ():
-        if row.keys() - known:
-            yield f" has a plan with {sorted(row.keys() - known)[0]!r}, which this version does not know"
+    plan, known = contents["plan"] or (), PlanRow.__annotations__
+    if unknown := {key for row in plan for key in row} - known.keys():
+        yield f" has a plan with {sorted(map(str, unknown))[0]!r}, which this version does not know"
+    if len({row["name"] for row in plan}) < len(plan):
+        yield " has a plan with a layer twice"
     types = {field.name: field.type for field in dataclasses.fields(TrainConfig)}
     for name, value in contents["config"].items():
         if wrong := name in types and mismatch(value, types[name]):
