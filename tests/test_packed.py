@@ -16,6 +16,8 @@ import quantize
 from quantize.expanded import ExpandedLayer
 from quantize.packed import PackedLayer
 
+pytestmark = pytest.mark.core
+
 LAYERS = {
     "conv": (lambda: nn.Conv2d(70, 33, 3, padding=1, bias=False), (2, 70, 9, 7)),
     "bias": (lambda: nn.Conv2d(64, 32, 3, padding=1), (2, 64, 9, 7)),

@@ -13,6 +13,8 @@ from quantize.packed import PackedLayer
 from tools import convert, export_onnx, sensitivity
 from training.checkpoint import read_trained, save_checkpoint
 
+pytestmark = pytest.mark.core
+
 SIZE = (1, 8, 8)
 
 
