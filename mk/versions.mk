@@ -18,7 +18,7 @@ test-core: $(VENV)/installed-test
 # Each requirement of setup.cfg names its lowest version.
 build/versions/lowest.txt: setup.cfg
 	mkdir -p $(@D)
-	sed -n 's/^ \+\([A-Za-z_-]\+\)>=\([^;]*\).*/\1==\2/p' $< | sort -u > $@
+	sed -n 's/^ \+\([A-Za-z_-]\+\)>=/\1==/p' $< | sort -u > $@
 
 build/versions/torch-%.txt:
 	mkdir -p $(@D)

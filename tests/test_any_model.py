@@ -13,6 +13,8 @@ from torch.nn import functional as F
 import quantize
 from quantize.binary.threshold import channel_sums, threshold_start
 
+pytestmark = pytest.mark.core
+
 LEARNED, ZERO = "learned from the input's mean", "0"
 
 

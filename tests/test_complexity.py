@@ -10,6 +10,8 @@ from torch import nn
 import models
 import quantize
 
+pytestmark = pytest.mark.core
+
 # (in, out, kernel, side of the output) of the nine convolutions; the groups; whether layer 4 is 3x3.
 SIDES = (32, 32, 32, 16, 16, 16, 8, 8, 8)
 NIN = (192, 160, 96, 192, 192, 192, 192, 192), (1,) * 9

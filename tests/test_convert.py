@@ -12,6 +12,8 @@ import models
 import quantize
 from quantize.packed.pool import PackedMaxPool2d
 
+pytestmark = pytest.mark.core
+
 
 def test_more_values_than_bits_stay_float_and_the_report_says_so():
     layer = quantize.prepare(nn.Sequential(nn.Conv2d(6, 9, 3)), "dorefa:w_bits=32", keep_float=())

@@ -15,7 +15,7 @@ from training.objective import load_teacher, split_name
 @pytest.fixture(scope="module")
 def teacher_dir(tmp_path_factory):
     """A finished run of the float network."""
-    return train(tmp_path_factory.mktemp("teacher") / "run", arch="tiny", epochs=6, lr=0.01).run_dir
+    return train(tmp_path_factory.mktemp("teacher") / "run", arch="tiny", epochs=6, lr=0.01, batch_size=16).run_dir
 
 
 def test_a_teacher_is_a_checkpoint_a_run_or_plain_weights(tmp_path, teacher_dir):
@@ -39,7 +39,7 @@ def test_a_path_may_have_a_colon(tmp_path, teacher_dir):
 
 def test_a_student_learns_from_the_teacher_alone(tmp_path, teacher_dir):
     """Without one right label: the data's are shuffled."""
-    session = setup(tmp_path / "run", teacher=str(teacher_dir), epochs=6, lr=0.01)
+    session = setup(tmp_path / "run", teacher=str(teacher_dir), epochs=6, lr=0.01, batch_size=16)
     before = {name: value.clone() for name, value in session.teacher.state_dict().items()}
     labels = session.data.train.labels
     labels.copy_(labels[torch.randperm(len(labels))])

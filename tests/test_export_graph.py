@@ -14,6 +14,8 @@ from torch import nn
 
 import quantize
 
+pytestmark = pytest.mark.core
+
 
 @pytest.fixture
 def net() -> nn.Module:

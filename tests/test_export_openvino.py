@@ -8,6 +8,8 @@ from torch import nn
 
 import quantize
 
+pytestmark = pytest.mark.core
+
 openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed")
 
 

@@ -13,6 +13,8 @@ from quantize.export import exporter, parity, standard
 from quantize.export.formats import Format
 from quantize.export.session import create_session
 
+pytestmark = pytest.mark.core
+
 
 @pytest.fixture
 def broken_format(monkeypatch):

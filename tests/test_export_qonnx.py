@@ -17,6 +17,8 @@ import quantize
 from quantize import scheme
 from quantize.export import formats, qonnx
 
+pytestmark = pytest.mark.core
+
 needs_qonnx = pytest.mark.skipif(importlib.util.find_spec("qonnx") is None, reason="the package qonnx is not installed")
 
 

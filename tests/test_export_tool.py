@@ -11,6 +11,8 @@ from tools import export_onnx
 from training import ModelInfo
 from training.data import Normalization
 
+pytestmark = pytest.mark.core
+
 
 @pytest.fixture
 def trained(monkeypatch, tmp_path):

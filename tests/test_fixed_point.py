@@ -27,7 +27,7 @@ def thin_mlp(num_classes=10, in_chans=1, layout="float"):
 def run_dir(tmp_path_factory):
     """A binary run: layers 0 and 9 float, 2 and 5 binary."""
     path = tmp_path_factory.mktemp("runs") / "binary"
-    train(path, epochs=3)
+    train(path, epochs=3, batch_size=16)
     return path
 
 

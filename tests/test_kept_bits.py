@@ -19,7 +19,7 @@ from quantize.kernels import library
 from quantize.schemes.xnor import center_filters, scaled_sign
 from quantize.ste import inside_closed, inside_open, ste_sign, triangle
 
-pytestmark = pytest.mark.skipif(library.load() is None, reason="the native library is not built")
+pytestmark = [pytest.mark.core, pytest.mark.skipif(library.load() is None, reason="the native library is not built")]
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 SPECIAL = [0.0, -0.0, 1.0, -1.0, np.nextafter(1, 2), -np.nextafter(1, 2), np.nan, np.inf, -np.inf, 1e-45, -1e-45]

@@ -11,6 +11,8 @@ from kernel_problems import expected_sums, signs, square
 from quantize import kernels, packing
 from quantize.kernels import Binarize, ConvGeometry, Epilogue, cpu
 
+pytestmark = pytest.mark.core
+
 KERNELS = kernels.available_kernels()
 native = pytest.mark.skipif(not cpu.is_available(), reason="the native library was not built")
 

@@ -9,6 +9,8 @@ from torch.nn import functional as F
 from quantize import kernels, packing
 from quantize.kernels import PoolGeometry, cpu, reference
 
+pytestmark = pytest.mark.core
+
 BACKENDS = [reference, *([cpu] if cpu.is_available() else [])]
 native = pytest.mark.skipif(not cpu.is_available(), reason="the native library was not built")
 backends = pytest.mark.parametrize("backend", BACKENDS, ids=lambda b: b.__name__.rpartition(".")[2])

@@ -14,6 +14,8 @@ from tools.moving_objects.detector import Detector
 from tools.moving_objects.regions import find_regions
 from tools.moving_objects.synthetic import Camera, render
 
+pytestmark = pytest.mark.core
+
 WOMAN = Path(__file__).parents[2] / "shared/data/video/woman.mp4"
 WARM_UP, FRAMES = 30, 100
 

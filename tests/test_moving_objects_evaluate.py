@@ -17,6 +17,8 @@ from tools.moving_objects.box_scores import (
     same_class,
 )
 
+pytestmark = pytest.mark.core
+
 
 def test_iou_of_known_boxes():
     a = np.array([[0, 0, 10, 10], [100, 100, 110, 110]], float)

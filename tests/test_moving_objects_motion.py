@@ -11,6 +11,8 @@ from tools.moving_objects.motion import estimate_motion, grid_points
 from tools.moving_objects.regions import Box, find_regions, join_near
 from tools.moving_objects.synthetic import texture
 
+pytestmark = pytest.mark.core
+
 
 def corners(height, width):
     return np.array([[[0, 0], [width - 1, 0], [0, height - 1], [width - 1, height - 1]]], np.float64)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from quantize.kernels import cpu
 
-pytestmark = pytest.mark.skipif(not cpu.is_available(), reason="the native library was not built")
+pytestmark = [pytest.mark.core, pytest.mark.skipif(not cpu.is_available(), reason="the native library was not built")]
 
 # filters (out, channels a group, kh, kw), options, input (n, h, w)
 SHAPES = {

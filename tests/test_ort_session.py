@@ -11,6 +11,8 @@ import quantize
 from quantize.export import session as sessions
 from quantize.kernels import cpu, library
 
+pytestmark = pytest.mark.core
+
 built = pytest.mark.skipif(not cpu.is_available(), reason="the native library was not built")
 
 # Not what BinaryConv computes, so that one sees whether it ran.

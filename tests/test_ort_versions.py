@@ -20,7 +20,7 @@ from quantize.kernels import cpu
 DATA = Path(__file__).parent / "data"
 POOL = {"kernel_shape": [3, 2], "strides": [2, 2], "pads": [1, 0, 1, 0], "dilations": [1, 1], "ceil_mode": 1}
 
-pytestmark = pytest.mark.skipif(not cpu.is_available(), reason="the native library was not built")
+pytestmark = [pytest.mark.core, pytest.mark.skipif(not cpu.is_available(), reason="the native library was not built")]
 
 
 def every_operator() -> onnx.ModelProto:

@@ -19,6 +19,8 @@ from quantize.packed import PackedLayer, ops
 from quantize.packed.expanded import ExpandedLayer
 from quantize.packed.state import decode_header, encode_header
 
+pytestmark = pytest.mark.core
+
 LAYERS = {
     "conv": (lambda: nn.Conv2d(70, 33, 3, padding=1, bias=False), (2, 70, 9, 7)),
     "bias": (lambda: nn.Conv2d(64, 32, 3, padding=1), (2, 64, 9, 7)),

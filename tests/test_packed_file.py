@@ -14,6 +14,8 @@ from quantize.packed.state import decode_header, encode_header
 from tools import convert, export_onnx, sensitivity
 from training.checkpoint import read_trained, save_checkpoint
 
+pytestmark = pytest.mark.core
+
 SIZE = (1, 8, 8)
 
 

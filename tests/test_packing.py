@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from quantize import packing
 
+pytestmark = pytest.mark.core
+
 
 def words_by_hand(signs: list[float]) -> list[int]:
     """A pixel's words: bit c of word c // 64 is 1 where channel c is +1; as signed 64-bit integers."""

@@ -9,6 +9,8 @@ from torch.nn.utils import parametrizations
 import quantize
 from quantize.planning.plan import find_layers
 
+pytestmark = pytest.mark.core
+
 LEARNED, ZERO = "learned from the input's mean", "0"
 
 

@@ -12,6 +12,8 @@ from torch.utils.tensorboard import SummaryWriter
 from tools import plot_curves
 from tools.plot_curves import Curves
 
+pytestmark = pytest.mark.core
+
 TEST, TRAIN = "-", "--"
 
 

@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 import quantize
 
+pytestmark = pytest.mark.core
+
 X = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
 

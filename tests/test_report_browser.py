@@ -17,7 +17,10 @@ FLAGS = (
 DESK, PHONE = (1280, 900), (390, 844)
 NAMES = ["lenet5_float", "lenet5_xnornet", "a_rather_long_name_of_a_run_" * 3]
 
-pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason="no Chromium with chromedriver here")
+pytestmark = [
+    pytest.mark.core,
+    pytest.mark.skipif(not (BROWSER and DRIVER), reason="no Chromium with chromedriver here"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,8 @@ from torch.func import functional_call
 
 import quantize
 
+pytestmark = pytest.mark.core
+
 LAYERS = {
     "linear": (lambda: nn.Linear(6, 4), (5, 6)),
     "linear_tokens": (lambda: nn.Linear(6, 4, bias=False), (2, 3, 6)),

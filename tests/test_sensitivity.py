@@ -166,7 +166,7 @@ def test_costly_layers():
 def run_dir(tmp_path_factory):
     """A binary run: layers 0 and 9 float, 2 and 5 binary."""
     path = tmp_path_factory.mktemp("runs") / "binary"
-    train(path, epochs=2)
+    train(path, epochs=2, batch_size=16)
     return path
 
 

@@ -16,6 +16,8 @@ from quantize.ste import (
     triangle,
 )
 
+pytestmark = pytest.mark.core
+
 INF, NAN = float("inf"), float("nan")
 SIGNS = [(0.0, 1), (-0.0, 1), (1e-30, 1), (-1e-30, -1), (2.0, 1), (-2.0, -1), (INF, 1), (-INF, -1), (NAN, -1)]
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]

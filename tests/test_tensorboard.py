@@ -20,6 +20,8 @@ import training
 from training import engine
 from training.watch.runlog import read_log
 
+pytestmark = pytest.mark.core
+
 BINARY = ("2", "5")  # the layers of the tiny network
 
 

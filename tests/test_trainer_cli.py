@@ -28,7 +28,7 @@ from training.watch.runlog import read_log
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ("--arch", "tiny_xnornet", "--dataset", "digits")
-pytestmark = pytest.mark.usefixtures("empty_directory")
+pytestmark = [pytest.mark.core, pytest.mark.usefixtures("empty_directory")]
 
 
 @pytest.fixture

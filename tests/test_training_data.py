@@ -12,6 +12,8 @@ from training.data import Augmentation, adapt, datasets, derive_seed, load_data
 from training.data.loaders import MemoryLoader
 from training.data.normalization import PRESETS, Normalization, get_preset, given
 
+pytestmark = pytest.mark.core
+
 CPU = torch.device("cpu")
 
 

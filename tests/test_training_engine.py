@@ -19,9 +19,11 @@ from training import checkpoint as checkpoints
 from training.execution import Execution
 from training.watch.health import first_nonfinite
 
+pytestmark = pytest.mark.core
+
 
 def test_training_learns(tmp_path):
-    session = train(tmp_path / "run", epochs=6, lr=0.01)
+    session = train(tmp_path / "run", epochs=6, lr=0.01, batch_size=16)
     assert session.best_acc1 > 85
     tops = [entry["test"]["top1"] for entry in epochs_of(tmp_path / "run")]
     assert session.best_acc1 == max(tops)
@@ -32,7 +34,7 @@ def test_training_learns(tmp_path):
 
 
 def test_a_run_ends_with_its_best_weights(tmp_path):
-    session = train(tmp_path / "run", epochs=3, lr=0.01, lr_schedule="step", milestones=(2,), gamma=1e4)
+    session = train(tmp_path / "run", epochs=3, lr=0.01, batch_size=16, lr_schedule="step", milestones=(2,), gamma=1e4)
     assert session.best_acc1 > epochs_of(tmp_path / "run")[-1]["test"]["top1"] + 10  # the last epoch spoilt them
     assert training.evaluate(session.model, session.data.test).top1 == session.best_acc1
 

@@ -9,6 +9,8 @@ import quantize
 import training
 from training.model import load_weights, usable
 
+pytestmark = pytest.mark.core
+
 
 @pytest.fixture(scope="module")
 def binary_run(tmp_path_factory):

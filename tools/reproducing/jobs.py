@@ -1,6 +1,7 @@
 """A row of tools/reproducing/targets.py as a run: its name, its flags, and whether a log is one of it."""
 
 import dataclasses
+import functools
 import shlex
 from typing import Any
 
@@ -27,7 +28,7 @@ class Target:
     published: str | None
     float_twin: str | None
 
-    @property
+    @functools.cached_property
     def epochs(self) -> int:
         """Of the whole target."""
         flags = parse_flags(shlex.split(self.flags))
