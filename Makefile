@@ -1,6 +1,7 @@
 # make quickstart   install into $(VENV), train, export and check a 1-bit network (1.5 minutes after the install)
 # make test         install what the tests need, check the style, run all tests
 # make test-native  the C++ library's own tests, under sanitizers, and under qemu for ARM
+# make test-runtimes  exported files in old versions of onnxruntime and in JavaScript, without our library
 # make fuzz-ort     10,000 damaged ONNX files through the library in onnxruntime, under AddressSanitizer
 # make benchmark    measure the kernels against their peers and write READMEs/performance.md
 # make lint-fix     repair the style
@@ -41,6 +42,7 @@ $(VENV)/installed-test: $(VENV)/installed
 	touch $@
 
 include mk/native.mk
+include mk/runtimes.mk
 include mk/benchmark.mk
 
 clean:

@@ -21,8 +21,8 @@ _ERRORS_ONLY = 3
 def custom_ops_library() -> str:
     """The path of the library that brings our kernels into onnxruntime.
 
-    It is what ``SessionOptions.register_custom_ops_library`` takes, in every language that onnxruntime has; the
-    library needs neither Python nor torch.
+    It is what ``SessionOptions.register_custom_ops_library`` takes, in the languages in which onnxruntime has it (C,
+    C++, C#, Java, Python); the library needs neither Python nor torch.
 
     Raises:
         FileNotFoundError: the library was not built.
