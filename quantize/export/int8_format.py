@@ -12,7 +12,7 @@ from ..packed.flow import Flow, trace_flow
 from ..packed.fold import unshuffle_values
 from ..packed.layers import PackedConv1d, PackedConv2d, PackedLayer, PackedLinear
 from ..packed.pool import PackedMaxPool2d
-from . import standard
+from . import standard_format
 from .integers import IntegerConv, IntegerLinear, shuffled
 from .lowering import converted, onnx_node, pool_attributes
 
@@ -21,7 +21,7 @@ def lower(model: nn.Module, batch: Any) -> tuple[nn.Module, nn.Module]:
     """(the model that the file is compared with, the model that is traced)."""
     model = converted(model, batch)
     lowered = copy.deepcopy(model)
-    standard.freeze(lowered)
+    standard_format.freeze(lowered)
     layers = [module for module in lowered.modules() if type(module) in _INTEGER]
     flow = trace_flow(lowered, batch, lambda module: type(module) in _INTEGER)
     inverted = _inverted_bits(layers, flow)

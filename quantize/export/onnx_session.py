@@ -12,7 +12,7 @@ import onnxruntime
 from ..kernels import library
 from ..words import did_you_mean
 from .functions import DOMAIN as XNORKIT
-from .qonnx import DOMAIN as QONNX
+from .qonnx_format import DOMAIN as QONNX
 
 CPU = ("CPUExecutionProvider",)
 _ERRORS_ONLY = 3
