@@ -2,6 +2,7 @@
 # make test           install what the tests need, check the style, run all tests
 # make test-triton    of these, the Triton kernels' through Triton's interpreter
 # make test-native    the C++ library's own tests, under sanitizers, and under qemu for ARM
+# make test-runtimes  exported files in old versions of onnxruntime and in JavaScript, without our library
 # make fuzz-ort       10,000 damaged ONNX files through the library in onnxruntime, under AddressSanitizer
 # make fuzz-state     2,000 checkpoints with a changed structure, opened in every way that files are
 # make benchmark      measure the kernels against their peers and write READMEs/performance.md
@@ -63,6 +64,7 @@ $(VENV)/installed-test: $(INSTALLED_FROM) | $(VENV)/bin/pip
 
 include mk/native.mk
 include mk/versions.mk
+include mk/runtimes.mk
 include mk/benchmark.mk
 include mk/training.mk
 

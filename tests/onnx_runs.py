@@ -10,7 +10,7 @@ from onnx.reference import ReferenceEvaluator
 from torch import Tensor
 
 import quantize
-from quantize.export.qonnx import QonnxSession
+from quantize.export.qonnx_format import QonnxSession
 
 export_standard = functools.partial(quantize.export_onnx, format="standard")
 

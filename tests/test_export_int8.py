@@ -145,6 +145,12 @@ def test_the_largest_sums(channels, padding, operator, tmp_path):
         assert np.count_nonzero(found) == 2 * 2 * 9  # padding counts nothing
 
 
+def test_nothing_is_dequantized_with_one_scale(tmp_path):
+    """onnxruntime 1.21 then rounds the weights of the next convolution to 8 bits."""
+    prepared, x = prepared_layers(lambda: nn.Conv2d(32, 1, 1, bias=False), "xnor", (4, 32, 7, 6))
+    assert check(prepared, x, tmp_path / "net.onnx") == {"ConvInteger": 1}
+
+
 def test_the_sign_of_nan_is_minus_one(tmp_path):
     x = torch.randn(4, 8, 5, 5)
     prepared, _ = converted(nn.Sequential(nn.BatchNorm2d(8), nn.Conv2d(8, 4, 3, padding=1)), x, keep_float=())

@@ -9,9 +9,9 @@ from torch import nn
 
 import quantize
 from quantize import ExportMismatch
-from quantize.export import exporter, parity, standard
+from quantize.export import exporter, parity, standard_format
 from quantize.export.formats import Format
-from quantize.export.session import create_session
+from quantize.export.onnx_session import create_session
 
 pytestmark = pytest.mark.core
 
@@ -21,7 +21,7 @@ def broken_format(monkeypatch):
     """A format that stores one weight of layer "3" with the wrong sign."""
 
     def lower(model: nn.Module, batch) -> tuple[nn.Module, nn.Module]:
-        model, lowered = standard.lower(model, batch)
+        model, lowered = standard_format.lower(model, batch)
         lowered.get_submodule("3").weight_bits.view(-1)[5].neg_()
         return model, lowered
 

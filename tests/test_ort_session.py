@@ -8,7 +8,7 @@ import torch
 from ort_models import Net, expected, random_conv, run
 
 import quantize
-from quantize.export import session as sessions
+from quantize.export import onnx_session as sessions
 from quantize.kernels import cpu, library
 
 pytestmark = pytest.mark.core

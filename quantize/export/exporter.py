@@ -74,11 +74,11 @@ def export_onnx(
         path: the file; an older one is replaced only by one that passed the checks.
         example_input: what the model is called with: a tensor, a tuple of tensors, or a dict for keywords.
             The first dimension of each is the batch.
-        format: "packed": 1 bit a weight; binary layers are functions of domain ``xnorkit``, which any runtime
-            that knows functions inlines, and our kernels compute where they are registered. "standard":
-            operators of the ONNX standard only, on floats, 8 bits a weight. "int8": the converted model in its
-            integer operators, 8 bits a weight, for CPUs without our library. "qonnx": "standard" with the low-bit
-            values as nodes of the QONNX dialect, for FPGA flows. All in opset 21.
+        format: "packed": 1 bit a weight; binary layers are functions of domain ``xnorkit``, which onnxruntime from
+            1.18 on inlines, and our kernels compute where they are registered. "standard": operators of the ONNX
+            standard only, on floats, 8 bits a weight. "int8": the converted model in its integer operators, 8 bits a
+            weight, for CPUs without our library, where onnxruntime is 1.24 or newer. "qonnx": "standard" with the
+            low-bit values as nodes of the QONNX dialect, for FPGA flows. All in opset 21.
         metadata: written into the file, text as it is, anything else as JSON. The schemes and the version
             of xnorkit are always in it.
         dynamic_size: leave the height and width of images open too; the network must take any, so that it has a

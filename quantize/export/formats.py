@@ -7,8 +7,8 @@ from typing import Any
 import onnx_ir as ir
 from torch import nn
 
-from . import int8, packed, qonnx, standard
-from .session import create_session
+from . import int8_format, packed_format, qonnx_format, standard_format
+from .onnx_session import create_session
 
 
 def _leave(program: ir.Model) -> None:
@@ -38,8 +38,8 @@ class Format:
 
 
 FORMATS = {
-    "packed": Format(packed.lower, packed.add_functions),
-    "standard": Format(standard.lower),
-    "int8": Format(int8.lower),
-    "qonnx": Format(qonnx.lower, open=qonnx.QonnxSession, why_unchecked=qonnx.executor_missing),
+    "packed": Format(packed_format.lower, packed_format.add_functions),
+    "standard": Format(standard_format.lower),
+    "int8": Format(int8_format.lower),
+    "qonnx": Format(qonnx_format.lower, open=qonnx_format.QonnxSession, why_unchecked=qonnx_format.executor_missing),
 }

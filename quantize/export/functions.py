@@ -1,8 +1,13 @@
 """The operators of domain "xnorkit" as ONNX functions: what a packed layer is in operators of the standard.
 
 A runtime without our library inlines these bodies and is exact. onnxruntime with the library registered keeps
-the calls and runs its kernels. Between calls of ours, +-1 values are floats in the bodies; the kernels put bits
-into the same tensors, see quantize/csrc/ort/operators.cc.
+the calls and runs its kernels. Between calls of ours, a bit is a float in the bodies, +1/2 or -1/2, and weights are
++2 or -2: so the float of a bit is one subtraction. The kernels put bits into the same tensors, see
+quantize/csrc/ort/operators.cc.
+
+onnxruntime 1.18, the first that knows the opset, and all later ones compute the bodies right (make test-runtimes).
+Hence no arithmetic of bytes, which came with 1.21; and no DequantizeLinear: 1.21 rounds the float weights of the
+operator after one to 8 bits.
 """
 
 import functools
@@ -38,8 +43,9 @@ _WEIGHT = (
   filters = Reshape (used, filter_shape)
   ordered = Transpose <perm = [0, 3, 1, 2]> (filters)
   zero_one = Cast <to = 1> (ordered)
-  zero_two = Add (zero_one, zero_one)
-  weight = Sub (zero_two, plus)
+  half_signs = Sub (zero_one, half)
+  four = Constant <value = float {4.0}> ()
+  weight = Mul (half_signs, four)
 """
 )
 
@@ -61,17 +67,13 @@ _LEVELS = (
 )
 
 _CONSTANTS = """
-  plus = Constant <value = float {1.0}> ()
-  one = Constant <value = uint8 {1}> ()
+  half = Constant <value = float {0.5}> ()
   a_channel = Constant <value_ints = [1, -1, 1, 1]> ()
 """
 
-# {to} = 2 where {x} >= {threshold}, else 0.
 _COMPARE = """
   {to}_threshold = Reshape ({threshold}, a_channel)
-  {to}_above = GreaterOrEqual ({x}, {to}_threshold)
-  {to}_ones = Cast <to = 2> ({to}_above)
-  {to} = Add ({to}_ones, {to}_ones)
+  {to} = GreaterOrEqual ({x}, {to}_threshold)
 """
 
 _TURN = """
@@ -79,9 +81,10 @@ _TURN = """
   turned = Mul (x, turns)
 """
 
-# {to} = {x} - 1 in float. In onnxruntime a Where of floats takes three times as long as one of bytes and this.
-_SIGN = """
-  {to} = DequantizeLinear ({x}, plus, one)
+# In onnxruntime a Where of floats would take three times as long.
+_HALF_SIGN = """
+  {to}_zero_one = Cast <to = 1> ({x})
+  {to} = Sub ({to}_zero_one, half)
 """
 
 # The scale comes first: onnxruntime folds the factor of Mul(sums, scale) into the weights, whose sums are rounded.
@@ -170,7 +173,7 @@ def function(name: str) -> onnx.FunctionProto:
     body = _CONSTANTS + _WEIGHT
     if not from_bits:
         body += _TURN + _COMPARE.format(x="turned", to="bits_in", threshold="threshold")
-        body += _SIGN.format(x="bits_in", to="signs")
+        body += _HALF_SIGN.format(x="bits_in", to="signs")
     scale, bias = ("scale_turned", "bias_turned") if to_bits else ("scale", "bias")
     body += _OUTPUT_TURN * to_bits + _SUMS.format(x="x" if from_bits else "signs", scale=scale)
     body += _INPUT_SCALE * scaled + _BIAS.format(x="scaled_twice" if scaled else "scaled", bias=bias)
@@ -187,7 +190,7 @@ def _ending(parts: str) -> str:
         end, result = f"  positive = Relu ({result})\n", "positive"
     if shuffle:
         end, result = end + _SHUFFLE.format(x=result, to="shuffled"), "shuffled"
-    return end + (_SIGN.format(x=result, to="y") if to_bits else f"  y = Identity ({result})\n")
+    return end + (_HALF_SIGN.format(x=result, to="y") if to_bits else f"  y = Identity ({result})\n")
 
 
 def _parse(name: str, attributes, inputs, body: str) -> onnx.FunctionProto:

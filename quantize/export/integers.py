@@ -6,7 +6,8 @@ signed and the other is not.
 - A convolution that ends in bits is a ``QLinearConv``, uint8 by int8. What turns its sums into bits is a threshold
   on whole numbers: the bias moves it to 0, and a large scale saturates the sum to 0 or 255.
 - One that ends in floats is a ``QLinearConv`` too where 8 bits hold every sum, else a ``ConvInteger``, int8 by
-  uint8, whose sums are int32.
+  uint8, whose sums are int32; onnxruntime has it from 1.24 on and refuses the file before. One with a single output
+  channel is too: onnxruntime 1.21 rounds the weights of a convolution whose input is dequantized with one scale.
 - A linear layer is a ``MatMulInteger``, uint8 by int8.
 
 Bits between layers are 0 and 255 in uint8. Zero padding is padding with the zero point. So where there is any, the
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from .. import packing
 from ..kernels import ConvGeometry
-from ..packed.fold import bisect, shuffle_values
+from ..packed.fold import bisect
 from ..packed.layers import PackedLayer
 from .lowering import BitImages, conv_attributes, onnx_node, turn_of, turned
 
@@ -85,8 +86,8 @@ class _Integer(BitImages):
         """The input: 0 where its sign is -1, else ``high``: 1 (of floats), 2, or 255 (of bits)."""
         if self.folding.input_bits:
             return x if high == _LARGEST else (x & high).to(dtype)
-        ones = _compare(x, self.threshold, self.turn).to(dtype)
-        return ones if high == 1 else ones + ones
+        condition = _compare(x, self.threshold, self.turn)
+        return condition.to(dtype) if high == 1 else _bytes(condition, high).to(dtype)
 
     def finish(self, y: Tensor, input_scale: Tensor | None) -> Tensor:
         """What the layer computes of its scaled sums."""
@@ -113,7 +114,6 @@ class IntegerConv(_Integer):
         weight_bits: +-1 in int8; for ConvInteger 0 and 2 in uint8, whose zero point is 1.
         bias_bits: int32 (out,), the bias of QLinearConv, or None: it is a ConvInteger.
         digit_scale: what one step of QLinearConv's output is worth, of the floats that it stands for.
-        order: which channels are handed on, one after the other, where they are shuffled.
     """
 
     view = (1, -1, 1, 1)
@@ -129,14 +129,13 @@ class IntegerConv(_Integer):
         if self.least_sums is not None:
             least = self.least_sums if self.zero_point else -((-self.least_sums - total) // 2)
             bias = 1 - unit * least
-        elif 2 * count <= _LARGEST * step and count % step == 0:  # (S + count) / step is 0 to 255
+        elif 2 * count <= _LARGEST * step and count % step == 0 and len(signs) > 1:  # (S + count) / step is 0 to 255
             bias = torch.full_like(total, count) if self.zero_point else unit * (count - total) // 2
             self.output_step, self.digit_zero = float(unit), count // step
             scale = _number(1) if self.scale is None else self.scale
             self.register_buffer("digit_scale", step * scale.flatten().expand(len(signs)).contiguous())
         self.register_buffer("bias_bits", bias)
         self.register_buffer("weight_bits", (signs + 1).to(torch.uint8) if bias is None else signs)
-        self.register_buffer("order", order_of(signs, self.folding.shuffle))
 
     def convolve(self, image: Tensor, geometry: ConvGeometry, input_scale: Tensor | None) -> Tensor:
         g = geometry
@@ -147,7 +146,7 @@ class IntegerConv(_Integer):
         else:
             y = self.digits(image, shape, attributes)
             y = y if self.least_sums is not None else self.finish(self.from_digits(y), input_scale)
-        return y if self.order is None else y.index_select(1, self.order)
+        return shuffled(y, self.folding.shuffle)
 
     def sums(self, image: Tensor, shape: tuple[int, ...], attributes: dict[str, Any]) -> Tensor:
         """The sums in int32."""
@@ -212,9 +211,12 @@ def _least_sums(layer: PackedLayer, inverted: Tensor | None) -> tuple[Tensor, Te
     return least.int(), negated
 
 
-def order_of(values: Tensor, groups: int) -> Tensor | None:
-    """Which channels of ``values`` (C, ...) a shuffle of ``groups`` groups takes one after the other."""
-    return shuffle_values(torch.arange(len(values)), groups) if groups > 1 else None
+def shuffled(y: Tensor, groups: int) -> Tensor:
+    """``y`` (N, C, H, W) with the channels of ``groups`` groups interleaved.
+
+    Not by a ``Gather``: OpenVINO, which moves dequantization past one, then computes something else.
+    """
+    return y.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2) if groups > 1 else y
 
 
 def _compare(x: Tensor, threshold: Tensor, turn: Tensor | None) -> Tensor:
@@ -222,7 +224,12 @@ def _compare(x: Tensor, threshold: Tensor, turn: Tensor | None) -> Tensor:
 
 
 def _bits(condition: Tensor) -> Tensor:
-    return torch.where(condition, _number(_LARGEST, torch.uint8), _number(0, torch.uint8))
+    return _bytes(condition, _LARGEST)
+
+
+def _bytes(condition: Tensor, high: int) -> Tensor:
+    """``high`` or 0 in uint8. Not by arithmetic of bytes, which onnxruntime has from 1.21 on."""
+    return torch.where(condition, _number(high, torch.uint8), _number(0, torch.uint8))
 
 
 def _number(value: float, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -1,7 +1,7 @@
 // The operators of domain "xnorkit", and their registration with onnxruntime.
 //
 // A packed ONNX file has a function of each name that it uses, in standard operators; onnxruntime keeps a node whose
-// kernel is registered and inlines the others. quantize/export/packed.py writes such files.
+// kernel is registered and inlines the others. quantize/export/packed_format.py writes such files.
 #include <cinttypes>
 #include <exception>
 #include <map>

@@ -12,8 +12,8 @@ from ..packed.flow import Flow, trace_flow
 from ..packed.fold import unshuffle_values
 from ..packed.layers import PackedConv1d, PackedConv2d, PackedLayer, PackedLinear
 from ..packed.pool import PackedMaxPool2d
-from . import standard
-from .integers import IntegerConv, IntegerLinear, order_of
+from . import standard_format
+from .integers import IntegerConv, IntegerLinear, shuffled
 from .lowering import converted, onnx_node, pool_attributes
 
 
@@ -21,7 +21,7 @@ def lower(model: nn.Module, batch: Any) -> tuple[nn.Module, nn.Module]:
     """(the model that the file is compared with, the model that is traced)."""
     model = converted(model, batch)
     lowered = copy.deepcopy(model)
-    standard.freeze(lowered)
+    standard_format.freeze(lowered)
     layers = [module for module in lowered.modules() if type(module) in _INTEGER]
     flow = trace_flow(lowered, batch, lambda module: type(module) in _INTEGER)
     inverted = _inverted_bits(layers, flow)
@@ -85,14 +85,12 @@ class _IntegerMaxPool(PackedMaxPool2d):
         change = inverted is not None and bool(inverted.any())
         mask = torch.where(inverted, 255, 0).to(torch.uint8).view(1, -1, 1, 1) if change else None
         self.register_buffer("change", mask)
-        self.register_buffer("order", order_of(self.flip, self.shuffle))
 
     def forward(self, input: Tensor) -> Tensor:
         batch, channels, *size = input.shape
         image = input if self.change is None else input ^ self.change
         shape = (batch, channels, *self.output_size(*size))
-        y = onnx_node("MaxPool", [image], pool_attributes(self), shape, torch.uint8)
-        return y if self.order is None else y.index_select(1, self.order)
+        return shuffled(onnx_node("MaxPool", [image], pool_attributes(self), shape, torch.uint8), self.shuffle)
 
 
 _INTEGER = {

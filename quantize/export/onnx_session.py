@@ -12,7 +12,7 @@ import onnxruntime
 from ..kernels import library
 from ..words import did_you_mean
 from .functions import DOMAIN as XNORKIT
-from .qonnx import DOMAIN as QONNX
+from .qonnx_format import DOMAIN as QONNX
 
 CPU = ("CPUExecutionProvider",)
 _ERRORS_ONLY = 3
@@ -21,8 +21,8 @@ _ERRORS_ONLY = 3
 def custom_ops_library() -> str:
     """The path of the library that brings our kernels into onnxruntime.
 
-    It is what ``SessionOptions.register_custom_ops_library`` takes, in every language that onnxruntime has; the
-    library needs neither Python nor torch.
+    It is what ``SessionOptions.register_custom_ops_library`` takes, in the languages in which onnxruntime has it (C,
+    C++, C#, Java, Python); the library needs neither Python nor torch.
 
     Raises:
         FileNotFoundError: the library was not built.

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..binary.quantized_layer import QuantizedLayer
 from ..scheme import FLOAT_BITS, QuantizedWeight, Scheme
-from . import standard
+from . import standard_format
 from .lowering import onnx_node
 
 DOMAIN = "qonnx.custom_op.general"
@@ -34,7 +34,7 @@ def lower(model: nn.Module, batch: Any) -> tuple[nn.Module, nn.Module]:
 
     Raises ValueError where a layer has values that neither ``BipolarQuant`` nor ``Quant`` gives exactly.
     """
-    reference, lowered = standard.lower(model, batch, "qonnx")
+    reference, lowered = standard_format.lower(model, batch, "qonnx")
     layers = [(name, layer) for name, layer in lowered.named_modules() if isinstance(layer, QuantizedLayer)]
     for name, layer in layers:
         try:
