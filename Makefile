@@ -4,6 +4,7 @@
 # make test-native    the C++ library's own tests, under sanitizers, and under qemu for ARM
 # make test-runtimes  exported files in old versions of onnxruntime and in JavaScript, without our library
 # make fuzz-ort       10,000 damaged ONNX files through the library in onnxruntime, under AddressSanitizer
+# make fuzz-graphs    2,000 random networks, converted and exported
 # make fuzz-state     2,000 checkpoints with a changed structure, opened in every way that files are
 # make benchmark      measure the kernels against their peers and write READMEs/performance.md
 # make test-versions  the core of the tests with other versions of the dependencies, from the lowest to the newest

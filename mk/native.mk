@@ -42,3 +42,10 @@ fuzz-ort: build/libxnorkit_asan.so $(VENV)/installed-test
 build/libxnorkit_asan.so: $(LIBRARY_SOURCES) $(LIBRARY_HEADERS)
 	mkdir -p build
 	$(CXX) -O1 -g -shared -fPIC $(NATIVE_FLAGS) $(SANITIZERS) $(LIBRARY_SOURCES) -o $@
+
+# Two thousand random networks, prepared, converted and, a twentieth of them, exported: a quarter of an hour.
+GRAPHS ?= 2000
+
+.PHONY: fuzz-graphs
+fuzz-graphs: $(VENV)/installed-test
+	OMP_NUM_THREADS=1 XNORKIT_GRAPHS=$(GRAPHS) $(BIN)/python -m pytest -q tests/test_random_graphs.py

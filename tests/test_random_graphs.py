@@ -1,9 +1,11 @@
 """Networks that nobody here thought of: prepared, converted and exported, they answer alike.
 
-XNORKIT_GRAPHS=2000 tries so many (make fuzz-graphs); the suite a sample.
+The suite tries a sample; `make fuzz-graphs` 2,000, which XNORKIT_GRAPHS says.
 """
 
 import os
+import tempfile
+from pathlib import Path
 
 import torch
 from converted_models import rows, spread_norms
@@ -63,3 +65,13 @@ def test_a_converted_graph_answers_as_the_prepared_one(graph):
 def test_the_comparison_takes_nothing_back(graph):
     packed = quantize.convert(prepared(graph), images(0))
     assert not [row for row in rows(packed).values() if "answers would differ" in row.note]
+
+
+@settings(SETTINGS, max_examples=max(COUNT // 20, 3))
+@given(graphs())
+def test_an_exported_graph_answers_as_the_prepared_one(graph):
+    """The exporter compares the file with PyTorch before it writes it, and raises where they differ."""
+    graph.returns = "tensor"  # a file has tensors
+    with tempfile.TemporaryDirectory() as folder:
+        report = quantize.export_onnx(prepared(graph), Path(folder) / "graph.onnx", images(0))
+    assert report.parity is not None
