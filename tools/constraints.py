@@ -6,6 +6,7 @@
 Python that setup.cfg allows binds those Pythons alone that it is for; the others take what pip finds.
 """
 
+import argparse
 import configparser
 import sys
 from importlib import metadata
@@ -49,6 +50,7 @@ def constraints(distributions: list[metadata.Distribution], name: str, pythons: 
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     print(HEADER.format(python=".".join(map(str, sys.version_info[:2]))), end="")
     print(*constraints(list(metadata.distributions()), *project()), sep="\n")
 
