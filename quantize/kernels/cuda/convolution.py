@@ -110,7 +110,7 @@ def _sums(
             mask = tl.where(read, tl.where(count < 32, (1 << tl.maximum(count, 0)) - 1, -1), 0)
         a = _expand(signs, mask.to(tl.uint32, bitcast=True))
         b = _expand(taps, tl.full([1, 1], 0xFFFFFFFF, tl.uint32))
-        sums = tl.dot(a, tl.trans(b), sums)
+        sums = tl.dot(a, tl.trans(b), sums, out_dtype=tl.int32)
     return sums
 
 
