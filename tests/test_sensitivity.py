@@ -125,7 +125,7 @@ def test_weights_that_no_layer_uses_are_named_with_the_reason(loader, calibratio
     class Attention(nn.Module):
         def __init__(self):
             super().__init__()
-            self.attention = nn.MultiheadAttention(6, 1, batch_first=True)
+            self.attention = nn.MultiheadAttention(6, 1, batch_first=True, add_bias_kv=True)
             self.fc = nn.Linear(36, CLASSES)
 
         def forward(self, x):

@@ -131,7 +131,7 @@ def binary_rows(model: nn.Module, scheme: str, images: Tensor, **options: Any) -
 def change(model: nn.Module, row: LayerPlan) -> tuple[nn.Module, str, str]:
     """A copy with the layer of ``row`` restored where it is binary, else made binary; what it was and what it is."""
     model = copy.deepcopy(model)
-    layer = model.get_submodule(row.name)
+    layer = dict(model.named_modules()).get(row.name)  # None: a projection, which an attention has once it is binary
     if not isinstance(layer, quantize.BinaryLayer):
         return quantize.apply_plan(model, quantize.Plan([row]), inplace=True), "float", row.scheme
     now = str(layer.scheme)
