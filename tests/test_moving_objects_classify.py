@@ -108,6 +108,7 @@ def checkpoint(tmp_path):
         "config": {},
         "epoch": 1,
         "acc1": 10.0,
+        "versions": {},
     }
     save_checkpoint(tmp_path / "best.pt", contents)
     return model, str(tmp_path / "best.pt")

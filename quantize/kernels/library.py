@@ -6,7 +6,6 @@ The structures and signatures are those of ``csrc/xnorkit.h``.
 import ctypes
 import functools
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -134,13 +133,9 @@ def loaded() -> ctypes.CDLL:
 
 def call(function: str, *arguments) -> None:
     """Calls a function that returns a status; raises :class:`KernelError` with the library's own words."""
-    if _function(function)(*arguments) != 0:
-        raise KernelError(loaded().xk_last_error().decode())
-
-
-@functools.cache
-def _function(name: str) -> Callable[..., int]:
-    return getattr(loaded(), name)
+    library = loaded()
+    if getattr(library, function)(*arguments) != 0:  # ctypes looks a name up once
+        raise KernelError(library.xk_last_error().decode())
 
 
 @functools.cache
