@@ -14,6 +14,7 @@ from .binary.layers import (
     BinaryLayer,
     BinaryLinear,
 )
+from .compact import compact_state, load_compact_state
 from .complexity import LayerCost, Summary, summary
 from .optim import (
     clip_after_step,
@@ -70,6 +71,7 @@ __all__ = [
     "apply_plan",
     "clip_after_step",
     "clip_latent_weights",
+    "compact_state",
     "conversion_report",
     "convert",
     "custom_ops_library",
@@ -77,6 +79,7 @@ __all__ = [
     "export_onnx",
     "get_scheme",
     "list_schemes",
+    "load_compact_state",
     "ort_session",
     "param_groups",
     "plan",

@@ -131,6 +131,14 @@ class Scheme:
         values, scale = self.weight(filters, layer)
         return values if scale is None else values * scale
 
+    def latent_weight(self, values: Tensor, scale: Tensor) -> Tensor:
+        """Filters that :meth:`weight` quantizes to ``values``, which are +-1, and ``scale``, (out, 1, ...).
+
+        The weights that come to a network that is trained on from its bits alone. ``values * scale`` is right where
+        the scale is the mean size of a filter's weights, or there is none.
+        """
+        return values * scale
+
     def input(self, x: Tensor, layer: Layer) -> Tensor:
         """Quantize the layer's input, same shape; the default keeps it in float."""
         return x

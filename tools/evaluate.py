@@ -3,6 +3,7 @@
     python tools/evaluate.py runs/NAME                       the best checkpoint, on the set it was trained on
     python tools/evaluate.py packed.pt --dataset mnist       one of tools/convert.py
     python tools/evaluate.py net.onnx --dataset mnist --data-dir data
+    python tools/evaluate.py lenet5_xnornet --pretrained mnist           a network that comes with the package
     python tools/evaluate.py --compare runs/NAME net.onnx    where two of them disagree, image by image
     python tools/evaluate.py --compare runs/NAME net.onnx --save DIR     with DIR/disagreements.png
 
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from tools.benchmarking.timing import Times
 from tools.command_line import exit_code, positive, tool_parser
-from tools.evaluating.artefacts import Artefact, answers, open_artefact, open_images
+from tools.evaluating.artefacts import Artefact, answers, open_artefact, open_images, open_pretrained
 from tools.evaluating.comparison import COLUMNS, ROWS, compare, contact_sheet
 from training.data import Data
 from training.watch.console import say, skipped_lines
@@ -90,8 +91,12 @@ def run(flags: argparse.Namespace) -> int:
         raise ValueError("--save is for the pictures that --compare finds; give both")
     if flags.save is not None and flags.save.exists() and not flags.save.is_dir():
         raise NotADirectoryError(f"--save {str(flags.save)!r} is a file; name a directory")
-    paths = flags.compare or [flags.model]
-    opened = [open_artefact(path, flags.threads) for path in paths]
+    if flags.pretrained is not None and flags.compare is not None:
+        raise ValueError("--pretrained goes with one network's name; --compare takes files")
+    if flags.pretrained is not None:
+        opened = [open_pretrained(flags.model, flags.pretrained, flags.threads)]
+    else:
+        opened = [open_artefact(path, flags.threads) for path in flags.compare or [flags.model]]
     data, artefacts = open_images(opened, flags.dataset, flags.data_dir, flags.skip_corrupt)
     code = 0
     if flags.compare is not None:
@@ -106,6 +111,7 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = tool_parser(__doc__)
     files = parser.add_mutually_exclusive_group(required=True)
     files.add_argument("model", nargs="?", metavar="MODEL", help="a .pt file, the directory of a run, or an .onnx file")
+    parser.add_argument("--pretrained", metavar="DATASET", help="MODEL names a network of the zoo, trained on it")
     files.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two of them")
     parser.add_argument("--dataset", help="default: the one that it was trained on")
     parser.add_argument("--data-dir", metavar="DIR", help="default: that of the training, or data")

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+import models
 import quantize
 from quantize.planning.plan import LEARNED_FROM_ZERO, NO_THRESHOLD, ZERO
 
@@ -77,6 +78,9 @@ def evaluate_checkpoint(flags: dict[str, Any]) -> Metrics:
     path = flags["evaluate"] or flags.get("resume") or flags.get("pretrained")
     if path in (None, TIMM):
         raise ValueError("--evaluate names no checkpoint; write --evaluate CHECKPOINT")
+    if (arch := flags.get("arch"), path) in models.list_pretrained():
+        tool = f"python tools/evaluate.py {arch} --pretrained {path}"
+        raise ValueError(f"{path!r} names weights of the zoo, which {tool} tests; write --evaluate CHECKPOINT")
     file = find_checkpoint(path, BEST)
     model, info, data, config = open_checkpoint(file, flags, test_only=True, packed=True)
     if is_first():

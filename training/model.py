@@ -35,7 +35,7 @@ def build_model(config: TrainConfig, classes: list[str], images: Tensor) -> tupl
     torch.manual_seed(config.seed)
     from_timm = config.pretrained == TIMM
     model = create_float(config.arch, len(classes), images.shape[1], pretrained=from_timm)
-    weights = None if config.pretrained is None or from_timm else read_weights(config.pretrained)
+    weights = None if config.pretrained is None or from_timm else pretrained_weights(config.arch, config.pretrained)
     if weights is not None:  # before the plan: thresholds start at the means of a trained network's activations
         load_weights(model, usable(weights, model), config.pretrained, len(classes))
     check_shape(model, images, config)
@@ -54,6 +54,8 @@ def create_float(arch: str, classes: int, channels: int, pretrained: bool = Fals
     if not pretrained:
         return models.create_model(arch, schemes=preferred_layouts(), **options)
     if not arch.startswith(TIMM_PREFIX):
+        if zoo := [f"--pretrained {dataset}" for name, dataset in models.list_pretrained() if name == arch]:
+            raise ValueError(f"--pretrained does not say which weights of {arch!r}; write {' or '.join(zoo)}")
         raise ValueError(f"there are no published weights for {arch!r}; give a checkpoint: --pretrained CHECKPOINT")
     try:
         return models.create_model(arch, pretrained=True, **options)
@@ -74,6 +76,16 @@ def check_shape(model: nn.Module, images: Tensor, config: TrainConfig) -> None:
         raise ValueError(f"{config.arch!r} does not take images of shape {shape} ({reason}); {fix}") from error
     finally:
         model.train(training)
+
+
+def pretrained_weights(arch: str, pretrained: str) -> dict[str, Tensor]:
+    """The state_dict that ``--pretrained`` names: of the zoo's ``arch`` for a dataset, else of a file.
+
+    Raises FileNotFoundError or ValueError, in one sentence.
+    """
+    if (arch, pretrained) in models.list_pretrained():
+        return models.create_model(arch, pretrained=pretrained).state_dict()
+    return read_weights(pretrained)
 
 
 def read_weights(path: str) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ Rastegari et al., *XNOR-Net: ImageNet Classification Using Binary Convolutional 
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from .. import kept_bits
@@ -36,6 +37,26 @@ def scaled_sign(filters: Tensor) -> QuantizedWeight:
     return QuantizedWeight(values, size.mean(dim=tuple(range(1, filters.dim())), keepdim=True))
 
 
+def centered_filters(values: Tensor, scale: Tensor) -> Tensor:
+    """Filters W whose :func:`center_filters` C have the signs ``values`` and the mean size ``scale`` a filter.
+
+    At each tap of a filter the weights over the n input channels sum to zero: with p positive and m = n - p negative
+    ones, the positive are ``m t`` and the negative ``-p t``. Clamped to 1, their sizes sum to ``2 p m t`` while the
+    larger size, ``max(p, m) t``, is at most 1, and beyond to ``min(p, m) + p m t``. ``t`` is chosen so that all taps
+    that have both signs have the same mean size, whose mean over the filter is ``scale``. Where all signs of a tap are
+    equal its centred weights are 0, whose sign is +1.
+    """
+    n = values.shape[1]
+    positive = (values > 0).sum(1, keepdim=True).to(values.dtype)
+    negative = n - positive
+    product, fewer = positive * negative, positive.minimum(negative)
+    mixed = (product > 0).to(values.dtype)
+    size = scale * n / mixed.mean(dim=tuple(range(1, values.dim())), keepdim=True).clamp_min(1 / n)  # summed, of a tap
+    product = product.clamp_min(1)
+    t = mixed * (size / (2 * product)).where(size <= 2 * fewer, (size - fewer) / product)
+    return torch.where(values > 0, negative * t, -positive * t)
+
+
 @register_scheme("xnor")
 @dataclass(frozen=True)
 class XNOR(Scheme):
@@ -59,6 +80,9 @@ class XNOR(Scheme):
 
     def weight(self, filters: Tensor, layer: Layer) -> QuantizedWeight:
         return scaled_sign(center_filters(filters) if self.center else filters)
+
+    def latent_weight(self, values: Tensor, scale: Tensor) -> Tensor:
+        return centered_filters(values, scale) if self.center and values.shape[1] > 1 else values * scale
 
     def scaled_weight(self, filters: Tensor, layer: Layer) -> Tensor:
         return kept_bits.scaled_sign(filters, self.center, partial(super().scaled_weight, layer=layer))

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from ..scheme import Layer, QuantizedWeight, Scheme, register_scheme
 from ..ste import inside_closed, ste_sign
 
+SMALLEST = 1e-3  # of a latent weight: its sign must survive
+
 
 @register_scheme("xnorpp")
 @dataclass(frozen=True)
@@ -45,6 +47,10 @@ class XNORPlusPlus(Scheme):
     def weight(self, filters: Tensor, layer: Any) -> QuantizedWeight:
         scale = layer.gamma.reshape((-1,) + (1,) * (filters.dim() - 1))
         return QuantizedWeight(ste_sign(filters, inside_closed), scale)
+
+    def latent_weight(self, values: Tensor, scale: Tensor) -> Tensor:
+        """Gamma is a parameter of its own, which may have become negative or 0."""
+        return values * scale.abs().clamp_min(SMALLEST)
 
     def input(self, x: Tensor, layer: Layer) -> Tensor:
         return ste_sign(x)

@@ -8,6 +8,7 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
+import models
 import quantize
 from quantize.export.onnx_session import uses_domain
 from quantize.export.qonnx_format import DOMAIN as QONNX_DOMAIN
@@ -20,7 +21,7 @@ from training.data import Data, Normalization, load_data
 from training.watch.console import progress
 
 BATCH = 100  # images
-CHECKPOINT, PACKED_FILE, ONNX_FILE = "checkpoint", "packed file", "ONNX file"
+CHECKPOINT, PACKED_FILE, ONNX_FILE, ZOO = "checkpoint", "packed file", "ONNX file", "network of the zoo, packed"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Artefact:
     """A trained classifier.
 
     Attributes:
-        path, kind: the file, and what it is: "checkpoint", "packed file" or "ONNX file".
+        path, kind: the file, and what it is, such as "checkpoint", "packed file" or "ONNX file".
         run: normalized float images (N, C, H, W) -> outputs (N, classes), on the CPU.
         input_size: (channels, height, width).
         classes, normalization, dataset, data_dir: None where the file does not say.
@@ -63,6 +64,15 @@ def open_artefact(path: str | Path, threads: int | None = None, packed: bool = F
     kind = PACKED_FILE if info.packed else CHECKPOINT
     known = {key: info.config.get(key) for key in ("dataset", "data_dir")}
     return Artefact(info.path, kind, _runner(model), info.input_size, info.classes, info.normalization, **known)
+
+
+def open_pretrained(name: str, dataset: str, threads: int | None = None) -> Artefact:
+    """A trained network that comes with the package. Raises ValueError where there is none."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    model, entry = models.create_model(name, pretrained=dataset, packed=True), models.get_pretrained(name, dataset)
+    normalization = Normalization(entry.mean, entry.std)
+    return Artefact(entry.state_path, ZOO, _runner(model), entry.input_size, entry.classes, normalization, dataset)
 
 
 def _runner(model: nn.Module) -> Callable[[Tensor], Tensor]:

@@ -76,7 +76,11 @@ class TrainConfig:
         default_factory=dict,
     )
     pretrained: str | None = _network(
-        "weights to start from; alone: timm's own", metavar="CHECKPOINT", alone="timm", default=None
+        "weights to start from: of a file, or the dataset of a trained network that comes with the package; alone: "
+        "timm's own",
+        metavar="CHECKPOINT",
+        alone="timm",
+        default=None,
     )
 
     dataset: str = _data(
