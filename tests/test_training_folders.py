@@ -8,6 +8,7 @@ from PIL import Image
 
 from training import TrainConfig
 from training.data import imagefolder, load_data
+from training.data.decoded import decode
 from training.data.loaders import StreamLoader
 from training.errors import UnreadablePicture
 
@@ -22,16 +23,16 @@ def test_a_folder_is_decoded_exactly(tmp_path):
     write_pictures(tmp_path)
     classes, train, _ = imagefolder.find_pictures(tmp_path)
     assert classes == ["cat", "dog"]
-    decoded, _ = imagefolder.decode(train, (3, 6, 6))
-    for image, path in zip(decoded.images, train.paths, strict=True):
+    found, _ = decode(train, (3, 6, 6))
+    for image, path in zip(found.images, train.paths, strict=True):
         np.testing.assert_array_equal(image.permute(1, 2, 0), np.asarray(Image.open(path)))
-    assert decoded.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert found.labels.tolist() == [0, 0, 0, 1, 1, 1]
 
 
 def test_pictures_are_cut_to_shape_and_grey_where_wanted(tmp_path):
     write_pictures(tmp_path, size=(10, 20))
     _, train, _ = imagefolder.find_pictures(tmp_path)
-    assert imagefolder.decode(train, (1, 5, 7))[0].images.shape == (6, 1, 5, 7)
+    assert decode(train, (1, 5, 7))[0].images.shape == (6, 1, 5, 7)
 
 
 @pytest.mark.parametrize("file", ["a.png", "a.tif", "a.pgm"])

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from ..config import TrainConfig
 from .augment import AUGMENTATIONS, Augmentation, get_augmentation
 from .datasets import DATASETS, ArraySet, get_dataset
-from .imagefolder import PictureFiles, Pictures, decode, find_pictures
+from .decoded import decode
+from .imagefolder import PictureFiles, Pictures, find_pictures
 from .loaders import ALL, Loader, MemoryLoader, Share, StreamLoader, derive_seed
 from .normalization import PRESETS, Normalization, get_preset, given
 

@@ -1,7 +1,5 @@
 """Any tree of pictures: ``train/<class>/`` and ``val/<class>/`` or ``test/<class>/``."""
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +10,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..errors import UnreadablePicture
-from .datasets import ArraySet
 
 BILINEAR = Image.Resampling.BILINEAR
 
@@ -108,33 +105,6 @@ def to_tensor(picture: Image.Image) -> Tensor:
 def center_fit(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
     """The largest central region of the right shape, resized to ``size``, (height, width)."""
     return ImageOps.fit(picture, size[::-1], BILINEAR)
-
-
-def decode(pictures: Pictures, input_size: tuple[int, int, int], skip: bool = False) -> tuple[ArraySet, list[str]]:
-    """All pictures of a split in memory, decoded by threads (the decoder releases the interpreter lock).
-
-    Beside it the paths of those that cannot be read and are left out, which ``skip`` allows.
-
-    Raises UnreadablePicture without it, and where nothing is left.
-    """
-    channels, *size = input_size
-    images = torch.empty((len(pictures.paths), *input_size), dtype=torch.uint8)
-
-    def read(i: int) -> bool:
-        try:
-            images[i] = to_tensor(center_fit(read_picture(pictures.paths[i], channels), tuple(size)))
-        except UnreadablePicture:
-            if not skip:
-                raise
-            return False
-        return True
-
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        good = torch.tensor(list(threads.map(read, range(len(pictures.paths)))))
-    skipped = [path for path, readable in zip(pictures.paths, good.tolist(), strict=True) if not readable]
-    if len(skipped) == len(good):
-        raise UnreadablePicture(f"none of {len(skipped)} pictures can be read, such as {skipped[0]!r}; replace them")
-    return ArraySet(images[good] if skipped else images, torch.tensor(pictures.labels)[good]), skipped
 
 
 class PictureFiles(Dataset):

@@ -37,10 +37,13 @@ class EpochReport:
     health: dict[str, LayerHealth]
 
 
-def progress(batches: Iterable, total: int, title: str) -> Iterable:
-    """``batches`` under a live bar on a terminal; nothing in a log file, nor in a process that is not the first."""
+def progress(batches: Iterable, total: int, title: str, unit: str = "batch") -> Iterable:
+    """``batches``, or another ``unit``, under a live bar on a terminal; nothing in a log file.
+
+    Nor in a process that is not the first.
+    """
     disable = None if is_first() else True
-    return tqdm(batches, title, total, leave=False, file=sys.stderr, disable=disable, unit="batch")
+    return tqdm(batches, title, total, leave=False, file=sys.stderr, disable=disable, unit=unit)
 
 
 def complexity_lines(cost: quantize.Summary) -> list[str]:
