@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = Path(__file__).parent / "weights"
 REGISTRY = "registry.json"
+SAMPLE_STEP = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Pretrained:
     Attributes:
         name, dataset: which it is, as :func:`create_model` takes them.
         accuracy: top-1 in percent on the test set, of the network as it ships.
+        sample: how many it gets right of every ``SAMPLE_STEP``-th test image, which the tests keep.
         float_accuracy: of its float twin after the same training, or None.
         data: what it was trained and tested on, in words.
         classes: their names, in the order of the outputs.
@@ -44,6 +46,7 @@ class Pretrained:
     name: str
     dataset: str
     accuracy: float
+    sample: int
     float_accuracy: float | None
     data: str
     classes: list[str]

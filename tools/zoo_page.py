@@ -1,0 +1,98 @@
+"""Write READMEs/zoo.md: the trained networks that come with the package, what they reach, weigh and take.
+
+    python tools/zoo_page.py
+
+Accuracies are those of the registry, which tools/ship.py measured; times those that tools/benchmark.py --network has
+kept in READMEs/performance/, one processor beside the other.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import models
+from models import zoo
+from tools.benchmarking.machine import processor
+from tools.benchmarking.page.performance_tables import markdown
+from tools.benchmarking.result import read_result
+from tools.command_line import exit_code, tool_parser
+from tools.reproducing.kept_logs import READMES
+
+HEADER = """# Trained networks
+
+They come with the package, and are written here by `python tools/zoo_page.py` from `models/weights/registry.json`.
+
+```python
+import models
+from PIL import Image
+
+network = models.create_model("lenet5_xnornet", pretrained="mnist", packed=True)
+about = models.get_pretrained("lenet5_xnornet", "mnist")
+digit = network(about.images(Image.new("L", (28, 28)))).argmax()  # any picture, of any size
+print(about.classes[digit], about.onnx_path.name)
+```
+
+`create_model(name, pretrained=dataset)` returns the *binary* network: in evaluation it has the accuracy below as it is, and
+it trains on, from weights made of the bits and their scales. With `packed=True` it is what `quantize.convert` makes of
+it, bits that are computed on. `onnx_path` is the packed ONNX file, for `quantize.ort_session` or any onnxruntime.
+`python tools/evaluate.py NAME --pretrained DATASET` tests one, `python trainer_exp.py --arch NAME --pretrained DATASET` trains
+it on.
+
+*top-1* is that of the last epoch on the whole test set, of the network built from the files that ship, and *float* that of
+its float twin after as many epochs. *state* and *ONNX* are the bytes of the two files, *float bytes* those of the
+parameters in float32. The times are of one image on one thread: the packed ONNX file with our kernels, and the float
+twin in onnxruntime.
+"""
+
+
+def bytes_of(file: str) -> str:
+    return f"{(zoo.WEIGHTS / file).stat().st_size:,}"
+
+
+def row(entry: zoo.Pretrained) -> list[str]:
+    """One network's cells, but for the times."""
+    with_float = "" if entry.float_accuracy is None else f"{entry.float_accuracy:.2f}"
+    network = models.create_model(entry.name, pretrained=entry.dataset)
+    weights = sum(4 * parameter.numel() for parameter in network.parameters())
+    sizes = [bytes_of(entry.state["file"]), bytes_of(entry.onnx["file"]), f"{weights:,}"]
+    log = f"[log](runs/{entry.log})"
+    return [entry.name, entry.data, f"{entry.accuracy:.2f}", with_float, *sizes, str(entry.epochs), entry.date, log]
+
+
+def times() -> list[tuple[str, dict[tuple[str, str], float]]]:
+    """Processor -> (network, side) -> microseconds of one image on one thread, for each that has been measured."""
+    found = []
+    for file in sorted((READMES / "performance").glob("*/networks.json")):
+        result = read_result(file)
+        rows = [row for group in result.groups.values() for row in group if (row.batch, row.threads) == (1, 1)]
+        medians = {(row.case, row.side): row.median_us for row in rows if row.median_us}
+        found.append((processor(result.environment), medians))
+    return found
+
+
+def page() -> str:
+    """The whole page, Markdown."""
+    entries = [models.get_pretrained(*key) for key in models.list_pretrained()]
+    measured = times()
+    header = ["name", "data", "top-1", "float", "state", "ONNX", "float bytes", "epochs", "date", "log"]
+    header += [f"{name}: ms, float ms" for name, _ in measured]
+
+    def cells(entry: zoo.Pretrained) -> list[str]:
+        pairs = [(medians.get((entry.name, side)) for side in ("xnorkit_onnx", "ort_float")) for _, medians in measured]
+        shown = ((f"{us / 1000:.3f}" if us else "-" for us in pair) for pair in pairs)
+        return row(entry) + [", ".join(pair) for pair in shown]
+
+    commands = [f"* `{entry.command}`: {entry.name}, seed {entry.seed}, commit {entry.commit}" for entry in entries]
+    return "\n".join([HEADER, markdown(header, map(cells, entries)), "", "How they were trained:", "", *commands, ""])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code."""
+    tool_parser(__doc__).parse_args(argv)
+    return exit_code("zoo_page", lambda: (READMES / "zoo.md").write_text(page(), encoding="utf-8") and None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
