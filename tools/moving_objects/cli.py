@@ -30,9 +30,8 @@ from tools.command_line import positive
 from .box_scores import GROUPS, Boxes, Scores, evaluate, label_accuracy, read_boxes
 from .classify import CLASSES, TORCHVISION, Classifier, load_classifier
 from .output import DETECTIONS, Recorder, check_windows
-from .pipeline import Pipeline
+from .pipeline import Pipeline, format_summary, summarize
 from .sources import SourceLost, open_source
-from .summary import format_summary, summarize
 
 PROGRAM = "moving_objects"
 WARM_UP = 30  # frames that the background needs, left out of scores
