@@ -35,7 +35,7 @@ ROOMS_OF_QUANTIZE = {
     "schemes": SCHEME,
     "binary": SCHEME | {"sharded"},
     "optim": {"binary"} | CALLING,
-    "packed": {"binary", "scheme"} | BITS | CALLING | WORDS,
+    "packed": {"binary", "scheme", "ste"} | BITS | CALLING | WORDS,
     "planning": {"binary", "scheme", "packed", "sharded"} | CALLING | WORDS,
     "prepare": {"binary", "planning", "scheme", "packed"} | CALLING,
     "compact": {"binary", "packing", "ste"},

@@ -34,16 +34,15 @@ digit = network(about.images(Image.new("L", (28, 28)))).argmax()  # any picture,
 print(about.classes[digit], about.onnx_path.name)
 ```
 
-`create_model(name, pretrained=dataset)` returns the *binary* network: in evaluation it has the accuracy below as it is, and
-it trains on, from weights made of the bits and their scales. With `packed=True` it is what `quantize.convert` makes of
-it, bits that are computed on. `onnx_path` is the packed ONNX file, for `quantize.ort_session` or any onnxruntime.
-`python tools/evaluate.py NAME --pretrained DATASET` tests one, `python trainer_exp.py --arch NAME --pretrained DATASET` trains
-it on.
+`create_model(name, pretrained=dataset)` returns the *binary* network: in evaluation it has the accuracy below as it is,
+and it trains on, from weights made of the bits and their scales. With `packed=True` it is what `quantize.convert` makes
+of it, bits that are computed on. `onnx_path` is the packed ONNX file, for `quantize.ort_session` or any onnxruntime.
+`python tools/evaluate.py NAME --pretrained DATASET` tests one, and
+`python trainer_exp.py --arch NAME --pretrained DATASET` trains it on.
 
-*top-1* is that of the last epoch on the whole test set, of the network built from the files that ship, and *float* that of
-its float twin after as many epochs. *state* and *ONNX* are the bytes of the two files, *float bytes* those of the
-parameters in float32. The times are of one image on one thread: the packed ONNX file with our kernels, and the float
-twin in onnxruntime.
+*top-1* is that of the last epoch on the whole test set, of the network built from the files that ship, and *float* that
+of its float twin. *state* and *ONNX* are the bytes of the two files, *float bytes* those of the parameters in float32.
+The times are of one image on one thread: the packed ONNX file with our kernels, and the float twin in onnxruntime.
 """
 
 

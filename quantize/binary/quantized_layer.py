@@ -57,13 +57,17 @@ class QuantizedLayer(nn.Module):
         Sums of +-1 are integers, exact in float32 up to 2^24. Scale and bias come after them: the packed layer and
         the ONNX file give the same numbers, and a sum of zero stays zero.
         """
-        values, scale = self.quantized_weight()
-        y = self.apply_weight(self.scheme.input(x, self), self.from_filters(values), None, *args)
+        y, scale = self.product(x, *args)
         if scale is not None:
             y = y * self.per_channel(scale)
         if output_scale is not None:
             y = y * output_scale
         return y if self.bias is None else y + self.per_channel(self.bias)
+
+    def product(self, x: Tensor, *args) -> tuple[Tensor, Tensor | None]:
+        """The operation on the quantized input and the values of the weight, and the scale of the weight."""
+        values, scale = self.quantized_weight()
+        return self.apply_weight(self.scheme.input(x, self), self.from_filters(values), None, *args), scale
 
     def quantized_weight(self) -> QuantizedWeight:
         """Low-bit values of the weight and their scale, both in filter layout."""

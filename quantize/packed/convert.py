@@ -1,23 +1,20 @@
 """convert: a trained binary model as inference modules that hold one bit a weight."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Iterable, Sequence
-from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from .. import packing
-from ..binary.adapters import added_zeros, no_padding
 from ..binary.forms import make_plain
 from ..binary.layers import BinaryConv1d, BinaryConv2d, BinaryLayer, BinaryLinear, plain_class
 from ..binary.quantized_layer import channel_dim
 from ..calling import copy_model, evaluation_copy, float_inputs, keeps_random_state
-from ..kernels import ConvGeometry
 from . import fold
+from .as_conv2d import conv2d_form
 from .check import agreeing
 from .expanded import ExpandedLayer, is_converted
 from .flow import Flow, Link, chain, trace_flow
@@ -126,7 +123,7 @@ def pack_layer(layer: BinaryLayer) -> PackedLayer:
     if kind is None:
         raise ValueError(f"{type(layer).__name__} has a forward of its own")
     if kind not in _PACKED:
-        raise ValueError("3-D and transposed convolutions expand their weights")
+        raise ValueError("there is no kernel of 3-D and transposed convolutions")
     if not scheme.signed_input or scheme.weight_bits != 1 or layer.float_weights:
         raise ValueError(f"scheme {str(scheme)!r} has no signs on both sides")
     if not scheme.window_scale and scheme.output_scale(_smallest_input(layer), layer) is not None:
@@ -135,7 +132,7 @@ def pack_layer(layer: BinaryLayer) -> PackedLayer:
     if not bool((values.abs() == 1).all()):
         raise ValueError(f"scheme {str(scheme)!r} has weights other than +-1")
     values = values.reshape(*values.shape[:2], *[1] * (4 - values.dim()), *values.shape[2:])
-    geometry, options = _geometry(layer)
+    geometry, options = conv2d_form(layer)
     return _PACKED[kind](
         geometry,
         packing.pack_weights(values),
@@ -155,39 +152,6 @@ def _smallest_input(layer: BinaryLayer) -> Tensor:
         for k, d in zip(getattr(layer, "kernel_size", ()), getattr(layer, "dilation", ()), strict=True)
     ]
     return layer.weight.new_zeros((1, layer.input_channels, *spans))
-
-
-def _geometry(layer: BinaryLayer) -> tuple[ConvGeometry, dict[str, Any]]:
-    """The layer as a 2-D convolution padded with zeros, and what else it does to its input."""
-    if isinstance(layer, BinaryLinear):
-        return ConvGeometry(layer.in_features, layer.out_features), {}
-    one, none = (1,) * (2 - len(layer.kernel_size)), (0,) * (2 - len(layer.kernel_size))
-    pads = tuple(layer._reversed_padding_repeated_twice)  # (left, right) of the last dimension, then of the one before
-    before, after = pads[-2::-2], pads[::-2]
-    zeros = layer.padding_mode == "zeros"
-    geometry = ConvGeometry(
-        layer.in_channels,
-        layer.out_channels,
-        one + layer.kernel_size,
-        one + layer.stride,
-        (*none, *before, *none, *after) if zeros else (0, 0, 0, 0),
-        one + layer.dilation,
-        layer.groups,
-    )
-    options = {} if zeros else {"padding_mode": layer.padding_mode, "pads": pads}
-    if layer.adapter.pad is not no_padding:
-        options["pad"] = _padding_function(layer)
-    return geometry, options
-
-
-def _padding_function(layer: BinaryLayer):
-    """The adapter's padding without the layer's tensors. ValueError where packed layers cannot do it."""
-    if not isinstance(layer, BinaryConv2d):
-        raise ValueError("a padding of its own is packed for 2-D convolutions only")
-    plain = {name: value for name, value in vars(layer).items() if isinstance(value, (bool, int, float, str, tuple))}
-    pad = functools.partial(layer.adapter.pad, SimpleNamespace(**plain, channel_dim=layer.channel_dim))
-    added_zeros(pad, (32, 32))
-    return pad
 
 
 class _Converter:
@@ -214,11 +178,10 @@ class _Converter:
         try:
             self.packed[layer] = pack_layer(layer)
         except ValueError as no_kernel:
-            layer.note = str(no_kernel)
             try:
-                self.replaced[layer] = ExpandedLayer(layer)
+                self.replaced[layer] = ExpandedLayer(layer, str(no_kernel))
             except ValueError as no_codes:
-                layer.note += f"; {no_codes}: left as it was"
+                layer.note = f"{no_kernel}; {no_codes}: left as it was"
 
     def fuse_input(self, layer: nn.Module) -> None:
         """Make what stands before a packed layer its threshold; where it is a packed layer, hand on its bits."""

@@ -1,7 +1,7 @@
-"""Layers that store their weights in bits and expand them when they run, and whether a model has been converted.
+"""Layers that store their weights in bits as codes, and whether a model has been converted.
 
-For schemes whose input stays float or has more than one bit, for transposed and 3-D convolutions, and for
-whatever else :mod:`quantize.packed` has no kernel.
+Those of several bits compute on the kernels plane by plane (:mod:`.planes`). The others expand their weights when they
+run: schemes whose input stays float, transposed and 3-D convolutions, and whatever else there is no kernel for.
 """
 
 import math
@@ -19,6 +19,7 @@ from ..binary.quantized_layer import QuantizedLayer
 from ..scheme import QuantizedWeight
 from . import ops
 from .layers import PackedLayer
+from .planes import LayerPlanes, has_planes
 from .state import form_problems
 
 
@@ -42,10 +43,11 @@ class ExpandedLayer(QuantizedLayer):
     kind: type[BinaryLayer]
     filter_shape: tuple[int, ...]
     code_bits: int
+    _planes: LayerPlanes | None = None
 
     @torch.no_grad()
-    def __init__(self, layer: BinaryLayer):
-        """Take over all of a layer in evaluation mode but its weight.
+    def __init__(self, layer: BinaryLayer, no_kernel: str):
+        """Take over all of a layer in evaluation mode but its weight; ``no_kernel``: why it is no packed layer.
 
         ValueError where the weight cannot become codes, or the layer uses it in a way of its own.
         """
@@ -61,6 +63,8 @@ class ExpandedLayer(QuantizedLayer):
         self.register_buffer("weight_codes", codes)
         self.register_buffer("weight_levels", levels)
         self.register_buffer("weight_scale", None if scale is None else scale.clone())
+        planes = has_planes(self)
+        self.note = "computes on bits, plane by plane" if planes else f"{no_kernel}: expands its weight at each call"
         if layer.unsettled:  # it is 0 and says nothing
             self.threshold = None
 
@@ -73,6 +77,16 @@ class ExpandedLayer(QuantizedLayer):
     def state_problems(self, state_dict: Mapping[str, Any], prefix: str) -> list[str]:
         """Why the state under ``prefix`` is not one of this layer; what is missing is no problem here."""
         return list(form_problems(self, state_dict, prefix))
+
+    def product(self, x: Tensor, *args) -> tuple[Tensor, Tensor | None]:
+        if args or ops.is_traced(x) or x.dtype is not torch.float32 or not x.numel():
+            return super().product(x, *args)
+        held = self._planes
+        if held is None or held.codes is not self.weight_codes:
+            held = self._planes = LayerPlanes(self, self.weight_codes)
+        if held.weights is None:
+            return super().product(x)
+        return held.convolve(self, x), self.weight_scale
 
     def quantized_weight(self) -> QuantizedWeight:
         bits = packing.bytes_to_bits(self.weight_codes, math.prod(self.filter_shape[1:]) * self.code_bits)
@@ -100,6 +114,14 @@ class ExpandedLayer(QuantizedLayer):
             start = torch.empty_like(saved, device=self.weight_levels.device)
             self.threshold = nn.Parameter(start, requires_grad=False)
         super()._load_from_state_dict(state_dict, prefix, *rest)
+        self._planes = None  # the codes are the same tensor with other values
+
+    def _apply(self, fn, recurse=True):
+        self._planes = None
+        return super()._apply(fn, recurse)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_planes": None}
 
     def extra_repr(self) -> str:
         options = self.kind.float_class.extra_repr(self)

@@ -229,8 +229,8 @@ class PackedLayer(nn.Module):
         if self.pad is not None:
             extra = added_zeros(self.pad, self.image_size(image))
             top, left, bottom, right = (a + b for a, b in zip(self.geometry.padding, extra, strict=True))
-            return _regular(image), dataclasses.replace(self.geometry, padding=(top, left, bottom, right))
-        return _regular(image), self.geometry
+            return regular(image), dataclasses.replace(self.geometry, padding=(top, left, bottom, right))
+        return regular(image), self.geometry
 
     def pad_with_values(self, image: Tensor) -> Tensor:
         """The image with ``pads`` of its own values at its sides."""
@@ -345,7 +345,7 @@ class PackedLayer(nn.Module):
         return ", ".join(parts)
 
 
-def _regular(image: Tensor) -> Tensor:
+def regular(image: Tensor) -> Tensor:
     """``image`` in one of the two memory orders that the kernels read; words in their only one."""
     regular = image.is_contiguous() or image.is_contiguous(memory_format=torch.channels_last)
     return image if regular else image.contiguous()

@@ -51,10 +51,11 @@ def convolve(
         return _empty_output(x, geometry, epilogue)
     if x.dtype is torch.int64:
         return weights.backend.conv2d(x, weights.data, geometry, epilogue)
-    return weights.backend.conv2d_float(x, weights.data, geometry, epilogue, _layout(x), binarize)
+    return weights.backend.conv2d_float(x, weights.data, geometry, epilogue, layout_of(x), binarize)
 
 
-def _layout(x: Tensor) -> Layout:
+def layout_of(x: Tensor) -> Layout:
+    """The memory order of an image, (N, C, H, W)."""
     rows = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
     return "nhwc" if rows else "nchw"
 
@@ -67,7 +68,7 @@ def _empty_output(x: Tensor, g: ConvGeometry, epilogue: Epilogue) -> Tensor:
     if epilogue.output == "bits":
         return x.new_empty((batch, height, width, packing.words_for(g.out_channels)), dtype=torch.int64)
     result = x.new_empty((batch, g.out_channels, height, width), dtype=torch.float32 if packed else x.dtype)
-    rows = not packed and _layout(x) == "nhwc"
+    rows = not packed and layout_of(x) == "nhwc"
     return result.contiguous(memory_format=torch.channels_last) if rows else result
 
 

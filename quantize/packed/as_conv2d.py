@@ -1,0 +1,60 @@
+"""Linear layers and convolutions of one and two dimensions as the one operation of the kernels, a 2-D convolution."""
+
+import functools
+from types import SimpleNamespace
+from typing import Any
+
+from torch import Tensor
+
+from ..binary.adapters import added_zeros, no_padding
+from ..binary.quantized_layer import QuantizedLayer
+from ..kernels import ConvGeometry
+
+
+def conv2d_form(layer: QuantizedLayer) -> tuple[ConvGeometry, dict[str, Any]]:
+    """The layer as a 2-D convolution padded with zeros, and what else it does to its input."""
+    if not layer.kernel_size:
+        return ConvGeometry(layer.in_features, layer.out_features), {}
+    one, none = (1,) * (2 - len(layer.kernel_size)), (0,) * (2 - len(layer.kernel_size))
+    pads = tuple(layer._reversed_padding_repeated_twice)  # (left, right) of the last dimension, then of the one before
+    before, after = pads[-2::-2], pads[::-2]
+    zeros = layer.padding_mode == "zeros"
+    geometry = ConvGeometry(
+        layer.in_channels,
+        layer.out_channels,
+        one + layer.kernel_size,
+        one + layer.stride,
+        (*none, *before, *none, *after) if zeros else (0, 0, 0, 0),
+        one + layer.dilation,
+        layer.groups,
+    )
+    options = {} if zeros else {"padding_mode": layer.padding_mode, "pads": pads}
+    if layer.adapter.pad is not no_padding:
+        options["pad"] = _padding_function(layer)
+    return geometry, options
+
+
+def _padding_function(layer: QuantizedLayer):
+    """The adapter's padding without the layer's tensors. ValueError where packed layers cannot do it."""
+    if len(layer.kernel_size) != 2:
+        raise ValueError("a padding of its own is packed for 2-D convolutions only")
+    plain = {name: value for name, value in vars(layer).items() if isinstance(value, (bool, int, float, str, tuple))}
+    pad = functools.partial(layer.adapter.pad, SimpleNamespace(**plain, channel_dim=layer.channel_dim))
+    added_zeros(pad, (32, 32))
+    return pad
+
+
+def to_image(layer: QuantizedLayer, x: Tensor) -> Tensor:
+    """The input of a layer as (N, C, H, W): a linear layer's rows are the pixels of one image."""
+    if not layer.kernel_size:
+        return x.reshape(1, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)
+    batch = x if x.dim() == len(layer.kernel_size) + 2 else x.unsqueeze(0)
+    return batch if len(layer.kernel_size) == 2 else batch.unsqueeze(2)
+
+
+def from_image(layer: QuantizedLayer, y: Tensor, x: Tensor) -> Tensor:
+    """An output (N, C', H', W') in the shape that belongs to the input ``x``."""
+    if not layer.kernel_size:
+        return y.permute(0, 2, 3, 1).reshape(*x.shape[:-1], y.shape[1])
+    batch = y if len(layer.kernel_size) == 2 else y.squeeze(2)
+    return batch if x.dim() == len(layer.kernel_size) + 2 else batch.squeeze(0)
