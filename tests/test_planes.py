@@ -44,7 +44,7 @@ def converted(name: str, scheme: str):
 def on_bits(model: nn.Module) -> bool:
     """Whether the only layer that stores codes has computed plane by plane."""
     (layer,) = (module for module in model.modules() if isinstance(module, ExpandedLayer))
-    return layer._planes.weights is not None
+    return layer._planes.form is not None
 
 
 def formula(layer: quantize.BinaryLayer, x: torch.Tensor, bits: int) -> torch.Tensor:
@@ -77,7 +77,7 @@ def test_planes_compute_the_formula(name, w_bits, a_bits):
 def test_every_kernel(name, kernel, monkeypatch):
     monkeypatch.setenv("XNORKIT_KERNEL", kernel)
     prepared, packed, x = converted(name, "dorefa:w_bits=2,a_bits=2")
-    assert kernels.kernel_name(packed[0]._planes.weights.weights) == kernel
+    assert kernels.kernel_name(packed[0]._planes.form.planes.weights) == kernel
     torch.testing.assert_close(packed(x).double(), formula(prepared[0], x, 2), rtol=1e-6, atol=1e-6)
 
 
@@ -101,8 +101,9 @@ def test_signs_with_a_scale_of_the_output(name):
     ("layer", "shape", "scheme"),
     [
         (nn.Conv2d(4, 6, 3, padding=2, padding_mode="reflect"), (1, 4, 6, 6), "dorefa"),
-        (nn.ConvTranspose2d(4, 6, 3), (1, 4, 6, 6), "dorefa"),
-        (nn.Conv3d(4, 6, 3), (1, 4, 5, 5, 5), "dorefa"),
+        (nn.ConvTranspose2d(4, 6, 3, dilation=2), (1, 4, 6, 6), "dorefa"),
+        (nn.ConvTranspose3d(4, 6, 3), (1, 4, 5, 5, 5), "xnor"),
+        (nn.Conv3d(4, 6, 3, padding=1, padding_mode="circular"), (1, 4, 5, 5, 5), "xnor"),
         (
             nn.Conv2d(4, 6, 3),
             (1, 4, 6, 6),
@@ -120,6 +121,65 @@ def test_what_expands(layer, shape, scheme):
     found = packed(x)
     assert not on_bits(packed)
     torch.testing.assert_close(found, prepared(x))
+
+
+def agrees(layer: nn.Module, shape: tuple[int, ...], scheme: str) -> None:
+    """A converted layer gives what the prepared one gives, and computes on bits."""
+    x = torch.rand(shape) * 1.4 - 0.2
+    prepared = quantize.prepare(nn.Sequential(layer), scheme, x, keep_float=()).eval()
+    packed = quantize.convert(prepared, x, check=False)
+    torch.testing.assert_close(packed(x), prepared(x), rtol=1e-4, atol=1e-5)
+    assert on_bits(packed)
+
+
+@needs_library
+@pytest.mark.parametrize("scheme", ["xnor", "dorefa:w_bits=2,a_bits=2"])
+@pytest.mark.parametrize("stride", [1, 2, 3, (1, 3)])
+@pytest.mark.parametrize("kernel", [1, 2, 3, 4, 5, (4, 1)])
+def test_transposed_convolutions(kernel, stride, scheme):
+    """Taps and strides that divide each other and that do not, down to fewer taps than the stride."""
+    options = {"groups": 2, "stride": stride}
+    largest = stride if isinstance(stride, int) else min(stride)
+    for padding, more in itertools.product(range(min(3, torch.tensor(kernel).min())), range(largest)):
+        layer = nn.ConvTranspose2d(4, 6, kernel, padding=padding, output_padding=more, **options)
+        agrees(layer, (2, 4, 4, 5), scheme)
+
+
+@needs_library
+@pytest.mark.parametrize("scheme", ["xnor", "bireal", "dorefa"])
+def test_transposed_convolutions_of_one_dimension(scheme):
+    for shape in ((2, 5, 7), (5, 1)):
+        agrees(nn.ConvTranspose1d(5, 6, 4, stride=2, padding=1), shape, scheme)
+
+
+@needs_library
+@pytest.mark.parametrize("scheme", ["xnor", "dorefa:w_bits=2,a_bits=2"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_size": 3},
+        {"kernel_size": 3, "padding": 1},
+        {"kernel_size": (2, 3, 1), "stride": (2, 1, 3), "padding": (1, 2, 0)},
+        {"kernel_size": 3, "dilation": (2, 1, 2), "padding": (3, 0, 2), "groups": 2},
+        {"kernel_size": (4, 2, 2), "padding": "same"},
+        {"kernel_size": (1, 3, 3), "stride": 2, "bias": False},
+        {"kernel_size": (5, 1, 1), "stride": (3, 1, 1), "padding": (4, 0, 0)},
+    ],
+    ids=str,
+)
+def test_convolutions_of_three_dimensions(options, scheme):
+    agrees(nn.Conv3d(4, 6, **options), (2, 4, 6, 7, 6), scheme)
+    agrees(nn.Conv3d(4, 6, **options), (4, 5, 6, 6), scheme)
+
+
+@needs_library
+def test_a_transposed_convolution_to_a_size_expands():
+    """An output_size may have another one each time."""
+    x = torch.rand(1, 4, 5, 5)
+    prepared = quantize.prepare(nn.Sequential(nn.ConvTranspose2d(4, 6, 3, stride=2)), "xnor", x, keep_float=()).eval()
+    packed = quantize.convert(prepared, x)
+    for size in ((11, 11), (12, 11)):
+        torch.testing.assert_close(packed[0](x, output_size=size), prepared[0](x, output_size=size))
 
 
 @needs_library

@@ -4,8 +4,6 @@ import functools
 from types import SimpleNamespace
 from typing import Any
 
-from torch import Tensor
-
 from ..binary.adapters import added_zeros, no_padding
 from ..binary.quantized_layer import QuantizedLayer
 from ..kernels import ConvGeometry
@@ -42,19 +40,3 @@ def _padding_function(layer: QuantizedLayer):
     pad = functools.partial(layer.adapter.pad, SimpleNamespace(**plain, channel_dim=layer.channel_dim))
     added_zeros(pad, (32, 32))
     return pad
-
-
-def to_image(layer: QuantizedLayer, x: Tensor) -> Tensor:
-    """The input of a layer as (N, C, H, W): a linear layer's rows are the pixels of one image."""
-    if not layer.kernel_size:
-        return x.reshape(1, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)
-    batch = x if x.dim() == len(layer.kernel_size) + 2 else x.unsqueeze(0)
-    return batch if len(layer.kernel_size) == 2 else batch.unsqueeze(2)
-
-
-def from_image(layer: QuantizedLayer, y: Tensor, x: Tensor) -> Tensor:
-    """An output (N, C', H', W') in the shape that belongs to the input ``x``."""
-    if not layer.kernel_size:
-        return y.permute(0, 2, 3, 1).reshape(*x.shape[:-1], y.shape[1])
-    batch = y if len(layer.kernel_size) == 2 else y.squeeze(2)
-    return batch if x.dim() == len(layer.kernel_size) + 2 else batch.squeeze(0)

@@ -84,7 +84,7 @@ class ExpandedLayer(QuantizedLayer):
         held = self._planes
         if held is None or held.codes is not self.weight_codes:
             held = self._planes = LayerPlanes(self, self.weight_codes)
-        if held.weights is None:
+        if held.form is None:
             return super().product(x)
         return held.convolve(self, x), self.weight_scale
 
