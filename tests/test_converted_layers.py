@@ -106,3 +106,17 @@ def test_a_state_goes_back_where_no_batch_has_set_the_threshold():
 def test_a_frozen_threshold_that_no_batch_has_set_is_no_parameter():
     net = quantize.prepare(nn.Sequential(nn.Linear(6, 3)), "xnor", keep_float=()).requires_grad_(False)
     assert quantize.summary(net, torch.randn(2, 6)).parameters == 0
+
+
+@pytest.mark.parametrize("count", [1, 7, 64, 75, 512])
+@pytest.mark.parametrize(
+    ("scheme", "levels"),
+    [("bwn", 2), ("ternary", 4), ("dorefa:w_bits=3,a_bits=32", 8), ("dorefa:w_bits=2,a_bits=32", 4)],
+)
+def test_weights_come_back_exactly(scheme, levels, count):
+    """Through signs of whole words, where levels are even, and code by code: for rows of any number of bits."""
+    prepared = quantize.prepare(nn.Sequential(nn.Linear(count, 5)), scheme, torch.randn(2, count), keep_float=()).eval()
+    packed = quantize.convert(prepared, torch.randn(2, count))
+    assert packed[0].weight_levels.shape == (levels,)
+    for found, expected in zip(packed[0].quantized_weight(), prepared[0].quantized_weight(), strict=True):
+        assert (found is expected is None) or torch.equal(found, expected)

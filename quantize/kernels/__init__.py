@@ -12,6 +12,7 @@ import warnings
 import torch
 from torch import Tensor
 
+from .. import packing
 from . import cpu, cpu_signs, library, reference
 from .backend import Backend, PreparedWeights
 from .epilogue import PLAIN, Binarize, Epilogue, Layout, Output
@@ -36,6 +37,7 @@ __all__ = [
     "max_pool2d",
     "pack",
     "prepare_weights",
+    "signs_of_rows",
     "training_backend",
     "weights_of_tensor",
 ]
@@ -111,6 +113,13 @@ def weights_of_tensor(data: Tensor) -> PreparedWeights:
     if data.dtype is torch.int32:
         return PreparedWeights(_triton(), data)
     return PreparedWeights(cpu if data.dim() == 1 else reference, data)
+
+
+def signs_of_rows(dense: Tensor, count: int) -> Tensor:
+    """The first ``count`` bits of dense rows, uint8 (rows, bytes), as float32 (rows, count): +1 where set, else -1."""
+    if dense.numel() and dense.device.type == "cpu" and _choose(None, dense) is cpu:
+        return cpu_signs.signs_of_rows(dense, count)
+    return packing.bytes_to_bits(dense, count).float() * 2 - 1
 
 
 # One call each, of a caller without a layer that holds the parts together.

@@ -5,6 +5,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from . import library
 from .training import MemoryOrder, is_plain, memory_order
@@ -47,6 +48,14 @@ def signs(positive: Tensor, order: MemoryOrder) -> Tensor:
     values = order.empty()
     _call("xk_signs", positive, values.numel(), values)
     return values
+
+
+def signs_of_rows(dense: Tensor, count: int) -> Tensor:
+    """+1 where a bit is set, else -1: of dense rows, uint8 (rows, bytes), the first ``count`` bits, float32."""
+    words = F.pad(dense, (0, -dense.shape[1] % (_WORD // 8))).view(torch.int64)
+    values = torch.empty((len(words), words.shape[1] * _WORD))
+    _call("xk_signs", words, values.numel(), values)
+    return values[:, :count]
 
 
 def pass_inside(gradient: Tensor, inside: Tensor, order: MemoryOrder) -> Tensor:
