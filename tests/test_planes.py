@@ -44,7 +44,7 @@ def converted(name: str, scheme: str):
 def on_bits(model: nn.Module) -> bool:
     """Whether the only layer that stores codes has computed plane by plane."""
     (layer,) = (module for module in model.modules() if isinstance(module, ExpandedLayer))
-    return layer._planes.form is not None
+    return layer._on_bits.form is not None
 
 
 def formula(layer: quantize.BinaryLayer, x: torch.Tensor, bits: int) -> torch.Tensor:
@@ -77,7 +77,7 @@ def test_planes_compute_the_formula(name, w_bits, a_bits):
 def test_every_kernel(name, kernel, monkeypatch):
     monkeypatch.setenv("XNORKIT_KERNEL", kernel)
     prepared, packed, x = converted(name, "dorefa:w_bits=2,a_bits=2")
-    assert kernels.kernel_name(packed[0]._planes.form.planes.weights) == kernel
+    assert kernels.kernel_name(packed[0]._on_bits.form.planes.weights) == kernel
     torch.testing.assert_close(packed(x).double(), formula(prepared[0], x, 2), rtol=1e-6, atol=1e-6)
 
 
@@ -111,7 +111,6 @@ def test_signs_with_a_scale_of_the_output(name):
         ),  # 16 convolutions take longer than one of floats
         (nn.Conv2d(4, 6, 3), (1, 4, 6, 6), "dorefa:w_bits=1,a_bits=8"),
         (nn.Conv2d(4, 6, 3), (1, 4, 6, 6), "dorefa:w_bits=1,a_bits=32"),
-        (nn.Linear(4, 6), (2, 4), "bwn"),
     ],
 )
 def test_what_expands(layer, shape, scheme):

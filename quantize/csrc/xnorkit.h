@@ -174,6 +174,15 @@ XK_API int32_t xk_scaled_sign_gradient(const xk_filters* filters, const float* g
                                        const uint64_t* positive, const uint64_t* inside, float* result,
                                        const xk_parallel* parallel);
 
+/* Linear layers whose input stays float: y[row][o] = sum of x[row][i] over the set bits of filter o, less that over the
+ * others, in float. Weights are made of dense ones, [outputs][ceil(inputs / 8)] bytes, for the kernel that XNORKIT_KERNEL
+ * names or this machine prefers. */
+XK_API int32_t xk_lookup_size(int64_t inputs, int64_t outputs, size_t* bytes);
+XK_API int32_t xk_lookup_pack(int64_t inputs, int64_t outputs, const uint8_t* dense, size_t dense_bytes, void* weights,
+                              size_t bytes);
+XK_API int32_t xk_lookup(int64_t rows, int64_t inputs, int64_t outputs, const float* x, const void* weights,
+                         size_t weights_bytes, float* y, const xk_parallel* parallel);
+
 #ifdef __cplusplus
 }
 #endif

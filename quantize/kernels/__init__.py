@@ -33,6 +33,7 @@ __all__ = [
     "conv2d",
     "conv2d_float",
     "dense_weights",
+    "is_native",
     "kernel_name",
     "max_pool2d",
     "pack",
@@ -115,9 +116,14 @@ def weights_of_tensor(data: Tensor) -> PreparedWeights:
     return PreparedWeights(cpu if data.dim() == 1 else reference, data)
 
 
+def is_native(tensor: Tensor) -> bool:
+    """Whether the native library computes on tensors such as this."""
+    return _choose(None, tensor) is cpu
+
+
 def signs_of_rows(dense: Tensor, count: int) -> Tensor:
     """The first ``count`` bits of dense rows, uint8 (rows, bytes), as float32 (rows, count): +1 where set, else -1."""
-    if dense.numel() and dense.device.type == "cpu" and _choose(None, dense) is cpu:
+    if dense.numel() and is_native(dense):
         return cpu_signs.signs_of_rows(dense, count)
     return packing.bytes_to_bits(dense, count).float() * 2 - 1
 

@@ -228,3 +228,31 @@ def max_pool2d(words: Tensor, channels: int, geometry: PoolGeometry, flip: Tenso
     result = torch.empty((batch, *geometry.output, words.shape[3]), dtype=torch.int64)
     library.call("xk_max_pool", ctypes.byref(shape), bits, flips, result.data_ptr(), library.parallel())
     return result
+
+
+# Linear layers whose input stays float.
+
+
+def prepare_lookup(dense: Tensor, inputs: int) -> Tensor:
+    """Dense rows of signs, uint8 (outputs, bytes), for :func:`look_up`: uint8 (bytes,), with a header of their own."""
+    outputs, count = len(dense), library.SIZE()
+    source = _address("weights", dense, torch.uint8, (outputs, -(-inputs // 8)))
+    library.call("xk_lookup_size", inputs, outputs, ctypes.byref(count))
+    weights = torch.empty(count.value, dtype=torch.uint8)
+    library.call("xk_lookup_pack", inputs, outputs, source, dense.numel(), weights.data_ptr(), count)
+    return weights
+
+
+def look_up(x: Tensor, weights: Tensor, outputs: int) -> Tensor:
+    """Floats (rows, inputs) times signs of :func:`prepare_lookup`: float32 (rows, outputs)."""
+    rows, inputs = x.shape
+    source = _address("x", x, torch.float32, (rows, inputs))
+    prepared, count = _address("weights", weights, torch.uint8, (weights.numel(),)), weights.numel()
+    y = torch.empty((rows, outputs))
+    library.call("xk_lookup", rows, inputs, outputs, source, prepared, count, y.data_ptr(), library.parallel())
+    return y
+
+
+def lookup_kernel(weights: Tensor) -> str:
+    """The kernel that weights of :func:`prepare_lookup` are for, which their header names."""
+    return bytes(weights[8:24].numpy()).rstrip(b"\0").decode()

@@ -19,6 +19,7 @@ from ..binary.quantized_layer import QuantizedLayer
 from ..scheme import QuantizedWeight
 from . import ops
 from .layers import PackedLayer
+from .lookup import MOST_ROWS, EvenLevels, LookedUp, has_lookup
 from .planes import LayerPlanes, has_planes
 from .state import form_problems
 
@@ -43,7 +44,7 @@ class ExpandedLayer(QuantizedLayer):
     kind: type[BinaryLayer]
     filter_shape: tuple[int, ...]
     code_bits: int
-    _planes: LayerPlanes | None = None
+    _on_bits: LayerPlanes | LookedUp | None = None
 
     @torch.no_grad()
     def __init__(self, layer: BinaryLayer, no_kernel: str):
@@ -63,8 +64,7 @@ class ExpandedLayer(QuantizedLayer):
         self.register_buffer("weight_codes", codes)
         self.register_buffer("weight_levels", levels)
         self.register_buffer("weight_scale", None if scale is None else scale.clone())
-        planes = has_planes(self)
-        self.note = "computes on bits, plane by plane" if planes else f"{no_kernel}: expands its weight at each call"
+        self.note = _computing(self) or f"{no_kernel}: expands its weight at each call"
         if layer.unsettled:  # it is 0 and says nothing
             self.threshold = None
 
@@ -81,12 +81,17 @@ class ExpandedLayer(QuantizedLayer):
     def product(self, x: Tensor, *args) -> tuple[Tensor, Tensor | None]:
         if args or ops.is_traced(x) or x.dtype is not torch.float32 or not x.numel():
             return super().product(x, *args)
-        held = self._planes
+        held = self._on_bits
         if held is None or held.codes is not self.weight_codes:
-            held = self._planes = LayerPlanes(self, self.weight_codes)
-        if held.form is None:
-            return super().product(x)
-        return held.convolve(self, x), self.weight_scale
+            held = self._on_bits = self._find_bits()
+        y = held.compute(self, x)
+        return super().product(x) if y is None else (y, self.weight_scale)
+
+    def _find_bits(self) -> LayerPlanes | LookedUp:
+        """What computes on the bits that there are now: they are moved, loaded, and lent by functional_call."""
+        if has_lookup(self):
+            return LookedUp(self, self.weight_codes, self.code_bits, self.weight_levels)
+        return LayerPlanes(self, self.weight_codes)
 
     def quantized_weight(self) -> QuantizedWeight:
         count, traced = math.prod(self.filter_shape[1:]), ops.is_traced(self.weight_codes)
@@ -115,14 +120,14 @@ class ExpandedLayer(QuantizedLayer):
             start = torch.empty_like(saved, device=self.weight_levels.device)
             self.threshold = nn.Parameter(start, requires_grad=False)
         super()._load_from_state_dict(state_dict, prefix, *rest)
-        self._planes = None  # the codes are the same tensor with other values
+        self._on_bits = None  # the codes are the same tensor with other values
 
     def _apply(self, fn, recurse=True):
-        self._planes = None
+        self._on_bits = None
         return super()._apply(fn, recurse)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_planes": None}
+        return {**self.__dict__, "_on_bits": None}
 
     def extra_repr(self) -> str:
         options = self.kind.float_class.extra_repr(self)
@@ -155,21 +160,21 @@ def _levels_by_codes(stored: Tensor, count: int, bits: int, levels: Tensor) -> T
 
 
 def _levels_by_signs(stored: Tensor, count: int, bits: int, levels: Tensor) -> Tensor | None:
-    """The same in a twentieth of the time, where the levels are even and come out exactly; else None.
-
-    A code is ``sum_j 2^j (s_j + 1) / 2`` with the signs s_j of its bits.
-    """
-    if levels.dtype is not torch.float32:
-        return None
-    if levels.tolist() == [-1.0, 1.0]:
+    """The same in a twentieth of the time, where the levels are even; else None."""
+    if levels.dtype is torch.float32 and levels.tolist() == [-1.0, 1.0]:
         return kernels.signs_of_rows(stored, count)
-    order = torch.arange(bits, device=levels.device)
-    weights = (levels[1] - levels[0]) / 2 * 2**order
-    middle = levels[0] + weights.sum()
-    signs = 2 * (torch.arange(2**bits, device=levels.device)[:, None] >> order & 1) - 1
-    if not torch.equal(signs.float() @ weights + middle, levels):
+    even = EvenLevels.of(levels)
+    if even is None:
         return None
-    return torch.mv(kernels.signs_of_rows(stored, count * bits).reshape(-1, bits), weights).add_(middle).view(-1, count)
+    signs = kernels.signs_of_rows(stored, count * bits).reshape(-1, bits)
+    return torch.mv(signs, even.weights).add_(even.middle).view(-1, count)
+
+
+def _computing(layer: ExpandedLayer) -> str:
+    """How it computes on bits; "" where it does not."""
+    if has_lookup(layer):
+        return f"looks sums up by its bits, of up to {MOST_ROWS} rows"
+    return "computes on bits, plane by plane" if has_planes(layer) else ""
 
 
 def is_converted(model: nn.Module) -> bool:

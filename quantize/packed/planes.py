@@ -43,8 +43,13 @@ class LayerPlanes:
         if weights is not None:
             self.form = form_of(layer, weights)
 
-    def convolve(self, layer: QuantizedLayer, x: Tensor) -> Tensor:
-        """``layer.apply_weight`` of the quantized ``x``, which is less the threshold, and the values of the weight."""
+    def compute(self, layer: QuantizedLayer, x: Tensor) -> Tensor | None:
+        """The layer's operation on the quantized ``x``, which is less the threshold, and the values of its weight.
+
+        None where it has to expand it.
+        """
+        if self.form is None:
+            return None
         batch = to_batch(layer, x)
         if layer.scheme.signed_input:
             y = self.form.weighted_sums(batch, 1, Binarize()).div_(self.largest)

@@ -31,6 +31,8 @@ int main() {
   test_bad_pools();
   test_straight_through();
   test_bad_elements();
+  test_lookup();
+  test_bad_lookups();
   test_weights();
   test_bad_weights();
   test_forced_kernel();

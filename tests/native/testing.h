@@ -44,6 +44,8 @@ void test_max_pool();
 void test_bad_pools();
 void test_straight_through();
 void test_bad_elements();
+void test_lookup();
+void test_bad_lookups();
 void test_weights();
 void test_bad_weights();
 void test_forced_kernel();

@@ -199,6 +199,39 @@ XK_TARGET static void keep(const uint64_t* inside, int64_t words, const float* x
       _mm256_storeu_ps(result, _mm256_and_ps(_mm256_loadu_ps(x), _mm256_castsi256_ps(lanes_of(inside[w] >> b))));
 }
 
+// A permutation takes an entry of 8 for each of 8 filters by the low three bits of a lane; those above do not count.
+template <int kRows>
+XK_TARGET static void look_up_rows(const LookUp& c) {
+  constexpr int kFields = 10, kBits = 3, kEntries = 1 << kBits;
+  __m256 sums[kRows][2][2] = {};  // [row][half of the lanes][even and odd fields]
+  for (int64_t w = 0; w < c.words; ++w) {
+    __m256i fields[2];
+    for (int h = 0; h < 2; ++h)
+      fields[h] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(c.weights + w * kLanes) + h);
+    const float* table = c.tables + w * kFields * kEntries;
+#pragma GCC unroll 10
+    for (int f = 0; f < kFields; ++f, table += kEntries) {
+      for (int r = 0; r < kRows; ++r) {
+        const __m256 entries = _mm256_loadu_ps(table + r * c.row_pitch);
+        for (int h = 0; h < 2; ++h)
+          sums[r][h][f % 2] = _mm256_add_ps(sums[r][h][f % 2], _mm256_permutevar8x32_ps(entries, fields[h]));
+      }
+      for (int h = 0; h < 2; ++h) fields[h] = _mm256_srli_epi32(fields[h], kBits);
+    }
+  }
+  for (int r = 0; r < kRows; ++r)
+    for (int h = 0; h < 2; ++h) {
+      float* y = c.sums + r * kLanes + h * 8;
+      _mm256_storeu_ps(y, _mm256_add_ps(_mm256_loadu_ps(y), _mm256_add_ps(sums[r][h][0], sums[r][h][1])));
+    }
+}
+
+static void look_up(const LookUp& c) {
+  using Function = void (*)(const LookUp&);
+  static constexpr Function kRows[kLookUpRows] = {look_up_rows<1>, look_up_rows<2>, look_up_rows<3>, look_up_rows<4>};
+  kRows[c.rows - 1](c);
+}
+
 constexpr Microkernels kMicrokernels = [] {
   Microkernels m = portable::microkernels();
   m.dot_words = dot_words;
@@ -206,6 +239,8 @@ constexpr Microkernels kMicrokernels = [] {
   m.compare = compare;
   m.choose = choose;
   m.keep = keep;
+  m.look_up_inputs = 3;
+  m.look_up = look_up;
   return m;
 }();
 

@@ -146,6 +146,35 @@ static void dot_halves(const Tile<Half>& t) {
   kFunctions[t.chained][t.pixels - 1](t);
 }
 
+// A permutation takes an entry of 16 for each of 16 filters by the low four bits of a lane; those above do not count.
+template <int kRows>
+XK_TARGET static void look_up_rows(const LookUp& c) {
+  constexpr int kFields = 8, kBits = 4, kEntries = 1 << kBits;
+  __m512 sums[kRows][4] = {};  // [row][field modulo 4]
+  for (int64_t w = 0; w < c.words; ++w) {
+    __m512i fields = _mm512_loadu_si512(c.weights + w * kLanes);
+    const float* table = c.tables + w * kFields * kEntries;
+#pragma GCC unroll 8
+    for (int f = 0; f < kFields; ++f, table += kEntries) {
+      for (int r = 0; r < kRows; ++r)
+        sums[r][f % 4] =
+            _mm512_add_ps(sums[r][f % 4], _mm512_permutexvar_ps(fields, _mm512_loadu_ps(table + r * c.row_pitch)));
+      fields = _mm512_srli_epi32(fields, kBits);
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    float* y = c.sums + r * kLanes;
+    const __m512 sum = _mm512_add_ps(_mm512_add_ps(sums[r][0], sums[r][1]), _mm512_add_ps(sums[r][2], sums[r][3]));
+    _mm512_storeu_ps(y, _mm512_add_ps(_mm512_loadu_ps(y), sum));
+  }
+}
+
+static void look_up(const LookUp& c) {
+  using Function = void (*)(const LookUp&);
+  static constexpr Function kRows[kLookUpRows] = {look_up_rows<1>, look_up_rows<2>, look_up_rows<3>, look_up_rows<4>};
+  kRows[c.rows - 1](c);
+}
+
 constexpr Microkernels kMicrokernels = [] {
   Microkernels m = portable::microkernels();
   m.dot_words = dot_words;
@@ -159,6 +188,8 @@ constexpr Microkernels kMicrokernels = [] {
   m.compare = compare;
   m.choose = choose;
   m.keep = keep;
+  m.look_up_inputs = 4;
+  m.look_up = look_up;
   return m;
 }();
 

@@ -160,6 +160,18 @@ struct Packing {
   Half* planes;   // NULL, or where the output goes instead of `bits`: [half][pixel], planes `plane` apart
 };
 
+constexpr int kLookUpRows = 4;
+
+// Sums of floats with the signs of kLanes filters, looked up; see linear/lookup.cc.
+struct LookUp {
+  const float* tables;  // [row][word][field][entry]
+  int64_t row_pitch;    // floats from a row to the next
+  int rows;             // 1 to kLookUpRows
+  const uint32_t* weights;  // [word][kLanes]: fields of bits, low first
+  int64_t words;
+  float* sums;  // [row][kLanes], added to
+};
+
 // All of these but the two for WeightOrder::kChains must be there.
 struct Microkernels {
   void (*dot_words)(const Tile<Word>& tile);
@@ -189,6 +201,10 @@ struct Microkernels {
   void (*compare)(const float* x, int64_t words, bool closed, uint64_t* positive, uint64_t* inside);
   void (*choose)(const uint64_t* positive, int64_t words, float size, float* values);
   void (*keep)(const uint64_t* inside, int64_t words, const float* x, float* result);
+
+  // Linear layers of floats: inputs of a field, 3 or 4, and their sums.
+  int look_up_inputs;
+  void (*look_up)(const LookUp& call);
 };
 
 // What a matrix unit provides beside them, for WeightOrder::kBytes.

@@ -1,0 +1,74 @@
+"""Linear layers with weights of few bits whose input stays float: sums are looked up, from bits, instead of added.
+
+A weight's bits are signs s_j of planes, ``w = sum_j c_j s_j + m`` (:class:`EvenLevels`), so that a row of the layer is
+``sum_j c_j (x * s_j) + m sum(x)``. The kernel takes four inputs at a time: of their 16 sums with signs, which are
+formed once a row, each filter takes the one that four of its bits point to. It reads a bit a weight from memory, where
+an expanded weight is written and read with 32.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import kernels, packing
+from ..binary.quantized_layer import QuantizedLayer
+from ..kernels import cpu
+from ..scheme import FLOAT_BITS
+
+MOST_ROWS = 64  # with more, a product of floats with the expanded weight is faster
+SLOW = {"scalar": 4, "neon": 4}  # the same of kernels that look up one by one
+
+
+class EvenLevels(NamedTuple):
+    """Levels of codes as ``sum_j weights[j] s_j + middle`` with the signs s_j of the code's bits."""
+
+    weights: Tensor
+    middle: Tensor
+
+    @classmethod
+    def of(cls, levels: Tensor) -> "EvenLevels | None":
+        """None where float32 levels, as many as there are codes, are not even, or would not come out exactly."""
+        if levels.dtype is not torch.float32:
+            return None
+        bits = len(levels).bit_length() - 1
+        order = torch.arange(bits, device=levels.device)
+        weights = (levels[1] - levels[0]) / 2 * 2**order
+        middle = levels[0] + weights.sum()
+        signs = 2 * (torch.arange(len(levels), device=levels.device)[:, None] >> order & 1) - 1
+        return cls(weights, middle) if torch.equal(signs.float() @ weights + middle, levels) else None
+
+
+class LookedUp:
+    """What a layer that stores codes computes with where its input stays float.
+
+    Attributes:
+        codes: of the weight that this was made of.
+    """
+
+    def __init__(self, layer: QuantizedLayer, codes: Tensor, bits: int, levels: Tensor):
+        self.codes = codes
+        self.even = EvenLevels.of(levels) if codes.device.type == "cpu" and kernels.is_native(codes) else None
+        if self.even is not None:
+            self.outputs, inputs = layer.out_features, layer.in_features
+            planes = packing.bytes_to_bits(codes, inputs * bits).unflatten(1, (inputs, bits)).permute(2, 0, 1)
+            self.weights = cpu.prepare_lookup(packing.bits_to_bytes(planes.flatten(0, 1)), inputs)
+            self.most_rows = SLOW.get(cpu.lookup_kernel(self.weights), MOST_ROWS)
+
+    def compute(self, layer: QuantizedLayer, x: Tensor) -> Tensor | None:
+        """The layer's operation on ``x`` and the values of its weight; None where it has to expand it."""
+        rows = math.prod(x.shape[:-1])
+        if self.even is None or rows > self.most_rows:
+            return None
+        batch = x.reshape(rows, -1).contiguous()
+        parts = cpu.look_up(batch, self.weights, len(self.even.weights) * self.outputs)
+        y = torch.tensordot(self.even.weights, parts.unflatten(1, (-1, self.outputs)), ([0], [1]))
+        if self.even.middle:
+            y += self.even.middle * batch.sum(1, keepdim=True)
+        return y.view(*x.shape[:-1], -1)
+
+
+def has_lookup(layer: QuantizedLayer) -> bool:
+    """Whether a layer that stores codes may look its sums up."""
+    return not layer.kernel_size and layer.scheme.input_bits == FLOAT_BITS
