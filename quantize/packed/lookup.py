@@ -51,6 +51,7 @@ class LookedUp:
         self.codes = codes
         self.even = EvenLevels.of(levels) if codes.device.type == "cpu" and kernels.is_native(codes) else None
         if self.even is not None:
+            self.factors, self.middle = self.even.weights.tolist(), float(self.even.middle)
             self.outputs, inputs = layer.out_features, layer.in_features
             planes = packing.bytes_to_bits(codes, inputs * bits).unflatten(1, (inputs, bits)).permute(2, 0, 1)
             self.weights = cpu.prepare_lookup(packing.bits_to_bytes(planes.flatten(0, 1)), inputs)
@@ -62,11 +63,13 @@ class LookedUp:
         if self.even is None or rows > self.most_rows:
             return None
         batch = x.reshape(rows, -1).contiguous()
-        parts = cpu.look_up(batch, self.weights, len(self.even.weights) * self.outputs)
-        y = torch.tensordot(self.even.weights, parts.unflatten(1, (-1, self.outputs)), ([0], [1]))
-        if self.even.middle:
-            y += self.even.middle * batch.sum(1, keepdim=True)
-        return y.view(*x.shape[:-1], -1)
+        planes = cpu.look_up(batch, self.weights, len(self.factors) * self.outputs).split(self.outputs, 1)
+        y = planes[0] if self.factors[0] == 1 else planes[0].mul_(self.factors[0])
+        for factor, plane in zip(self.factors[1:], planes[1:], strict=True):
+            y = y.add(plane, alpha=factor)
+        if self.middle:
+            y = y.add(batch.sum(1, keepdim=True), alpha=self.middle)
+        return y.view(*x.shape[:-1], self.outputs)
 
 
 def has_lookup(layer: QuantizedLayer) -> bool:
