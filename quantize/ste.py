@@ -44,6 +44,11 @@ def triangle(x: Tensor) -> Tensor:
     return (2 - 2 * x.abs()).clamp_min(0)
 
 
+def _has_gradient(x: Tensor) -> bool:
+    """Whether a gradient may be asked of what is computed of ``x``; where not, autograd costs its call, 0.1 ms."""
+    return (x.requires_grad and torch.is_grad_enabled()) or kept_bits.is_transformed()
+
+
 class _SurrogateSign(torch.autograd.Function):
     generate_vmap_rule = True
 
@@ -75,7 +80,7 @@ def ste_sign(x: Tensor, derivative: Callable[[Tensor], Tensor] = inside_open) ->
     kernel = kept_bits.backend(x) if derivative in (inside_open, inside_closed) else None
     if kernel is not None:
         return kept_bits.sign(x, derivative is inside_closed, kernel)
-    return _SurrogateSign.apply(x, derivative)
+    return _SurrogateSign.apply(x, derivative) if _has_gradient(x) else sign(x)
 
 
 class _Round(torch.autograd.Function):
@@ -96,7 +101,7 @@ class _Round(torch.autograd.Function):
 
 def ste_round(x: Tensor) -> Tensor:
     """Forward: ``round(x)``, ties to even. Backward: the gradient unchanged."""
-    return _Round.apply(x)
+    return _Round.apply(x) if _has_gradient(x) else torch.round(x)
 
 
 def magnitude(x: Tensor) -> Tensor:
@@ -127,7 +132,7 @@ def clip(x: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:
 
     The gradient of ``torch.clamp`` at the bounds themselves differs between releases of torch.
     """
-    return _Clip.apply(x, low, high)
+    return _Clip.apply(x, low, high) if _has_gradient(x) else x.clamp(low, high)
 
 
 class _StraightThrough(torch.autograd.Function):
