@@ -104,6 +104,6 @@ void test_bad_lookups() {
     fails(look_up(2, 10, damaged.data(), damaged.size()), XK_INVALID_ARGUMENT, "xk_lookup_pack made on this machine");
   }
   const Problem conv(square(1, 64, 16, 3, 1, 1, 0, 1, 1), 1);
-  const std::vector<char> others = conv.weights(nullptr);
+  const std::vector<char> others = conv.weights("scalar");
   fails(look_up(2, 10, others.data(), others.size()), XK_INVALID_ARGUMENT, "xk_lookup_pack made on this machine");
 }
