@@ -163,18 +163,19 @@ def _geometry(layer: BinaryLayer) -> tuple[ConvGeometry, dict[str, Any]]:
         return ConvGeometry(layer.in_features, layer.out_features), {}
     one, none = (1,) * (2 - len(layer.kernel_size)), (0,) * (2 - len(layer.kernel_size))
     pads = tuple(layer._reversed_padding_repeated_twice)  # (left, right) of the last dimension, then of the one before
-    before, after = pads[-2::-2], pads[::-2]
-    zeros = layer.padding_mode == "zeros"
     geometry = ConvGeometry(
         layer.in_channels,
         layer.out_channels,
         one + layer.kernel_size,
         one + layer.stride,
-        (*none, *before, *none, *after) if zeros else (0, 0, 0, 0),
-        one + layer.dilation,
-        layer.groups,
+        dilation=one + layer.dilation,
+        groups=layer.groups,
     )
-    options = {} if zeros else {"padding_mode": layer.padding_mode, "pads": pads}
+    options: dict[str, Any] = {}
+    if layer.padding_mode == "zeros":
+        geometry = dataclasses.replace(geometry, padding=(*none, *pads[-2::-2], *none, *pads[::-2]))
+    else:
+        options.update(padding_mode=layer.padding_mode, pads=pads)
     if layer.adapter.pad is not no_padding:
         options["pad"] = _padding_function(layer)
     return geometry, options
