@@ -1,6 +1,6 @@
 """The modules whose mutants are tried, and the tests that have to notice, the nearest first."""
 
-_CONVERT = ("convert", "convert_neighbours", "convert_own", "converted_layers", "convert_networks")
+_CONVERT = ("convert", "convert_neighbours", "convert_own", "converted_layers", "packed")
 _PLAN = ("plan", "plan_errors", "obstacles", "roles")
 
 NEAREST: dict[str, tuple[str, ...]] = {
@@ -8,7 +8,7 @@ NEAREST: dict[str, tuple[str, ...]] = {
     "quantize/packed/flow.py": ("convert_neighbours", "convert_own", "convert"),
     "quantize/packed/fold.py": ("convert_neighbours", "convert", "kernels_shuffle"),
     "quantize/packed/check.py": ("convert_check", "convert_own"),
-    "quantize/planning/observe.py": ("observe", "untouched", *_PLAN),
+    "quantize/planning/observe.py": ("observe", *_PLAN),
     "quantize/planning/topology.py": ("observe", *_PLAN),
     "quantize/planning/plan.py": _PLAN,
     "quantize/packing.py": ("packing", "packed_state", "convert_neighbours"),
