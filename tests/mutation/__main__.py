@@ -16,7 +16,7 @@ from pathlib import Path
 from .driver import ENDLESS, KILLED, SURVIVED, run, warm_up
 from .equivalent import EQUIVALENT
 from .mutants import Mutant, sample
-from .nearest_tests import NEAREST, test_files
+from .nearest_tests import NEAREST, nearest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LEAST_SECONDS = 60  # of processor time for a mutant, whatever its tests take
@@ -62,7 +62,7 @@ def reason(mutant: Mutant) -> str:
 
 def _outcome(mutant: Mutant, results: "Results", directory: Path) -> str:
     seconds = results.seconds(mutant.module)
-    tests, log = test_files(mutant.module), directory / "last.log"
+    tests, log = nearest(mutant.module), directory / "last.log"
     if seconds is None:  # the module as it is has to pass
         outcome, seconds = run(ROOT, mutant.module, (ROOT / mutant.module).read_text(), tests, 3600, log)
         if outcome != SURVIVED:

@@ -23,6 +23,6 @@ NEAREST: dict[str, tuple[str, ...]] = {
 }
 
 
-def test_files(module: str) -> list[str]:
+def nearest(module: str) -> list[str]:
     """The test files of ``module``, by their paths in the repository."""
     return [f"tests/test_{name}.py" for name in NEAREST[module]]
