@@ -24,6 +24,7 @@ ASIDES = (
 HOOKS = ("none", "keeps", "doubles", "shifts the input")
 RETURNS = ("tensor", "tuple", "dict", "namespace", "object", "dataclass", "named", "nested")
 TENSORS = ("tensor", "tuple", "dict")  # of these, what a file returns
+UNTRACED = ("norm in training",)  # it counts its batches
 DTYPES = ("float32", "float32", "float32", "float64", "bfloat16")
 CHANNELS = (64, 24, 72, 132)  # whole words, less than one, a few bits more, two and a bit
 
@@ -70,6 +71,8 @@ KEPT_BY_HOOKS: list[torch.Tensor] = []
 
 
 def _hooked(part: nn.Module, hook: str) -> nn.Module:
+    if isinstance(part, torch.jit.ScriptModule):  # has no hooks
+        return part
     if hook == "keeps":
         part.register_forward_hook(lambda _, args, output: KEPT_BY_HOOKS.append(output))
     elif hook == "doubles":
@@ -160,10 +163,10 @@ class Graph(nn.Module):
         return "\n".join([f"{self.channels} channels, returns {self.returns}", *map(str, self.steps)])
 
 
-def _step(draw, kind: Kind) -> Step:
+def _step(draw, kind: Kind, names: list[str]) -> Step:
     often = [name for name in kind.fused for _ in range(2)]
     return Step(
-        draw(st.sampled_from([*often, *kind.modules, *FUNCTIONS])),
+        draw(st.sampled_from([*often, *names])),
         draw(st.integers(0, 59)),
         draw(st.sampled_from([0, 0, 0, 0, 1, 2])),
         draw(st.integers(0, 3)),
@@ -175,10 +178,11 @@ def _step(draw, kind: Kind) -> Step:
 
 
 @st.composite
-def graphs(draw, returns=RETURNS) -> Graph:
-    """A network with at least one layer that can become binary."""
+def graphs(draw, traced: bool = False) -> Graph:
+    """A network with at least one layer that can become binary; ``traced``: that has a form as a file."""
     kind = KINDS[draw(st.sampled_from(["images", "images", *KINDS]))]
-    steps = [_step(draw, kind) for _ in range(draw(st.integers(2, 12)))]
+    names = [name for name in (*kind.modules, *FUNCTIONS) if not (traced and name in UNTRACED)]
+    steps = [_step(draw, kind, names) for _ in range(draw(st.integers(2, 12)))]
     steps.insert(draw(st.integers(0, len(steps))), Step(kind.fused[0], draw(st.integers(0, 5))))
     torch.manual_seed(draw(st.integers(0, 2**16)))
-    return Graph(steps, draw(st.sampled_from(returns)), kind, draw(st.sampled_from(CHANNELS)))
+    return Graph(steps, draw(st.sampled_from(TENSORS if traced else RETURNS)), kind, draw(st.sampled_from(CHANNELS)))

@@ -14,7 +14,7 @@ import torch
 from converted_models import rows, spread_norms
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from random_graphs import DTYPES, KEPT_BY_HOOKS, TENSORS, Graph, graphs
+from random_graphs import DTYPES, KEPT_BY_HOOKS, Graph, graphs
 from torch import nn
 
 import quantize
@@ -92,7 +92,7 @@ def test_the_comparison_takes_nothing_back(graph, scheme):
 
 
 @settings(SETTINGS, max_examples=EXPORTED)
-@given(graphs(TENSORS), SCHEMES)
+@given(graphs(traced=True), SCHEMES)
 def test_an_exported_graph_answers_as_the_prepared_one(graph, scheme):
     """The exporter compares the file with PyTorch before it writes it, and raises where they differ."""
     with tempfile.TemporaryDirectory() as folder:
