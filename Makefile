@@ -5,6 +5,7 @@
 # make test-runtimes  exported files in old versions of onnxruntime and in JavaScript, without our library
 # make fuzz-ort       10,000 damaged ONNX files through the library in onnxruntime, under AddressSanitizer
 # make fuzz-graphs    2,000 random networks, converted and exported
+# make mutation       150 mutants of core modules, each against its nearest tests
 # make fuzz-state     2,000 checkpoints with a changed structure, opened in every way that files are
 # make benchmark      measure the kernels against their peers and write READMEs/performance.md
 # make test-versions  the core of the tests with other versions of the dependencies, from the lowest to the newest
@@ -68,6 +69,7 @@ include mk/versions.mk
 include mk/runtimes.mk
 include mk/benchmark.mk
 include mk/training.mk
+include mk/mutation.mk
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -144,22 +144,27 @@ def copy_model(model: nn.Module, instead: str = "") -> nn.Module:
     originals = {*model.modules()}
     for name, module in copied.named_modules():
         for attribute, value in vars(module).items():
-            if not originals.isdisjoint(_modules_in_function(value)):
-                function = f"{name}.{attribute}".lstrip(".")
-                raise ValueError(
-                    f"the model cannot be copied (its function {function!r} holds the model itself){instead}"
-                )
+            if not originals.isdisjoint(_modules_in_functions(value)):
+                place = repr(f"{name}.{attribute}".lstrip("."))
+                function = f"a function in {place}" if isinstance(value, _CONTAINERS) else f"its function {place}"
+                raise ValueError(f"the model cannot be copied ({function} holds the model itself){instead}")
     return copied
 
 
-def _modules_in_function(value: Any) -> Iterator[nn.Module]:
-    """The modules that a function, such as a lambda that took the place of a ``forward``, carries with it.
+_CONTAINERS = (Mapping, list, tuple, set)
+
+
+def _modules_in_functions(value: Any, depth: int = 4) -> Iterator[nn.Module]:
+    """The modules that functions carry along: a lambda that took the place of a ``forward``, a hook, one in a list.
 
     A function is not copied, so that the one in a copy still calls them.
     """
     while isinstance(value, functools.partial):
         value = value.func
-    if isinstance(value, FunctionType):
+    if depth and isinstance(value, _CONTAINERS):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _modules_in_functions(item, depth - 1)
+    elif isinstance(value, FunctionType):
         carried = [cell.cell_contents for cell in value.__closure__ or () if cell != CellType()]  # not the empty ones
         for one in (*carried, *(value.__defaults__ or ())):
             one = getattr(one, "__self__", one)  # of a bound method

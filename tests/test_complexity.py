@@ -281,6 +281,30 @@ def test_a_compiled_model_costs_what_the_model_does():
     assert quantize.summary(torch.compile(model, backend="eager"), x) == quantize.summary(model, x)
 
 
+CHAINS = {
+    "images": (lambda: [nn.Conv2d(5, 72, 3), nn.BatchNorm2d(72), nn.Conv2d(72, 9, 3, 2)], (2, 5, 9, 12)),
+    "sequences": (lambda: [nn.Conv1d(5, 72, 3), nn.BatchNorm1d(72), nn.Conv1d(72, 9, 3)], (2, 5, 21)),
+    "tokens": (lambda: [nn.Linear(5, 72), nn.Hardtanh(), nn.Linear(72, 9)], (2, 7, 5)),
+    "rows": (lambda: [nn.Linear(5, 72), nn.Hardtanh(), nn.Linear(72, 9)], (2, 5)),
+}
+
+
+@pytest.mark.parametrize("kind", CHAINS)
+def test_a_converted_layer_costs_what_the_prepared_one_does(kind):
+    """From floats to bits, and from bits to floats."""
+    build, shape = CHAINS[kind]
+    x = torch.randn(shape)
+    prepared = quantize.prepare(nn.Sequential(*build()), "xnor", x, keep_float=())
+    packed = quantize.convert(prepared, x)
+    assert packed[0].folding.output_bits
+    costs = [
+        {row.name: row.binary_macs for row in quantize.summary(model, x).layers if row.binary_macs}
+        for model in (prepared, packed)
+    ]
+    assert costs[0] == costs[1]
+    assert costs[0].keys() == {"0", "2"}
+
+
 def test_a_model_without_parameters():
     lines = quantize.summary(nn.Sequential(nn.ReLU()), torch.randn(1, 3)).binary_lines()
     assert lines[1] == "==> Size:  0 bytes in float, 0 packed (1.0x smaller)"

@@ -1,5 +1,6 @@
 """convert looks at what leaves a run in any way, compares before it returns, and takes back what changes answers."""
 
+import random
 import warnings
 from types import SimpleNamespace
 
@@ -73,6 +74,24 @@ def test_an_attribute_of_what_is_returned_is_not_fused(kind):
     prepared, packed = converted(kind(), X, keep_float=())
     assert torch.equal(packed(X).scores, prepared(X).scores)
     torch.testing.assert_close(packed(X).feature, prepared(X).feature)
+
+
+DRAWS = {
+    "torch": lambda: float(torch.rand(())),
+    "Python": random.random,
+    "numpy": np.random.rand,
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_a_model_that_draws_random_numbers_is_compared_with_the_same_ones(name):
+    class Draws(Blocks):
+        def forward(self, x):
+            return super().forward(x + DRAWS[name]()) * DRAWS[name]()
+
+    prepared = quantize.prepare(Draws(), "xnor", X, keep_float=())
+    packed = quantize.convert(prepared, X)
+    assert rows(packed)["conv1"].output == "bits"
 
 
 def test_what_nobody_keeps_is_fused():

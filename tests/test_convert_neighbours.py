@@ -1,6 +1,7 @@
 """convert on models that hold, call and watch their layers in ways of their own: the answers stay the same."""
 
 import dataclasses
+import functools
 import warnings
 
 import pytest
@@ -206,3 +207,74 @@ def test_a_model_and_an_example_that_were_made_in_inference_mode(inside):
     with torch.inference_mode(inside):
         assert quantize.plan(net, "xnor", x).binary == ["2"]
     assert quantize.plan(nn.Sequential(*(nn.Linear(3, 3) for _ in range(3))), "xnor", x).binary == ["1"]
+
+
+class Training(nn.Sequential):
+    """What is in it stays in training, whatever the model's mode."""
+
+    def train(self, mode: bool = True):
+        return super().train(True)
+
+
+class NotesShuffle(Shuffle):
+    """Writes down what it has seen."""
+
+    def forward(self, x):
+        self.mean = x.mean()
+        return super().forward(x)
+
+
+class CountsShuffle(Shuffle):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, x):
+        self.seen.append(len(x))
+        return super().forward(x)
+
+
+class TurnsShuffle(Shuffle):
+    """Puts the samples in another order too."""
+
+    def forward(self, x):
+        return super().forward(x.flip(0))
+
+
+class LimitsShuffle(Shuffle):
+    def forward(self, x):
+        return super().forward(x.clamp(-10, 10))
+
+
+NO_NEIGHBOURS = {
+    "batch norm in training": Training(nn.BatchNorm2d(96)),
+    "notes": NotesShuffle(),
+    "counts": CountsShuffle(),
+    "turns": TurnsShuffle(),
+    "limits": LimitsShuffle(),
+}
+
+
+@pytest.mark.parametrize("name", NO_NEIGHBOURS)
+def test_what_does_more_than_its_kind_stays(name):
+    """No comparison is needed to see it."""
+    x = torch.randn(4, 64, 11, 9)
+    prepared, _ = converted(Blocks(NO_NEIGHBOURS[name]), x, keep_float=())
+    packed = quantize.convert(prepared, x, check=False)
+    assert type(packed.between[0]) is type(prepared.between[0])
+    torch.testing.assert_close(packed(x), prepared(x))
+    kept = ("mean", "seen")
+    assert [getattr(packed.between[0], k, None) for k in kept] == [getattr(prepared.between[0], k, None) for k in kept]
+
+
+def test_what_got_another_forward_pass_of_its_own_stays():
+    """An object of its kind, not a class of another."""
+    x = torch.randn(4, 64, 11, 9)
+    net = nn.Sequential(nn.Conv2d(64, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.ReLU())
+    prepared = quantize.prepare(net, "xnor", x, keep_float=()).eval()
+    prepared[1].forward = lambda x: 0.25 - x.square()
+    prepared[2].forward = functools.partial(lambda layer, x: 2 * type(layer).forward(layer, x), prepared[2])
+    prepared[3].forward = lambda x: x + 1
+    packed = quantize.convert(prepared, x, check=False)
+    assert [type(packed[i]) for i in (0, 1, 2, 3)] == [quantize.PackedConv2d, nn.ReLU, quantize.BinaryConv2d, nn.ReLU]
+    torch.testing.assert_close(packed(x), prepared(x))

@@ -55,11 +55,30 @@ class SqueezeExcite(nn.Module):
 
 @pytest.mark.parametrize("linear", [False, True])
 def test_squeeze_and_excitation_is_tiny_whatever_its_fan_in(linear):
-    model = nn.Sequential(nn.Conv2d(3, 64, 3), SqueezeExcite(linear), nn.Conv2d(64, 64, 1), nn.Conv2d(64, 2, 1))
+    head = nn.AdaptiveAvgPool2d(1), nn.Conv2d(64, 2, 1)  # one position as well, and no gate
+    model = nn.Sequential(nn.Conv2d(3, 64, 3), SqueezeExcite(linear), nn.Conv2d(64, 64, 1), *head)
     plan = quantize.plan(model, "xnor", IMAGES)
     assert [row.name for row in plan if row.warning] == ["1.reduce", "1.expand"]
     assert plan["1.expand"].warning == "gates channels"
     assert quantize.plan(model, "xnor", IMAGES, ("first", "last", "tiny")).binary == ["2"]
+
+
+class SpatialAttention(nn.Module):
+    """One value a place, for all channels (Woo et al., CBAM, 2018); ``first``: it is the left operand."""
+
+    def __init__(self, first: bool):
+        super().__init__()
+        self.first, self.conv = first, nn.Conv2d(64, 1, 7, padding=3)
+
+    def forward(self, x):
+        gate = self.conv(x).sigmoid()
+        return gate * x if self.first else x * gate
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_a_gate_of_places_is_none_of_channels(first):
+    model = nn.Sequential(nn.Conv2d(3, 64, 3), SpatialAttention(first), nn.Conv2d(64, 64, 1), nn.Conv2d(64, 2, 1))
+    assert not any(row.warning for row in quantize.plan(model, "xnor", IMAGES))
 
 
 def test_a_gated_linear_unit_is_no_squeeze_and_excitation():
@@ -114,10 +133,12 @@ def test_downsample_is_found_by_its_place(model):
     [
         residual(nn.MaxPool2d(2)),
         residual(nn.Conv2d(8, 8, 3, 2, 1)),  # a convolution in parallel, not a projection
+        residual(nn.Conv2d(8, 8, (1, 3), 2, (0, 1))),
         residual(nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)),  # neither is the shortcut of the other
+        residual(nn.Linear(16, 16), nn.Conv2d(8, 8, 3, 1, 1)),
         nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 2, 1)),
     ],
-    ids=["pooled", "3x3", "twins", "chain"],
+    ids=["pooled", "3x3", "1x3", "twins", "linear", "chain"],
 )
 def test_downsample_leaves_other_layers_alone(model):
     plan = quantize.plan(model, "xnor", IMAGES, ("first", "last", "downsample"))

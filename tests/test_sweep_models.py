@@ -11,7 +11,7 @@ from tools import sweep_models, sweep_networks
 
 FIGURES = {
     "status": "ok", "parameters": 1_234_567, "image": 64, "binary": 5, "layers": 7, "macs": 100, "binary_macs": 300,
-    "float_bytes": 8000, "packed_bytes": 1000, "difference": 1e-7,
+    "float_bytes": 8000, "packed_bytes": 1000, "difference": 1e-7, "run": "2026-01-02", "versions": "torch 2",
 }  # fmt: skip
 
 
@@ -40,7 +40,7 @@ def convolutions(kind=nn.Sequential):
 def test_a_model_that_goes_through_has_its_figures(network):
     network(convolutions())
     result = sweep_models.check("torchvision/any")
-    assert result.keys() >= FIGURES.keys()
+    assert result.keys() >= FIGURES.keys() - {"run", "versions"}
     assert (result["status"], result["binary"], result["layers"], result["image"]) == ("ok", 1, 3, 64)
     assert result["binary_macs"] == 8 * 8 * 9 * 4 * 4
     assert 0 <= result["difference"] < 1e-4
@@ -89,9 +89,23 @@ def test_the_table_counts_what_went_through_and_shows_what_did_not():
     results = {"torchvision/a": FIGURES, "torchvision/b": {"status": "prepare: no | layer"}}
     page = sweep_models.report(names, results)
     assert "**1 of 2 go through**, 1 were not run." in page
-    assert "| a | 64 | 1,234,567 | 5 of 7 | 75.0% | 1,000 | 1/8.0 | ok |" in page
-    assert "| b |  |  |  |  |  |  | prepare: no \\| layer |" in page
+    assert "| a | 64 | 1,234,567 | 5 of 7 | 75.0% | 1,000 | 1/8.0 | 2026-01-02 | ok |" in page
+    assert "| b |  |  |  |  |  |  |  | prepare: no \\| layer |" in page
+    assert page.count("- 2026-01-02: torch 2") == 1
     assert page.index("## timm") < page.index("| c |") < page.index("not run |")
+
+
+def test_rows_without_results_stay_as_they_are():
+    models = ["torchvision/a", "torchvision/b", "torchvision/c"]
+    first = sweep_models.report(models, dict.fromkeys(models[:2], FIGURES))
+    later = {**FIGURES, "parameters": 7, "run": "2026-03-04", "versions": "torch 3"}
+    page = sweep_models.report(models, {"torchvision/b": later, "torchvision/c": {"status": "no | way"}}, first)
+    assert "**2 of 3 go through**, 0 were not run." in page
+    assert "- 2026-01-02: torch 2\n- 2026-03-04: torch 3\n\n| model |" in page
+    assert "| a | 64 | 1,234,567 | 5 of 7 | 75.0% | 1,000 | 1/8.0 | 2026-01-02 | ok |" in page
+    assert "| b | 64 | 7 | 5 of 7 | 75.0% | 1,000 | 1/8.0 | 2026-03-04 | ok |" in page
+    assert sweep_models.report(models, {}, page) == page
+    assert "2026-01-02" not in sweep_models.report(models, {"torchvision/a": later}, page)
 
 
 def test_a_section_without_results_stays_as_it_is():

@@ -96,6 +96,15 @@ def test_negative_zero_is_not_negative():
     assert layer.threshold.min() > 0.4
 
 
+@pytest.mark.parametrize("channels", [0, 1, 2, 5])
+def test_values_are_counted_a_channel(channels):
+    x = torch.randn(3, channels, 2, 7)
+    count, negative, total = channel_sums(x, -3)
+    assert count.tolist() == [3 * 2 * 7] * channels
+    assert negative.tolist() == [int((x[:, c] < 0).sum()) for c in range(channels)]
+    torch.testing.assert_close(total, x.sum((0, 2, 3)))
+
+
 def test_a_batch_without_samples_leaves_a_threshold_pending():
     """Of an expert, say, that gets no token of the first batch."""
     layer = pending_layer("linear")

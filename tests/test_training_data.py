@@ -9,7 +9,7 @@ import torch
 
 from training import TrainConfig
 from training.data import Augmentation, adapt, datasets, derive_seed, load_data
-from training.data.loaders import MemoryLoader
+from training.data.loaders import MemoryLoader, Share
 from training.data.normalization import PRESETS, Normalization, get_preset, given
 
 pytestmark = pytest.mark.core
@@ -109,6 +109,20 @@ def test_test_sets_come_whole_and_in_order():
     for images, labels in loader:
         assert torch.allclose(images[:, 0, 0, 0], labels.float(), atol=1e-4)  # pictures stay with their labels
         assert images.dtype == torch.float32
+
+
+def test_processes_take_turns_at_the_parts_of_a_batch():
+    shares = [Share(rank, processes=3, accumulate=2) for rank in range(3)]
+    parts = [share.part(turn, 4) for turn in range(2) for share in shares]
+    assert parts == [slice(start, start + 4) for start in range(0, 24, 4)]
+    assert {share.parts for share in shares} == {6}
+
+
+def test_a_process_without_test_pictures_has_no_batch():
+    loaders = [memory_loader(share=Share(rank, processes=12)) for rank in range(12)]
+    assert [len(loader) for loader in loaders] == [1] * 10 + [0] * 2
+    assert [order(loader, 0) for loader in loaders[:10]] == [[i] for i in range(10)]
+    assert [list(loader) for loader in loaders[10:]] == [[], []]
 
 
 def test_derived_seeds_differ():

@@ -188,6 +188,51 @@ def test_a_function_that_holds_the_model_is_no_copy_of_it(replace):
         quantize.summary(prepared, X)
 
 
+class CallsFunctions(nn.Module):
+    """Through functions in a list of its own, or in a dict in it."""
+
+    def __init__(self, in_dict: bool):
+        super().__init__()
+        self.a, self.b, self.c = (nn.Linear(4, 4) for _ in range(3))
+        functions = [lambda x: self.a(x), lambda x: self.b(x), lambda x: self.c(x)]
+        self.steps = [dict(enumerate(functions))] if in_dict else functions
+
+    def forward(self, x):
+        for step in self.steps[0].values() if isinstance(self.steps[0], dict) else self.steps:
+            x = step(x)
+        return x
+
+
+class KeepsByHook(nn.Module):
+    """Returns what a hook that holds the model has kept."""
+
+    def __init__(self, pre: bool):
+        super().__init__()
+        self.a, self.b, self.c = (nn.Linear(4, 4) for _ in range(3))
+        if pre:
+            self.b.register_forward_pre_hook(lambda _, args: setattr(self, "kept", args[0].mean()))
+        else:
+            self.b.register_forward_hook(lambda _, args, output: setattr(self, "kept", output.mean()))
+
+    def forward(self, x):
+        return self.c(self.b(self.a(x))) + self.kept
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize(("kind", "place"), [(CallsFunctions, "steps"), (KeepsByHook, r"b\._forward_(pre_)?hooks")])
+def test_functions_in_lists_and_hooks_that_hold_the_model_are_no_copies(kind, place, first):
+    """In a copy they would call, and write to, the model that was copied."""
+    model = kind(first)
+    said = rf"\(a function in '{place}' holds the model itself\)"
+    assert quantize.plan(model, "xnor", X).binary == ["b"]
+    with pytest.raises(ValueError, match=said + r"; change it .*inplace=True"):
+        quantize.prepare(model, "xnor", X)
+    prepared = quantize.prepare(model, "xnor", X, inplace=True)
+    assert isinstance(prepared.b, quantize.BinaryLinear)
+    with pytest.raises(ValueError, match=said):
+        quantize.convert(prepared, X)
+
+
 def test_a_compiled_model_is_still_copied():
     model = torch.compile(nn.Sequential(*(nn.Linear(4, 4) for _ in range(3))), backend="eager")
     prepared = quantize.prepare(model, "xnor")

@@ -7,8 +7,8 @@
 It writes READMEs/models.md: every model of torchvision for classification, detection, segmentation and video, of timm
 the smallest model of each family, that is of each module that timm lists, and of transformers an architecture each in
 a small configuration. Weights are random, nothing is downloaded. Each model has a process of its own with limited time
-and memory; a result is one line of JSON in --results, so that a cut run goes on where it was. A section of the table
-of which --results has nothing stays as it is.
+and memory; a result is one line of JSON in --results, so that a cut run goes on where it was. Rows of the table of
+which --results has nothing stay as they are.
 """
 
 import argparse
@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tools import sweep_networks
 from tools.sweep_networks import Case
-from tools.sweep_page import PASSED, SCHEME, report
+from tools.sweep_page import PASSED, SCHEME, report, today
 
 ROOT = Path(__file__).resolve().parent.parent
 REPORT = ROOT / "READMEs" / "models.md"
@@ -41,21 +41,29 @@ IMAGE_SIZES = (64, 128, 224, 299)
 OUT_OF_MEMORY = ("can't allocate memory", "bad_alloc")  # of torch and of onnxruntime
 
 
-def model_names(cache: Path) -> list[str]:
-    """ "torchvision/resnet18", "timm/resnet10t", ... The smallest of each timm family is kept in ``cache``."""
-    import timm
+def model_names(cache: Path, with_timm: bool = True) -> list[str]:
+    """ "torchvision/resnet18", "timm/resnet10t", ...
+
+    Finding the smallest of each timm family takes many minutes; what was found is kept in ``cache``.
+    """
     import torchvision
+
+    return [
+        *(f"torchvision/{name}" for name in torchvision.models.list_models(module=torchvision.models)),
+        *(f"timm/{name}" for name in (_smallest_of_timm(cache) if with_timm else ())),
+        *sweep_networks.names(),
+    ]
+
+
+def _smallest_of_timm(cache: Path) -> list[str]:
+    import timm
 
     smallest = json.loads(cache.read_text()) if cache.exists() else {}
     for family in timm.list_modules():
         if family not in smallest:
             smallest[family] = min(timm.list_models(module=family), key=_parameters)
             cache.write_text(json.dumps(smallest))
-    return [
-        *(f"torchvision/{name}" for name in torchvision.models.list_models(module=torchvision.models)),
-        *(f"timm/{smallest[family]}" for family in timm.list_modules()),
-        *sweep_networks.names(),
-    ]
+    return [smallest[family] for family in timm.list_modules()]
 
 
 def _parameters(name: str) -> int:
@@ -213,9 +221,11 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     args = parse_arguments()
     args.results.parent.mkdir(parents=True, exist_ok=True)
-    names = model_names(args.results.with_name(f"timm_{importlib.metadata.version('timm')}.json"))
     lines = args.results.read_text().splitlines() if args.results.exists() else []
     results = {result["model"]: result for result in map(json.loads, lines)}
+    others = ("torchvision", "transformers")
+    with_timm = not (args.models or "").startswith(others) or any(name.startswith("timm/") for name in results)
+    names = model_names(args.results.with_name(f"timm_{importlib.metadata.version('timm')}.json"), with_timm)
     if args.models:
         wanted = fnmatch.filter(names, args.models)
     else:
@@ -223,7 +233,7 @@ def main() -> None:
     if not args.report:
         warm_up()
         for i, name in enumerate(wanted, 1):
-            results[name] = run(name, args.seconds, args.memory)
+            results[name] = {**run(name, args.seconds, args.memory), **today(name)}
             with args.results.open("a") as file:
                 file.write(json.dumps(results[name]) + "\n")
             print(f"{i}/{len(wanted)} {name}: {results[name]['status'][:200]}", flush=True)

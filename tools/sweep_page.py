@@ -1,5 +1,6 @@
 """READMEs/models.md: the results of tools/sweep_models.py as a page."""
 
+import dataclasses
 import datetime
 import importlib.metadata
 from typing import Any
@@ -15,20 +16,47 @@ SECTIONS = {
     **{f"torchvision-{task}": ("torchvision",) for task in TASKS},
     "transformers": ("transformers",),
 }
+HEAD = [
+    "| model | image | parameters | binary | binary MACs | packed bytes | | run | status |",
+    "|---|--:|--:|--:|--:|--:|--:|---|---|",
+]
+
+
+@dataclasses.dataclass
+class Section:
+    """What a page says of a library.
+
+    Attributes:
+        versions: day of a run -> the versions that it ran with.
+        rows: model -> its line of the table.
+    """
+
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
+    rows: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def lines(self) -> list[str]:
+        """The days that rows are of, with the versions, then the table."""
+        days = {_cell(row, -2) for row in self.rows.values()}
+        versions = [f"- {day}: {self.versions[day]}" for day in sorted(days & self.versions.keys())]
+        return [*versions, "", *HEAD, *self.rows.values()]
+
+
+def today(name: str) -> dict[str, str]:
+    """For a result of the model ``name``: the day of the run and the versions that it ran with."""
+    packages = ("torch", *SECTIONS[name.partition("/")[0]], "onnxruntime")
+    versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
+    return {"run": str(datetime.date.today()), "versions": versions}
 
 
 def report(names: list[str], results: dict[str, dict[str, Any]], page: str = "") -> str:
-    """READMEs/models.md; what ``page``, the one that there is, says of a section without results stays."""
-    kept = _sections(page)
-    sections = []
-    for section in SECTIONS:
-        own = [name for name in names if name.startswith(f"{section}/")]
-        if section in kept and not any(name in results for name in own):
-            sections += ["", f"## {section}", "", *kept[section]]
-        elif own:
-            sections += ["", f"## {section}", "", _versions(section), "", *_table(own, results)]
-    statuses = [line.rpartition(" | ")[2].removesuffix(" |") for line in sections if line.startswith("| ")]
-    statuses = [status for status in statuses if status != "status"]  # the heads of the tables
+    """READMEs/models.md; what ``page``, the one that there is, says of models without a result stays."""
+    sections = _sections(page)
+    for name in SECTIONS:
+        own = [model for model in names if model.startswith(f"{name}/")]
+        if own:
+            sections[name] = _section(own, results, sections.get(name, Section()))
+    shown = [name for name in SECTIONS if name in sections]
+    statuses = [_cell(row, -1) for name in shown for row in sections[name].rows.values()]
     not_run = statuses.count(NOT_RUN)
     lines = [
         "# Models of torchvision, timm and transformers",
@@ -44,33 +72,48 @@ def report(names: list[str], results: dict[str, dict[str, Any]], page: str = "")
         "",
         "*binary* counts the layers that became binary, of all that hold a matrix or filters (`quantize.plan` gives",
         "the reason for each that did not); *binary MACs* is their share of the multiply-accumulates that layers do on",
-        "an image of that size; *packed* is the size of the file with 1 bit a binary weight, then against float.",
+        "an image of that size; *packed* is the size of the file with 1 bit a binary weight, then against float; *run*",
+        "is the day, for which the versions stand above the table.",
     ]
-    return "\n".join([*lines, *sections]) + "\n"
+    for name in shown:
+        lines += ["", f"## {name}", "", *sections[name].lines()]
+    return "\n".join(lines) + "\n"
 
 
-def _sections(page: str) -> dict[str, list[str]]:
-    """The lines under each heading of a page."""
-    parts = [part.partition("\n") for part in page.split("\n## ")[1:]]
-    return {heading: body.strip().splitlines() for heading, _, body in parts}
-
-
-def _versions(section: str) -> str:
-    packages = ("torch", *SECTIONS[section], "onnxruntime")
-    versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
-    return f"{versions}; {datetime.date.today()}."
-
-
-def _table(names: list[str], results: dict[str, dict[str, Any]]) -> list[str]:
-    rows = [
-        "| model | image | parameters | binary | binary MACs | packed bytes | | status |",
-        "|---|--:|--:|--:|--:|--:|--:|---|",
-    ]
+def _section(names: list[str], results: dict[str, dict[str, Any]], kept: Section) -> Section:
+    """Of the models ``names``, in their order: the results' rows, else those that there are."""
+    section = Section(dict(kept.versions))
     for name in names:
-        result = results.get(name, {"status": NOT_RUN})
-        cells = [name.partition("/")[2], *_figures(result), result["status"].replace("|", "\\|")]
-        rows.append(f"| {' | '.join(cells)} |")
-    return rows
+        model, result = name.partition("/")[2], results.get(name)
+        if result is None and model in kept.rows:
+            section.rows[model] = kept.rows[model]
+        else:
+            section.rows[model] = _row(model, result or {"status": NOT_RUN})
+        if result is not None and "run" in result:
+            section.versions[result["run"]] = result["versions"]
+    return section
+
+
+def _sections(page: str) -> dict[str, Section]:
+    """What stands under each heading of a page."""
+    sections = {}
+    for part in page.split("\n## ")[1:]:
+        heading, _, body = part.partition("\n")
+        lines = body.strip().splitlines()
+        runs = [line.removeprefix("- ").partition(": ") for line in lines if line.startswith("- ")]
+        rows = {_cell(line, 0): line for line in lines if line.startswith("| ") and line not in HEAD}
+        sections[heading] = Section({day: versions for day, _, versions in runs}, rows)
+    return sections
+
+
+def _row(model: str, result: dict[str, Any]) -> str:
+    cells = [model, *_figures(result), result.get("run", ""), result["status"].replace("|", "\\|")]
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(row: str, number: int) -> str:
+    """A cell of a line of a table."""
+    return row.removeprefix("| ").removesuffix(" |").split(" | ")[number]
 
 
 def _figures(result: dict[str, Any]) -> list[str]:

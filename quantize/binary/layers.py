@@ -119,7 +119,9 @@ _FORWARD = (
 
 
 def plain_class(layer: BinaryLayer) -> type[BinaryLayer] | None:
-    """The class of this module that computes what ``layer`` does; None: it is of a subclass that does so itself."""
+    """The class of this module that computes what ``layer`` does; None: it, or its class, does so in its own way."""
+    if not vars(layer).keys().isdisjoint(_FORWARD):
+        return None
     kind = next(binary for binary in _BINARY_CLASSES if isinstance(layer, binary))
     same = (getattr(type(layer), name, None) is getattr(kind, name, None) for name in _FORWARD)
     return kind if all(same) else None

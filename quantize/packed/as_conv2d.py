@@ -1,5 +1,6 @@
 """Linear layers and convolutions of one and two dimensions as the one operation of the kernels, a 2-D convolution."""
 
+import dataclasses
 import functools
 from types import SimpleNamespace
 from typing import Any
@@ -15,18 +16,19 @@ def conv2d_form(layer: QuantizedLayer) -> tuple[ConvGeometry, dict[str, Any]]:
         return ConvGeometry(layer.in_features, layer.out_features), {}
     one, none = (1,) * (2 - len(layer.kernel_size)), (0,) * (2 - len(layer.kernel_size))
     pads = tuple(layer._reversed_padding_repeated_twice)  # (left, right) of the last dimension, then of the one before
-    before, after = pads[-2::-2], pads[::-2]
-    zeros = layer.padding_mode == "zeros"
     geometry = ConvGeometry(
         layer.in_channels,
         layer.out_channels,
         one + layer.kernel_size,
         one + layer.stride,
-        (*none, *before, *none, *after) if zeros else (0, 0, 0, 0),
-        one + layer.dilation,
-        layer.groups,
+        dilation=one + layer.dilation,
+        groups=layer.groups,
     )
-    options = {} if zeros else {"padding_mode": layer.padding_mode, "pads": pads}
+    options: dict[str, Any] = {}
+    if layer.padding_mode == "zeros":
+        geometry = dataclasses.replace(geometry, padding=(*none, *pads[-2::-2], *none, *pads[::-2]))
+    else:
+        options.update(padding_mode=layer.padding_mode, pads=pads)
     if layer.adapter.pad is not no_padding:
         options["pad"] = _padding_function(layer)
     return geometry, options

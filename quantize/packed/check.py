@@ -10,17 +10,19 @@ part: by induction the conversion is right.
 
 import contextlib
 import dataclasses
+import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from .. import packing
 from ..binary.quantized_layer import QuantizedLayer
-from ..calling import copy_model, run
+from ..calling import copy_model, random_state_kept, run
 from .flow import Link
 from .layers import PackedLayer
 
@@ -123,8 +125,9 @@ def _run_copy(model: nn.Module, example_input: Any, watch=lambda model: []) -> d
     """What a copy of ``model`` returns, and what it keeps, by name."""
     own = copy_model(model)
     handles = watch(own)
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(0)
+    with random_state_kept(own), torch.no_grad():
+        for seed in (random.seed, np.random.seed, torch.manual_seed):
+            seed(0)
         output = run(own, example_input)
     for handle in handles:
         handle.remove()

@@ -2,11 +2,14 @@
 
 import inspect
 import math
+import pickle
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..calling import copy_model
 
 # Element by element, and never decreasing: the sign of what they return is a threshold on what they get.
 _INCREASING = (nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)
@@ -22,7 +25,12 @@ _PROBE = 4  # pixels: the vectorized path of an operation
 
 
 def is_kind(module: nn.Module, kinds: type | Sequence[type]) -> bool:
-    """Whether ``module`` is of one of ``kinds`` and has its forward pass, not one of its own."""
+    """Whether ``module`` is of one of ``kinds``, has its forward pass, not one of its own, and does not train.
+
+    A class may keep its batch norms or dropouts in training whatever the model's mode.
+    """
+    if module.training or "forward" in vars(module):
+        return False
     kinds = (kinds,) if isinstance(kinds, type) else kinds
     return any(isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds)
 
@@ -84,11 +92,18 @@ def unshuffle_values(values: Tensor, groups: int) -> Tensor:
 def shuffle_groups(module: nn.Module, shape: tuple[int, ...]) -> int | None:
     """G where ``module`` interleaves G groups of channels of an input of ``shape``, found by trying; else None.
 
-    Channel ``g * n + i`` of C = G n moves to ``i * G + g``.
+    Channel ``g * n + i`` of C = G n moves to ``i * G + g``. It is tried on several samples, which a shuffle leaves in
+    their order, and on values of all magnitudes, which it does not limit; what it writes down would be lost with it.
     """
-    x = torch.randn((1, *shape[1:]), generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn((max(2, shape[0]), *shape[1:]), generator=generator)
+    x *= 10 ** (20 * torch.rand(x.shape, generator=generator) - 10)
     try:
+        module = copy_model(module)
+        before = pickle.dumps(vars(module))
         y = module(x.clone())
+        if pickle.dumps(vars(module)) != before:
+            return None
     except Exception:  # whatever a module of the user's raises: it is not a shuffle
         return None
     channels = shape[1]

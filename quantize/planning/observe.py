@@ -169,8 +169,9 @@ class _Run:
                     self.seen.projections |= alone
         for sides in topology.merges("Mul"):
             left, right = (self._layers_in(side) for side in sides)
-            if not (left and right) and left | right <= self.one_position:
-                self.seen.gates |= left | right
+            gate = left or right  # the other side is the tensor itself
+            if not (left and right) and gate <= self.one_position:
+                self.seen.gates |= gate
 
     def _layers_in(self, nodes: set[Node]) -> set[nn.Module]:
         return {self.outputs[node] for node in nodes if node in self.outputs}
