@@ -21,7 +21,7 @@ from ..packed.convert import evaluation_copy
 from ..packed.layers import PackedLayer
 from ..version import __version__
 from ..words import did_you_mean
-from . import tracing
+from . import graph, tracing
 from .formats import FORMATS, Format
 from .functions import OPSET
 from .graph import forget_origin, name_everything, numbered
@@ -109,7 +109,7 @@ def export_onnx(
         program = tracing.trace(lowered, batch, dynamic_size)
         kind.finish(program)
         tapped = ir.to_proto(program).SerializeToString()
-        tracing.drop_taps(program, len(outputs))
+        graph.drop_taps(program, len(outputs))
         name_everything(program, lowered, _input_names(batch))
         forget_origin(program)
         _describe(program, reference, metadata or {})

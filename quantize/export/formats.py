@@ -8,7 +8,7 @@ import onnx_ir as ir
 from torch import nn
 
 from . import int8_format, packed_format, qonnx_format, standard_format
-from .onnx_session import create_session
+from .onnx_session import QonnxSession, create_session, executor_missing
 
 
 def _leave(program: ir.Model) -> None:
@@ -41,5 +41,5 @@ FORMATS = {
     "packed": Format(packed_format.lower, packed_format.add_functions),
     "standard": Format(standard_format.lower),
     "int8": Format(int8_format.lower),
-    "qonnx": Format(qonnx_format.lower, open=qonnx_format.QonnxSession, why_unchecked=qonnx_format.executor_missing),
+    "qonnx": Format(qonnx_format.lower, open=QonnxSession, why_unchecked=executor_missing),
 }

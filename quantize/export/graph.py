@@ -1,9 +1,12 @@
-"""Names that a person can read: every node and value after the module that it comes from."""
+"""What becomes of a traced graph: constants are folded, and every node and value named after its module."""
 
 import ast
 from collections import Counter
 
+import numpy as np
 import onnx_ir as ir
+import onnxscript.optimizer
+from onnx_ir.passes import common as passes
 from torch import nn
 
 # The exporter's record of where a node comes from: "['', 'features', 'features.3', 'conv2d']".
@@ -12,6 +15,92 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 # A node that applies one of the model's own tensors is called after it, in these words where they differ.
 _APPLYING = ("Add", "Sub", "Mul", "Cast", "BipolarQuant", "Quant")
 _LABELS = {"weight_bits": "weight", "weight_scale": "scale"}
+
+
+def simplify(model: ir.Model) -> None:
+    """Fold constants and remove what computes nothing, in place. Weights stay int8, batch norm stays a node."""
+    _fix_reshape_targets(model.graph)
+    _leave_out_windows(model.graph)
+    onnxscript.optimizer.fold_constants(model, onnx_shape_inference=True, should_fold=_should_fold)
+    _drop_zero_bias(model.graph)
+    for tidy in (
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        passes.DeduplicateInitializersPass(size_limit=1),
+        passes.IdentityEliminationPass(),
+        passes.CommonSubexpressionEliminationPass(),
+        passes.RemoveUnusedNodesPass(),
+        passes.OutputFixPass(),
+    ):
+        tidy(model)
+    _put_scale_first(model.graph)
+
+
+def _should_fold(node: ir.Node) -> bool | None:
+    """Keep the Cast of a stored weight: folded, it would take 32 bits a weight."""
+    is_stored = node.op_type == "Cast" and node.inputs[0].dtype == ir.DataType.INT8
+    return False if is_stored else None
+
+
+def _fix_reshape_targets(graph: ir.Graph) -> None:
+    """Write (-1, 256, 8, 8) where the exporter computes the shape from the batch size at run time."""
+    for node in list(graph):
+        shape = node.outputs[0].shape if node.op_type == "Reshape" else None
+        if shape is None:
+            continue
+        target = [size if isinstance(size, int) else -1 for size in shape]
+        if target.count(-1) <= 1 and 0 not in target:
+            constant = ir.node("Constant", [], {"value": ir.tensor(np.array(target, np.int64))})
+            node.prepend(constant)
+            node.replace_input_with(1, constant.outputs[0])
+
+
+def _leave_out_windows(graph: ir.Graph) -> None:
+    """Pad a max pooling for PyTorch's number of windows where ``ceil_mode`` has one more in this opset.
+
+    It is one that starts behind the input and its first padding, which PyTorch leaves out.
+    """
+    for node in graph:
+        if node.op_type not in ("MaxPool", "BinaryMaxPool") or not node.attributes.get_int("ceil_mode", 0):
+            continue
+        names = ("kernel_shape", "strides", "dilations", "pads")
+        kernel, strides, dilations, pads = (np.array(node.attributes.get_ints(name)) for name in names)
+        # Of a pooling without a batch the exporter does not say the shapes.
+        x, y = ((value.shape or (None,) * 3)[2:] for value in (node.inputs[0], node.outputs[0]))
+        if not all(isinstance(size, int) for size in (*x, *y)):
+            continue
+        before, after = pads[: len(x)], pads[len(x) :]
+        last = np.array(x) + before - dilations * (kernel - 1) - 1  # where the last window that is whole starts
+        if (-(-(last + after) // strides) + 1 != y).any():
+            after = ((np.array(y) - 1) * strides - last).clip(0)
+            node.attributes["pads"] = ir.AttrInt64s("pads", [*before.tolist(), *after.tolist()])
+            node.attributes["ceil_mode"] = ir.AttrInt64("ceil_mode", 0)
+
+
+def _drop_zero_bias(graph: ir.Graph) -> None:
+    """A convolution without bias is exported with a bias of zeros."""
+    for node in graph:
+        if node.op_type in ("Conv", "ConvTranspose") and len(node.inputs) == 3:
+            bias = ir.convenience.get_const_tensor(node.inputs[2])
+            if bias is not None and not bias.numpy().any():
+                node.replace_input_with(2, None)
+
+
+def _put_scale_first(graph: ir.Graph) -> None:
+    """``Mul(scale, y)``: onnxruntime folds the factor of ``Mul(y, scale)`` into the weights of a convolution.
+
+    Its sums would then be rounded floats instead of whole numbers.
+    """
+    for node in graph:
+        if node.op_type == "Mul" and node.inputs[1].is_initializer() and node.inputs[1].name.endswith(".weight_scale"):
+            first, second = node.inputs
+            node.replace_input_with(0, second)
+            node.replace_input_with(1, first)
+
+
+def drop_taps(model: ir.Model, outputs: int) -> None:
+    """Keep the first ``outputs`` outputs and what they need, in place."""
+    del model.graph.outputs[outputs:]
+    passes.RemoveUnusedNodesPass()(model)
 
 
 def name_everything(model: ir.Model, module: nn.Module, inputs: list[str]) -> None:

@@ -1,26 +1,28 @@
-"""From a module to an ONNX graph: trace it, then fold what is constant."""
+"""From a module to an ONNX graph, by torch's own exporter; where it cannot, why and at which module."""
 
 import contextlib
 import inspect
 import logging
+import traceback
+import types
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
-import onnxscript.optimizer
 import torch
-from onnx_ir.passes import common as passes
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ..binary.quantized_layer import QuantizedLayer
 from ..calling import call_arguments, tensors_in
 from ..packed.layers import PackedLayer
-from .attention import AttentionOfAnyRank
-from .failure import failure
 from .functions import OPSET
+from .graph import simplify
+
+_TRANSLATED = 4  # dimensions of the inputs of an attention that torch.onnx translates
 
 # Of an input, the sizes that are dynamic.
 _SIZES = {0: "batch"}
@@ -33,7 +35,7 @@ def trace(model: nn.Module, batch: Any, dynamic_size: bool = False) -> ir.Model:
     The batch is dynamic, and with ``dynamic_size`` the height and width of images.
 
     Its outputs are the model's tensors, then the input of every call of a layer that takes the signs of floats
-    (:func:`takes_signs`), in the order of the calls: :func:`drop_taps` removes these.
+    (:func:`takes_signs`), in the order of the calls: :func:`.graph.drop_taps` removes these.
 
     Raises RuntimeError when PyTorch cannot trace the model, or only for one of these sizes.
     """
@@ -110,87 +112,62 @@ def _quiet() -> Iterator[None]:
         logging.disable(disabled)
 
 
-def simplify(model: ir.Model) -> None:
-    """Fold constants and remove what computes nothing, in place. Weights stay int8, batch norm stays a node."""
-    _fix_reshape_targets(model.graph)
-    _leave_out_windows(model.graph)
-    onnxscript.optimizer.fold_constants(model, onnx_shape_inference=True, should_fold=_should_fold)
-    _drop_zero_bias(model.graph)
-    for tidy in (
-        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        passes.DeduplicateInitializersPass(size_limit=1),
-        passes.IdentityEliminationPass(),
-        passes.CommonSubexpressionEliminationPass(),
-        passes.RemoveUnusedNodesPass(),
-        passes.OutputFixPass(),
-    ):
-        tidy(model)
-    _put_scale_first(model.graph)
+class AttentionOfAnyRank(TorchFunctionMode):
+    """Within it, attention of other than 4 dimensions is matrix products and a softmax, which torch.onnx knows."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is F.scaled_dot_product_attention:
+            function = attention
+        return function(*args, **(kwargs or {}))
 
 
-def _should_fold(node: ir.Node) -> bool | None:
-    """Keep the Cast of a stored weight: folded, it would take 32 bits a weight."""
-    is_stored = node.op_type == "Cast" and node.inputs[0].dtype == ir.DataType.INT8
-    return False if is_stored else None
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    **options,
+) -> Tensor:
+    """``F.scaled_dot_product_attention``: ``softmax(scale Q K^T + mask) V``, spelled out where it has to be.
 
-
-def _fix_reshape_targets(graph: ir.Graph) -> None:
-    """Write (-1, 256, 8, 8) where the exporter computes the shape from the batch size at run time."""
-    for node in list(graph):
-        shape = node.outputs[0].shape if node.op_type == "Reshape" else None
-        if shape is None:
-            continue
-        target = [size if isinstance(size, int) else -1 for size in shape]
-        if target.count(-1) <= 1 and 0 not in target:
-            constant = ir.node("Constant", [], {"value": ir.tensor(np.array(target, np.int64))})
-            node.prepend(constant)
-            node.replace_input_with(1, constant.outputs[0])
-
-
-def _leave_out_windows(graph: ir.Graph) -> None:
-    """Pad a max pooling for PyTorch's number of windows where ``ceil_mode`` has one more in this opset.
-
-    It is one that starts behind the input and its first padding, which PyTorch leaves out.
+    Shapes (..., L, E), (..., S, E) and (..., S, D) -> (..., L, D).
     """
-    for node in graph:
-        if node.op_type not in ("MaxPool", "BinaryMaxPool") or not node.attributes.get_int("ceil_mode", 0):
-            continue
-        names = ("kernel_shape", "strides", "dilations", "pads")
-        kernel, strides, dilations, pads = (np.array(node.attributes.get_ints(name)) for name in names)
-        # Of a pooling without a batch the exporter does not say the shapes.
-        x, y = ((value.shape or (None,) * 3)[2:] for value in (node.inputs[0], node.outputs[0]))
-        if not all(isinstance(size, int) for size in (*x, *y)):
-            continue
-        before, after = pads[: len(x)], pads[len(x) :]
-        last = np.array(x) + before - dilations * (kernel - 1) - 1  # where the last window that is whole starts
-        if (-(-(last + after) // strides) + 1 != y).any():
-            after = ((np.array(y) - 1) * strides - last).clip(0)
-            node.attributes["pads"] = ir.AttrInt64s("pads", [*before.tolist(), *after.tolist()])
-            node.attributes["ceil_mode"] = ir.AttrInt64("ceil_mode", 0)
+    if query.dim() == _TRANSLATED or dropout_p:
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **options
+        )
+    scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if is_causal:
+        attn_mask = scores.new_ones(scores.shape[-2:]).tril().bool()
+    if attn_mask is not None and attn_mask.is_floating_point():
+        scores = scores + attn_mask
+    elif attn_mask is not None:
+        scores = scores.masked_fill(~attn_mask, -float("inf"))
+    return scores.softmax(-1) @ value
 
 
-def _drop_zero_bias(graph: ir.Graph) -> None:
-    """A convolution without bias is exported with a bias of zeros."""
-    for node in graph:
-        if node.op_type in ("Conv", "ConvTranspose") and len(node.inputs) == 3:
-            bias = ir.convenience.get_const_tensor(node.inputs[2])
-            if bias is not None and not bias.numpy().any():
-                node.replace_input_with(2, None)
+def failure(error: BaseException, model: nn.Module) -> str:
+    """The first line of what is at the bottom of ``error``, after the module in which it arose, where that is known."""
+    causes = [error]
+    while causes[-1].__cause__ is not None:
+        causes.append(causes[-1].__cause__)
+    reason = str(causes[-1]).strip().partition("\n")[0] or type(causes[-1]).__name__
+    if "data-dependent" in reason:
+        reason += "; of a detector, whose boxes are as many as it finds, export the parts: model.backbone, model.head"
+    place = _place([frame for cause in causes for frame, _ in traceback.walk_tb(cause.__traceback__)], model)
+    return f"in {place!r}: {reason}" if place else reason
 
 
-def _put_scale_first(graph: ir.Graph) -> None:
-    """``Mul(scale, y)``: onnxruntime folds the factor of ``Mul(y, scale)`` into the weights of a convolution.
-
-    Its sums would then be rounded floats instead of whole numbers.
-    """
-    for node in graph:
-        if node.op_type == "Mul" and node.inputs[1].is_initializer() and node.inputs[1].name.endswith(".weight_scale"):
-            first, second = node.inputs
-            node.replace_input_with(0, second)
-            node.replace_input_with(1, first)
-
-
-def drop_taps(model: ir.Model, outputs: int) -> None:
-    """Keep the first ``outputs`` outputs and what they need, in place."""
-    del model.graph.outputs[outputs:]
-    passes.RemoveUnusedNodesPass()(model)
+def _place(frames: list[types.FrameType], model: nn.Module) -> str | None:
+    """The module whose operation was translated in one of ``frames``, or whose forward is the innermost of them."""
+    names, place = {module: name for name, module in model.named_modules()}, None
+    for frame in frames:
+        node, module = frame.f_locals.get("node"), frame.f_locals.get("self")
+        if isinstance(node, torch.fx.Node) and node.meta.get("nn_module_stack"):
+            return list(node.meta["nn_module_stack"].values())[-1][0]
+        if isinstance(module, nn.Module):
+            place = names.get(module, place)
+    return place
