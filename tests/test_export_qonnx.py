@@ -15,7 +15,7 @@ from torch import nn
 import models
 import quantize
 from quantize import scheme
-from quantize.export import formats, onnx_session, qonnx_format
+from quantize.export import formats, onnx_session
 
 pytestmark = pytest.mark.core
 
@@ -192,13 +192,13 @@ def test_without_the_executor_the_report_says_that_nothing_was_compared(tmp_path
 
 @needs_qonnx
 def test_one_wrong_weight_is_seen(tmp_path, monkeypatch):
-    def lower(model, batch):
-        model, lowered = qonnx_format.lower(model, batch)
-        lowered.get_submodule("1").weight_bits.view(-1)[3].neg_()
-        return model, lowered
+    class Broken(formats.Format):
+        def lower(self, model, batch):
+            model, lowered = super().lower(model, batch)
+            lowered.get_submodule("1").weight_bits.view(-1)[3].neg_()
+            return model, lowered
 
-    broken = formats.Format(lower, open=onnx_session.QonnxSession)
-    monkeypatch.setitem(formats.FORMATS, "broken", broken)
+    monkeypatch.setitem(formats.FORMATS, "broken", Broken(**vars(formats.FORMATS["qonnx"])))
     net = nn.Sequential(nn.Linear(5, 5), quantize.BinaryLinear(5, 2))
     with pytest.raises(quantize.ExportMismatch, match="first is at output 0"):
         quantize.export_onnx(net, tmp_path / "net.onnx", torch.randn(2, 5), format="broken")

@@ -13,47 +13,43 @@ from torch import Tensor, nn
 
 from ..binary.quantized_layer import QuantizedLayer
 from ..scheme import FLOAT_BITS, QuantizedWeight, Scheme
-from . import standard_format
-from .lowering import onnx_node
+from .lowering import Network, onnx_node, replaced
+from .standard_format import STORED, constants_of, stored_weight
 
 DOMAIN = "qonnx.custom_op.general"
 VERSION = 1
 _MOST_BITS = 9  # of a signed weight: DoReFa's 8 bits are the odd numbers from -255 to 255
 
 
-def lower(model: nn.Module, batch: Any) -> tuple[nn.Module, nn.Module]:
-    """(the model that the file is compared with, the model that is traced).
+_INSTEAD = "use format 'standard', or another scheme for it"
 
-    Raises ValueError where a layer has values that neither ``BipolarQuant`` nor ``Quant`` gives exactly.
+
+def with_dialect(layer: QuantizedLayer, network: Network) -> QuantizedLayer:
+    """The layer over its constants, its low-bit weight and input the outputs of nodes.
+
+    Raises ValueError where it has values that neither ``BipolarQuant`` nor ``Quant`` gives exactly.
     """
-    reference, lowered = standard_format.lower(model, batch, "qonnx")
-    layers = [(name, layer) for name, layer in lowered.named_modules() if isinstance(layer, QuantizedLayer)]
-    for name, layer in layers:
-        try:
-            _speak_qonnx(layer)
-        except ValueError as error:
-            raise ValueError(
-                f"layer {name!r} has no QONNX form: {error}; use format 'standard', or another scheme for it"
-            ) from None
-    return reference, lowered
+    scheme, constants = _DialectScheme(layer.scheme, _input_of(layer.scheme)), constants_of(layer)
+    node = _make_whole(constants, layer)
+
+    def quantized_weight(lowered: QuantizedLayer) -> QuantizedWeight:
+        values, scale = stored_weight(lowered)
+        return QuantizedWeight(node(values), scale)
+
+    methods: dict[str, Callable] = {**STORED, "quantized_weight": quantized_weight}
+    if not layer.kernel_size:
+        methods["apply_weight"] = _matmul
+        stored = "weight_levels" if constants["weight_bits"] is None else "weight_bits"
+        constants[stored] = constants[stored].t().contiguous()
+    lowered = replaced(layer, constants, **methods)
+    lowered.scheme = scheme
+    return lowered
 
 
-class _Dialect:
-    """Mixin over a frozen binary layer: its low-bit weight is the output of a node."""
-
-    quantize_weight: Callable[[Tensor], Tensor]
-
-    def quantized_weight(self) -> QuantizedWeight:
-        values, scale = super().quantized_weight()
-        return QuantizedWeight(self.quantize_weight(values), scale)
-
-
-class _DialectLinear(_Dialect):
-    """The weight is stored as ``MatMul`` takes it, so that no ``Transpose`` stands between."""
-
-    def apply_weight(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        y = torch.matmul(x, weight)
-        return y if bias is None else y + bias
+def _matmul(layer: QuantizedLayer, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A linear layer whose weight is stored as ``MatMul`` takes it, so that no ``Transpose`` stands between."""
+    y = torch.matmul(x, weight)
+    return y if bias is None else y + bias
 
 
 class _DialectScheme:
@@ -66,49 +62,31 @@ class _DialectScheme:
         return getattr(self.scheme, name)
 
 
-@torch.no_grad()
-def _speak_qonnx(layer: QuantizedLayer) -> None:
-    """Make a frozen layer one of the dialect, in place."""
-    layer.scheme = _DialectScheme(layer.scheme, _input_of(layer.scheme))
-    layer.quantize_weight = _store_weight(layer)
-    kind = _Dialect
-    if not layer.kernel_size:
-        kind, stored = _DialectLinear, "weight_levels" if layer.weight_bits is None else "weight_bits"
-        _store(layer, stored, getattr(layer, stored).t().contiguous())
-    layer.__class__ = type(type(layer).__name__, (kind, type(layer)), {})
-
-
 def _input_of(scheme: Scheme) -> Callable[[Tensor, nn.Module], Tensor]:
     """What stands for ``scheme.input``. ValueError where there is nothing."""
     bits = scheme.input_bits
     if bits is None:
-        raise ValueError(f"scheme {str(scheme)!r} quantizes its input in a way of its own")
+        raise ValueError(f"scheme {str(scheme)!r} quantizes its input in a way of its own; {_INSTEAD}")
     if scheme.signed_input:
         return lambda x, layer: _bipolar(x)
     return scheme.input if bits == FLOAT_BITS else lambda x, layer: _unit(x, bits)
 
 
-def _store_weight(layer: QuantizedLayer) -> Callable[[Tensor], Tensor]:
-    """Store the weight of a frozen layer as floats that a node gives back as they are; the node."""
-    if layer.weight_bits is None:
-        if layer.float_weights or layer.scheme.weight_bits == FLOAT_BITS:
-            return lambda values: values
-        whole, step = _whole_numbers(layer.weight_levels)
-        _store(layer, "weight_bits", whole)
-        _store(layer, "weight_scale", step if layer.weight_scale is None else step * layer.weight_scale)
+def _make_whole(constants: dict[str, Tensor | None], layer: QuantizedLayer) -> Callable[[Tensor], Tensor]:
+    """Make the weight of a layer, in place, floats that a node gives back as they are; returns the node."""
+    bits, levels, scale = (constants[name] for name in ("weight_bits", "weight_levels", "weight_scale"))
+    if bits is not None:
+        whole = bits.float()
+    elif layer.float_weights or layer.scheme.weight_bits == FLOAT_BITS:
+        return lambda values: values
     else:
-        _store(layer, "weight_bits", layer.weight_bits.float())
-    largest = int(layer.weight_bits.abs().max())
-    if bool((layer.weight_bits.abs() == 1).all()):
+        whole, step = _whole_numbers(levels)
+        constants["weight_scale"] = step if scale is None else step * scale
+    constants["weight_bits"] = whole
+    if bool((whole.abs() == 1).all()):
         return _bipolar
-    return lambda values: _quant(values, 1 + largest.bit_length(), signed=True)
-
-
-def _store(layer: QuantizedLayer, name: str, value: Tensor) -> None:
-    """Make ``value`` a buffer, whatever ``name`` is now."""
-    if hasattr(layer, name):
-        delattr(layer, name)
-    layer.register_buffer(name, value)
+    most = 1 + int(whole.abs().max()).bit_length()
+    return lambda values: _quant(values, most, signed=True)
 
 
 def _whole_numbers(levels: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,7 +97,7 @@ def _whole_numbers(levels: Tensor) -> tuple[Tensor, Tensor]:
         whole = (levels / step).round()
         if whole.abs().max() < 2 ** (_MOST_BITS - 1) and torch.allclose(whole * step, levels, rtol=1e-6, atol=0):
             return whole, (levels.abs().max() / whole.abs().max()).reshape(1)
-    raise ValueError(f"its {len(values)} weight levels are not multiples of one step")
+    raise ValueError(f"its {len(values)} weight levels are not multiples of one step; {_INSTEAD}")
 
 
 def _bipolar(x: Tensor) -> Tensor:

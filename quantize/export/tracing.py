@@ -21,6 +21,7 @@ from ..calling import call_arguments, tensors_in
 from ..packed.layers import PackedLayer
 from .functions import OPSET
 from .graph import simplify
+from .lowering import LoweredLayer
 
 _TRANSLATED = 4  # dimensions of the inputs of an attention that torch.onnx translates
 
@@ -59,7 +60,9 @@ def trace(model: nn.Module, batch: Any, dynamic_size: bool = False) -> ir.Model:
 
 def takes_signs(layer: nn.Module) -> bool:
     """Whether it is a binary layer or a packed one, and gets floats: there a rounding can move a sign."""
-    return isinstance(layer, QuantizedLayer) or (isinstance(layer, PackedLayer) and not layer.folding.input_bits)
+    if isinstance(layer, (PackedLayer, LoweredLayer)):
+        return not layer.folding.input_bits
+    return isinstance(layer, QuantizedLayer)
 
 
 def layer_input(args: tuple, kwargs: dict[str, Any]) -> Tensor:
