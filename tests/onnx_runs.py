@@ -10,7 +10,7 @@ from onnx.reference import ReferenceEvaluator
 from torch import Tensor
 
 import quantize
-from quantize.export.qonnx_format import QonnxSession
+from quantize.export.onnx_session import QonnxSession
 
 export_standard = functools.partial(quantize.export_onnx, format="standard")
 

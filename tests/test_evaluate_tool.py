@@ -15,7 +15,7 @@ from torch import nn
 
 import quantize
 from quantize.export.formats import FORMATS
-from quantize.export.qonnx_format import executor_missing
+from quantize.export.onnx_session import executor_missing
 from tools import convert, evaluate, export_onnx
 from tools.evaluating.artefacts import Artefact, answers, open_artefact, open_images
 from tools.evaluating.comparison import Disagreement, compare
@@ -226,7 +226,7 @@ def test_a_qonnx_file_is_evaluated(tmp_path, capsys):
 
 
 def test_a_qonnx_file_without_its_executor(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("quantize.export.qonnx_format.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("quantize.export.onnx_session.importlib.util.find_spec", lambda name: None)
     net = nn.Sequential(nn.Flatten(), quantize.BinaryLinear(64, 10))
     quantize.export_onnx(net, tmp_path / "net.onnx", torch.randn(2, 1, 8, 8), format="qonnx")
     fails(

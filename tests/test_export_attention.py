@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import quantize
-from quantize.export.attention import attention
+from quantize.export.tracing import attention
 
 MASK = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
 

@@ -13,7 +13,7 @@ from torch import nn
 
 import models
 import quantize
-from quantize.export.integers import _least_sums
+from quantize.export.int8_format import _least_sums
 
 INTEGER = ("QLinearConv", "ConvInteger", "MatMulInteger", "DequantizeLinear", "MaxPool", "Conv")
 

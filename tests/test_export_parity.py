@@ -9,8 +9,8 @@ from torch import nn
 
 import quantize
 from quantize import ExportMismatch
-from quantize.export import exporter, parity, standard_format
-from quantize.export.formats import Format
+from quantize.export import exporter, parity
+from quantize.export.formats import FORMATS, Format
 from quantize.export.onnx_session import create_session
 
 pytestmark = pytest.mark.core
@@ -20,12 +20,13 @@ pytestmark = pytest.mark.core
 def broken_format(monkeypatch):
     """A format that stores one weight of layer "3" with the wrong sign."""
 
-    def lower(model: nn.Module, batch) -> tuple[nn.Module, nn.Module]:
-        model, lowered = standard_format.lower(model, batch)
-        lowered.get_submodule("3").weight_bits.view(-1)[5].neg_()
-        return model, lowered
+    class Broken(Format):
+        def lower(self, model: nn.Module, batch) -> tuple[nn.Module, nn.Module]:
+            model, lowered = super().lower(model, batch)
+            lowered.get_submodule("3").weight_bits.view(-1)[5].neg_()
+            return model, lowered
 
-    monkeypatch.setitem(exporter.FORMATS, "broken", Format(lower))
+    monkeypatch.setitem(exporter.FORMATS, "broken", Broken(**vars(FORMATS["standard"])))
 
 
 def network(threshold: bool = False) -> nn.Module:

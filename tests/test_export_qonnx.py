@@ -15,7 +15,7 @@ from torch import nn
 import models
 import quantize
 from quantize import scheme
-from quantize.export import formats, qonnx_format
+from quantize.export import formats, onnx_session
 
 pytestmark = pytest.mark.core
 
@@ -123,7 +123,7 @@ def test_what_the_flows_begin_with_keeps_the_answers_and_finds_the_bits(tmp_path
     typed = cleaned.transform(InferDataTypes())
     signs = [node.output[0] for node in typed.graph.node if node.op_type == "BipolarQuant"]
     assert [typed.get_tensor_datatype(name).name for name in signs] == ["BIPOLAR"] * 4
-    (found,) = qonnx_format.QonnxSession(typed.model.SerializeToString()).run(
+    (found,) = onnx_session.QonnxSession(typed.model.SerializeToString()).run(
         None, {typed.graph.input[0].name: x.numpy()}
     )
     np.testing.assert_allclose(found, net(x).detach().numpy(), rtol=1e-5, atol=1e-5)
@@ -183,7 +183,7 @@ def test_a_converted_model_is_refused(tmp_path):
 
 
 def test_without_the_executor_the_report_says_that_nothing_was_compared(tmp_path, monkeypatch):
-    monkeypatch.setattr(qonnx_format.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(onnx_session.importlib.util, "find_spec", lambda name: None)
     report = quantize.export_onnx(quantize.BinaryLinear(5, 2), tmp_path / "net.onnx", torch.randn(2, 5), format="qonnx")
     assert report.parity is None
     assert str(report).endswith("the package qonnx, which runs QONNX files, is not installed: pip install qonnx")
@@ -192,13 +192,13 @@ def test_without_the_executor_the_report_says_that_nothing_was_compared(tmp_path
 
 @needs_qonnx
 def test_one_wrong_weight_is_seen(tmp_path, monkeypatch):
-    def lower(model, batch):
-        model, lowered = qonnx_format.lower(model, batch)
-        lowered.get_submodule("1").weight_bits.view(-1)[3].neg_()
-        return model, lowered
+    class Broken(formats.Format):
+        def lower(self, model, batch):
+            model, lowered = super().lower(model, batch)
+            lowered.get_submodule("1").weight_bits.view(-1)[3].neg_()
+            return model, lowered
 
-    broken = formats.Format(lower, open=qonnx_format.QonnxSession)
-    monkeypatch.setitem(formats.FORMATS, "broken", broken)
+    monkeypatch.setitem(formats.FORMATS, "broken", Broken(**vars(formats.FORMATS["qonnx"])))
     net = nn.Sequential(nn.Linear(5, 5), quantize.BinaryLinear(5, 2))
     with pytest.raises(quantize.ExportMismatch, match="first is at output 0"):
         quantize.export_onnx(net, tmp_path / "net.onnx", torch.randn(2, 5), format="broken")

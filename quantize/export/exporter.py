@@ -16,15 +16,14 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from ..binary.forms import make_plain
 from ..binary.quantized_layer import QuantizedLayer
-from ..calling import call_arguments, describe, keeps_random_state, run
-from ..packed.convert import evaluation_copy
+from ..calling import call_arguments, describe, evaluation_copy, keeps_random_state, run
 from ..packed.layers import PackedLayer
 from ..version import __version__
 from ..words import did_you_mean
-from . import graph
+from . import graph, tracing
 from .formats import FORMATS, Format
 from .functions import OPSET
-from .names import forget_origin, name_everything, numbered
+from .graph import forget_origin, name_everything, numbered
 from .parity import Parity, compare, tensors
 
 _CHECKED_SAMPLES = 8
@@ -106,7 +105,7 @@ def export_onnx(
         outputs = _outputs(reference, batch)
         other_batch = _random_batch(reference, batch, dynamic_size)
         reference, lowered = kind.lower(reference, batch)
-        program = graph.trace(lowered, batch, dynamic_size)
+        program = tracing.trace(lowered, batch, dynamic_size)
         kind.finish(program)
         tapped = ir.to_proto(program).SerializeToString()
         graph.drop_taps(program, len(outputs))
@@ -216,12 +215,12 @@ def _random_batch(model: nn.Module, batch: Any, other_size: bool) -> Any:
     With ``other_size`` images are larger. Raises ValueError where there are none, or the model does not run on it.
     """
     generator = torch.Generator().manual_seed(0)
-    if other_size and not any(graph.is_image(leaf) for leaf in tree_leaves(batch)):
+    if other_size and not any(tracing.is_image(leaf) for leaf in tree_leaves(batch)):
         raise ValueError(f"dynamic_size is for images (N, C, H, W); example_input is {describe(batch)}")
 
     def draw(example: Tensor) -> Tensor:
         shape = [len(example) + 1, *example.shape[1:]]
-        if other_size and graph.is_image(example):
+        if other_size and tracing.is_image(example):
             shape[2:] = 2 * shape[2], 3 * shape[3]
         if example.is_floating_point() and example.isfinite().all():  # not a mask of 0 and -inf
             spread, mean = torch.std_mean(example)

@@ -1,113 +1,20 @@
-"""From a module to an ONNX graph: trace it, then fold what is constant."""
+"""What becomes of a traced graph: constants are folded, and every node and value named after its module."""
 
-import contextlib
-import inspect
-import logging
-import warnings
-from collections.abc import Iterator
-from typing import Any
+import ast
+from collections import Counter
 
 import numpy as np
 import onnx_ir as ir
 import onnxscript.optimizer
-import torch
 from onnx_ir.passes import common as passes
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch import nn
 
-from ..binary.quantized_layer import QuantizedLayer
-from ..calling import call_arguments, tensors_in
-from ..packed.layers import PackedLayer
-from .attention import AttentionOfAnyRank
-from .failure import failure
-from .functions import OPSET
+# The exporter's record of where a node comes from: "['', 'features', 'features.3', 'conv2d']".
+_SCOPES = "pkg.torch.onnx.name_scopes"
 
-# Of an input, the sizes that are dynamic.
-_SIZES = {0: "batch"}
-_IMAGE_SIZES = {0: "batch", 2: "height", 3: "width"}
-
-
-def trace(model: nn.Module, batch: Any, dynamic_size: bool = False) -> ir.Model:
-    """The simplified ONNX model of ``model``, in evaluation mode and on the CPU.
-
-    The batch is dynamic, and with ``dynamic_size`` the height and width of images.
-
-    Its outputs are the model's tensors, then the input of every call of a layer that takes the signs of floats
-    (:func:`takes_signs`), in the order of the calls: :func:`drop_taps` removes these.
-
-    Raises RuntimeError when PyTorch cannot trace the model, or only for one of these sizes.
-    """
-    taps: list[Tensor] = []
-    # The exporter runs the model again, in another way, where its first one fails.
-    handles = [model.register_forward_pre_hook(lambda *_: taps.clear())]
-    handles += [
-        layer.register_forward_pre_hook(lambda _, *call: taps.append(layer_input(*call)), with_kwargs=True)
-        for layer in model.modules()
-        if takes_signs(layer)
-    ]
-    handles.append(model.register_forward_hook(lambda _, __, outputs: ([*tensors_in(outputs)], taps)))
-    try:
-        program = _export(model, batch, dynamic_size)
-    finally:
-        for handle in handles:
-            handle.remove()
-    simplify(program)
-    return program
-
-
-def takes_signs(layer: nn.Module) -> bool:
-    """Whether it is a binary layer or a packed one, and gets floats: there a rounding can move a sign."""
-    return isinstance(layer, QuantizedLayer) or (isinstance(layer, PackedLayer) and not layer.folding.input_bits)
-
-
-def layer_input(args: tuple, kwargs: dict[str, Any]) -> Tensor:
-    """The input of a layer that was called with ``args`` and ``kwargs``."""
-    return args[0] if args else kwargs["input"]
-
-
-def is_image(x: Tensor) -> bool:
-    """Whether it is floats (N, C, H, W)."""
-    return x.dim() == 4 and x.is_floating_point()
-
-
-def _sizes(x: Tensor, dynamic_size: bool) -> dict[int, str]:
-    """The sizes of an input that are dynamic."""
-    return _IMAGE_SIZES if dynamic_size and is_image(x) else _SIZES
-
-
-def _export(model: nn.Module, batch: Any, dynamic_size: bool) -> ir.Model:
-    args, kwargs = call_arguments(batch)
-    names = [_sizes(leaf, dynamic_size) for leaf in tree_leaves(kwargs or args)]
-    # Bound, because PyTorch wants what *args and **kwargs take as one tuple and one dict.
-    bound = dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
-    dims = tree_map(lambda x: {i: torch.export.Dim(name) for i, name in _sizes(x, dynamic_size).items()}, bound)
-    options = {"dynamo": True, "optimize": False, "verbose": False, "opset_version": OPSET}
-    try:
-        with _quiet(), AttentionOfAnyRank():
-            program = torch.onnx.export(model, args, kwargs=kwargs, dynamic_shapes=dims, **options).model
-    except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
-        what = "batch" + " and size" * dynamic_size
-        raise RuntimeError(f"PyTorch cannot trace the model with a dynamic {what}: {failure(error, model)}") from error
-    for value, sizes in zip(program.graph.inputs, names, strict=True):
-        for axis, name in sizes.items():
-            if isinstance(value.shape[axis], int):
-                raise RuntimeError(
-                    f"PyTorch traces the model for a {name} of {value.shape[axis]} only, whatever the input's is"
-                )
-    return program
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporter's remarks about its own workings; errors still raise."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
+# A node that applies one of the model's own tensors is called after it, in these words where they differ.
+_APPLYING = ("Add", "Sub", "Mul", "Cast", "BipolarQuant", "Quant")
+_LABELS = {"weight_bits": "weight", "weight_scale": "scale"}
 
 
 def simplify(model: ir.Model) -> None:
@@ -194,3 +101,86 @@ def drop_taps(model: ir.Model, outputs: int) -> None:
     """Keep the first ``outputs`` outputs and what they need, in place."""
     del model.graph.outputs[outputs:]
     passes.RemoveUnusedNodesPass()(model)
+
+
+def name_everything(model: ir.Model, module: nn.Module, inputs: list[str]) -> None:
+    """Name inputs, outputs, nodes, their results and constants, in place.
+
+    A node of the module ``features.3`` is called ``features.3/Conv``, or after the parameter that it applies:
+    ``features.3/scale``. Parameters keep their names, the first where they have several; the outputs are
+    ``output``, or ``output_0``, ``output_1``, ...
+    """
+    graph = model.graph
+    outputs = numbered("output", len(graph.outputs))
+    taken = Counter(outputs)
+    own = _name_parameters(graph, module, taken)
+    for value, name in zip(graph.inputs, inputs, strict=True):
+        value.name = _unique(name, taken)
+    for node in graph:
+        node.name = _unique(_node_name(node, own), taken)
+        for i, value in enumerate(node.outputs):
+            value.name = _unique(f"{node.name}:{i}", taken) if i else node.name
+    _name_constants(graph, own, taken)
+    for value, name in zip(graph.outputs, outputs, strict=True):
+        value.name = name
+
+
+def forget_origin(model: ir.Model) -> None:
+    """Remove the exporter's notes, in place: stack traces, with paths of this machine, and its own names."""
+    graph = model.graph
+    results = [value for node in graph for value in node.outputs]
+    for item in (model, graph, *graph.inputs, *graph.initializers.values(), *graph, *results):
+        item.metadata_props.clear()
+        item.doc_string = None
+
+
+def numbered(name: str, count: int) -> list[str]:
+    """``name`` alone, or ``name_0``, ``name_1``, ..."""
+    return [name] if count == 1 else [f"{name}_{i}" for i in range(count)]
+
+
+def _unique(name: str, taken: Counter) -> str:
+    taken[name] += 1
+    return name if taken[name] == 1 else _unique(f"{name}_{taken[name]}", taken)
+
+
+def _name_parameters(graph: ir.Graph, module: nn.Module, taken: Counter) -> set[str]:
+    """Call every parameter and buffer by its first name that is not ``taken``; the names of those in the graph."""
+    first: dict[int, str] = {}
+    tensors = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
+    names = {name: first.setdefault(id(tensor), name) for name, tensor in tensors}
+    own = set()
+    for value in list(graph.initializers.values()):
+        if value.name in names:
+            value.name = _unique(names[value.name], taken)
+            own.add(value.name)
+    return own
+
+
+def _node_name(node: ir.Node, own: set[str]) -> str:
+    # A module that is called again has a scope such as "features.3@1".
+    scope = ast.literal_eval(node.metadata_props.get(_SCOPES, "['', '']"))[-2].split("@")[0]
+    label = node.op_type
+    if label in _APPLYING:
+        applied = [value.name.rpartition(".")[2] for value in node.inputs if value.name in own]
+        label = _LABELS.get(applied[0], applied[0]) if applied else label
+    elif label == "Where" and [_scalar(value) for value in node.inputs[1:]] == [1.0, -1.0]:
+        label = "sign"
+    return f"{scope}/{label}" if scope else label
+
+
+def _scalar(value: ir.Value) -> float | None:
+    tensor = ir.convenience.get_const_tensor(value)
+    return float(tensor.numpy().item()) if tensor is not None and tensor.size == 1 else None
+
+
+def _name_constants(graph: ir.Graph, own: set[str], taken: Counter) -> None:
+    """Scalars are called by their value, other constants after the first node that reads them.
+
+    One that no node reads is an output, and is called that.
+    """
+    for value in list(graph.initializers.values()):
+        if value.name not in own and value.uses():
+            scalar = _scalar(value)
+            reader = value.uses()[0].node.name
+            value.name = _unique(f"{reader}/constant" if scalar is None else f"{scalar:g}", taken)

@@ -1,11 +1,15 @@
-"""onnxruntime sessions, and the kernels that our library brings into them."""
+"""Who runs a file: onnxruntime, with the kernels of our library, or the executor of the package ``qonnx``."""
 
+import contextlib
 import functools
+import importlib.util
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import onnx
 import onnxruntime
 
@@ -106,3 +110,74 @@ def uses_domain(model: str | bytes, domain: str) -> bool:
 def _warn_once() -> None:
     message = library.not_built("onnxruntime runs binary layers in standard operators")
     warnings.warn(message, RuntimeWarning, stacklevel=5)
+
+
+def executor_missing() -> str:
+    """Why a file cannot be run here: the package ``qonnx`` is not installed; "" where it is."""
+    found = importlib.util.find_spec("qonnx") is not None
+    return "" if found else "the package qonnx, which runs QONNX files, is not installed: pip install qonnx"
+
+
+class QonnxSession:
+    """A QONNX file in the executor of the package ``qonnx``, with the methods of an onnxruntime session.
+
+    It runs node by node and is slow. Raises ImportError where ``qonnx`` is not installed.
+    """
+
+    def __init__(self, model: str | bytes):
+        import qonnx  # noqa: F401  here, and again where it runs: writing files does not need it
+
+        self.model = onnx.load_from_string(model) if isinstance(model, bytes) else onnx.load(model)
+
+    def get_inputs(self) -> list[SimpleNamespace]:
+        return [_described(value) for value in self.model.graph.input]
+
+    def get_outputs(self) -> list[SimpleNamespace]:
+        return [_described(value) for value in self.model.graph.output]
+
+    def get_modelmeta(self) -> SimpleNamespace:
+        return SimpleNamespace(custom_metadata_map={entry.key: entry.value for entry in self.model.metadata_props})
+
+    def run(self, names: Sequence[str] | None, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """The outputs of these names, all where that is None, for these inputs."""
+        from qonnx.core.modelwrapper import ModelWrapper
+        from qonnx.core.onnx_exec import execute_onnx
+        from qonnx.transformation.infer_shapes import InferShapes
+
+        model = onnx.ModelProto.FromString(self.model.SerializeToString())
+        del model.graph.value_info[:]  # the executor wants every size in numbers
+        for value in model.graph.input:
+            _set_shape(value, feeds[value.name].shape)
+        for value in model.graph.output:
+            value.type.tensor_type.ClearField("shape")
+        wrapped = ModelWrapper(model).transform(InferShapes())
+        with _one_node_models_of(model.ir_version), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of sizes that it could not infer beforehand
+            results = execute_onnx(wrapped, feeds)
+        return [results[name] for name in names or [value.name for value in model.graph.output]]
+
+
+@contextlib.contextmanager
+def _one_node_models_of(ir_version: int) -> Iterator[None]:
+    """The executor makes a model of every node, in the newest version that onnx has and onnxruntime may not know."""
+    from qonnx.core import onnx_exec
+
+    make_model = onnx_exec.qonnx_make_model
+    onnx_exec.qonnx_make_model = functools.partial(make_model, ir_version=ir_version)
+    try:
+        yield
+    finally:
+        onnx_exec.qonnx_make_model = make_model
+
+
+def _described(value: onnx.ValueInfoProto) -> SimpleNamespace:
+    """As onnxruntime describes it: name, type, and shape with the names of sizes that are open."""
+    tensor = value.type.tensor_type
+    dtype = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+    shape = [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in tensor.shape.dim]
+    return SimpleNamespace(name=value.name, type=f"tensor({dtype})", shape=shape)
+
+
+def _set_shape(value: onnx.ValueInfoProto, shape: tuple[int, ...]) -> None:
+    for dim, size in zip(value.type.tensor_type.shape.dim, shape, strict=True):
+        dim.dim_value = size

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from ..calling import describe, run, tensors_in
-from .graph import layer_input, takes_signs
+from .tracing import layer_input, takes_signs
 
 # Relative to the largest magnitude in the tensor. One operation is off by a few units of 2^-24 = 6e-8;
 # between two binary layers there are a handful.

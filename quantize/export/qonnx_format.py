@@ -2,66 +2,54 @@
 
 Signs and +-1 weights are ``BipolarQuant`` nodes, other low-bit values ``Quant`` nodes, all with scale 1: their
 sums are whole numbers, and the scale is a ``Mul`` after them. Pappalardo et al., *QONNX: Representing
-Arbitrary-Precision Quantized Neural Networks*, 2022. onnxruntime does not know these nodes;
-:class:`QonnxSession` runs them with the executor of the package ``qonnx``.
+Arbitrary-Precision Quantized Neural Networks*, 2022. onnxruntime does not know these nodes.
 """
 
-import contextlib
-import functools
-import importlib.util
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from types import SimpleNamespace
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import onnx
 import torch
 from torch import Tensor, nn
 
 from ..binary.quantized_layer import QuantizedLayer
 from ..scheme import FLOAT_BITS, QuantizedWeight, Scheme
-from . import standard_format
-from .lowering import onnx_node
+from .lowering import Network, onnx_node, replaced
+from .standard_format import STORED, constants_of, stored_weight
 
 DOMAIN = "qonnx.custom_op.general"
 VERSION = 1
 _MOST_BITS = 9  # of a signed weight: DoReFa's 8 bits are the odd numbers from -255 to 255
 
 
-def lower(model: nn.Module, batch: Any) -> tuple[nn.Module, nn.Module]:
-    """(the model that the file is compared with, the model that is traced).
+_INSTEAD = "use format 'standard', or another scheme for it"
 
-    Raises ValueError where a layer has values that neither ``BipolarQuant`` nor ``Quant`` gives exactly.
+
+def with_dialect(layer: QuantizedLayer, network: Network) -> QuantizedLayer:
+    """The layer over its constants, its low-bit weight and input the outputs of nodes.
+
+    Raises ValueError where it has values that neither ``BipolarQuant`` nor ``Quant`` gives exactly.
     """
-    reference, lowered = standard_format.lower(model, batch, "qonnx")
-    layers = [(name, layer) for name, layer in lowered.named_modules() if isinstance(layer, QuantizedLayer)]
-    for name, layer in layers:
-        try:
-            _speak_qonnx(layer)
-        except ValueError as error:
-            raise ValueError(
-                f"layer {name!r} has no QONNX form: {error}; use format 'standard', or another scheme for it"
-            ) from None
-    return reference, lowered
+    scheme, constants = _DialectScheme(layer.scheme, _input_of(layer.scheme)), constants_of(layer)
+    node = _make_whole(constants, layer)
+
+    def quantized_weight(lowered: QuantizedLayer) -> QuantizedWeight:
+        values, scale = stored_weight(lowered)
+        return QuantizedWeight(node(values), scale)
+
+    methods: dict[str, Callable] = {**STORED, "quantized_weight": quantized_weight}
+    if not layer.kernel_size:
+        methods["apply_weight"] = _matmul
+        stored = "weight_levels" if constants["weight_bits"] is None else "weight_bits"
+        constants[stored] = constants[stored].t().contiguous()
+    lowered = replaced(layer, constants, **methods)
+    lowered.scheme = scheme
+    return lowered
 
 
-class _Dialect:
-    """Mixin over a frozen binary layer: its low-bit weight is the output of a node."""
-
-    quantize_weight: Callable[[Tensor], Tensor]
-
-    def quantized_weight(self) -> QuantizedWeight:
-        values, scale = super().quantized_weight()
-        return QuantizedWeight(self.quantize_weight(values), scale)
-
-
-class _DialectLinear(_Dialect):
-    """The weight is stored as ``MatMul`` takes it, so that no ``Transpose`` stands between."""
-
-    def apply_weight(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        y = torch.matmul(x, weight)
-        return y if bias is None else y + bias
+def _matmul(layer: QuantizedLayer, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A linear layer whose weight is stored as ``MatMul`` takes it, so that no ``Transpose`` stands between."""
+    y = torch.matmul(x, weight)
+    return y if bias is None else y + bias
 
 
 class _DialectScheme:
@@ -74,49 +62,31 @@ class _DialectScheme:
         return getattr(self.scheme, name)
 
 
-@torch.no_grad()
-def _speak_qonnx(layer: QuantizedLayer) -> None:
-    """Make a frozen layer one of the dialect, in place."""
-    layer.scheme = _DialectScheme(layer.scheme, _input_of(layer.scheme))
-    layer.quantize_weight = _store_weight(layer)
-    kind = _Dialect
-    if not layer.kernel_size:
-        kind, stored = _DialectLinear, "weight_levels" if layer.weight_bits is None else "weight_bits"
-        _store(layer, stored, getattr(layer, stored).t().contiguous())
-    layer.__class__ = type(type(layer).__name__, (kind, type(layer)), {})
-
-
 def _input_of(scheme: Scheme) -> Callable[[Tensor, nn.Module], Tensor]:
     """What stands for ``scheme.input``. ValueError where there is nothing."""
     bits = scheme.input_bits
     if bits is None:
-        raise ValueError(f"scheme {str(scheme)!r} quantizes its input in a way of its own")
+        raise ValueError(f"scheme {str(scheme)!r} quantizes its input in a way of its own; {_INSTEAD}")
     if scheme.signed_input:
         return lambda x, layer: _bipolar(x)
     return scheme.input if bits == FLOAT_BITS else lambda x, layer: _unit(x, bits)
 
 
-def _store_weight(layer: QuantizedLayer) -> Callable[[Tensor], Tensor]:
-    """Store the weight of a frozen layer as floats that a node gives back as they are; the node."""
-    if layer.weight_bits is None:
-        if layer.float_weights or layer.scheme.weight_bits == FLOAT_BITS:
-            return lambda values: values
-        whole, step = _whole_numbers(layer.weight_levels)
-        _store(layer, "weight_bits", whole)
-        _store(layer, "weight_scale", step if layer.weight_scale is None else step * layer.weight_scale)
+def _make_whole(constants: dict[str, Tensor | None], layer: QuantizedLayer) -> Callable[[Tensor], Tensor]:
+    """Make the weight of a layer, in place, floats that a node gives back as they are; returns the node."""
+    bits, levels, scale = (constants[name] for name in ("weight_bits", "weight_levels", "weight_scale"))
+    if bits is not None:
+        whole = bits.float()
+    elif layer.float_weights or layer.scheme.weight_bits == FLOAT_BITS:
+        return lambda values: values
     else:
-        _store(layer, "weight_bits", layer.weight_bits.float())
-    largest = int(layer.weight_bits.abs().max())
-    if bool((layer.weight_bits.abs() == 1).all()):
+        whole, step = _whole_numbers(levels)
+        constants["weight_scale"] = step if scale is None else step * scale
+    constants["weight_bits"] = whole
+    if bool((whole.abs() == 1).all()):
         return _bipolar
-    return lambda values: _quant(values, 1 + largest.bit_length(), signed=True)
-
-
-def _store(layer: QuantizedLayer, name: str, value: Tensor) -> None:
-    """Make ``value`` a buffer, whatever ``name`` is now."""
-    if hasattr(layer, name):
-        delattr(layer, name)
-    layer.register_buffer(name, value)
+    most = 1 + int(whole.abs().max()).bit_length()
+    return lambda values: _quant(values, most, signed=True)
 
 
 def _whole_numbers(levels: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,7 +97,7 @@ def _whole_numbers(levels: Tensor) -> tuple[Tensor, Tensor]:
         whole = (levels / step).round()
         if whole.abs().max() < 2 ** (_MOST_BITS - 1) and torch.allclose(whole * step, levels, rtol=1e-6, atol=0):
             return whole, (levels.abs().max() / whole.abs().max()).reshape(1)
-    raise ValueError(f"its {len(values)} weight levels are not multiples of one step")
+    raise ValueError(f"its {len(values)} weight levels are not multiples of one step; {_INSTEAD}")
 
 
 def _bipolar(x: Tensor) -> Tensor:
@@ -149,74 +119,3 @@ def _unit(x: Tensor, bits: int) -> Tensor:
 
 def _node(name: str, inputs: list[Tensor], like: Tensor, attributes: dict[str, Any]) -> Tensor:
     return onnx_node(f"{DOMAIN}::{name}", inputs, attributes, like.shape, version=VERSION)
-
-
-def executor_missing() -> str:
-    """Why a file cannot be run here: the package ``qonnx`` is not installed; "" where it is."""
-    found = importlib.util.find_spec("qonnx") is not None
-    return "" if found else "the package qonnx, which runs QONNX files, is not installed: pip install qonnx"
-
-
-class QonnxSession:
-    """A QONNX file in the executor of the package ``qonnx``, with the methods of an onnxruntime session.
-
-    It runs node by node and is slow. Raises ImportError where ``qonnx`` is not installed.
-    """
-
-    def __init__(self, model: str | bytes):
-        import qonnx  # noqa: F401  here, and again where it runs: writing files does not need it
-
-        self.model = onnx.load_from_string(model) if isinstance(model, bytes) else onnx.load(model)
-
-    def get_inputs(self) -> list[SimpleNamespace]:
-        return [_described(value) for value in self.model.graph.input]
-
-    def get_outputs(self) -> list[SimpleNamespace]:
-        return [_described(value) for value in self.model.graph.output]
-
-    def get_modelmeta(self) -> SimpleNamespace:
-        return SimpleNamespace(custom_metadata_map={entry.key: entry.value for entry in self.model.metadata_props})
-
-    def run(self, names: Sequence[str] | None, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
-        """The outputs of these names, all where that is None, for these inputs."""
-        from qonnx.core.modelwrapper import ModelWrapper
-        from qonnx.core.onnx_exec import execute_onnx
-        from qonnx.transformation.infer_shapes import InferShapes
-
-        model = onnx.ModelProto.FromString(self.model.SerializeToString())
-        del model.graph.value_info[:]  # the executor wants every size in numbers
-        for value in model.graph.input:
-            _set_shape(value, feeds[value.name].shape)
-        for value in model.graph.output:
-            value.type.tensor_type.ClearField("shape")
-        wrapped = ModelWrapper(model).transform(InferShapes())
-        with _one_node_models_of(model.ir_version), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of sizes that it could not infer beforehand
-            results = execute_onnx(wrapped, feeds)
-        return [results[name] for name in names or [value.name for value in model.graph.output]]
-
-
-@contextlib.contextmanager
-def _one_node_models_of(ir_version: int) -> Iterator[None]:
-    """The executor makes a model of every node, in the newest version that onnx has and onnxruntime may not know."""
-    from qonnx.core import onnx_exec
-
-    make_model = onnx_exec.qonnx_make_model
-    onnx_exec.qonnx_make_model = functools.partial(make_model, ir_version=ir_version)
-    try:
-        yield
-    finally:
-        onnx_exec.qonnx_make_model = make_model
-
-
-def _described(value: onnx.ValueInfoProto) -> SimpleNamespace:
-    """As onnxruntime describes it: name, type, and shape with the names of sizes that are open."""
-    tensor = value.type.tensor_type
-    dtype = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
-    shape = [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in tensor.shape.dim]
-    return SimpleNamespace(name=value.name, type=f"tensor({dtype})", shape=shape)
-
-
-def _set_shape(value: onnx.ValueInfoProto, shape: tuple[int, ...]) -> None:
-    for dim, size in zip(value.type.tensor_type.shape.dim, shape, strict=True):
-        dim.dim_value = size

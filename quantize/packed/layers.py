@@ -158,9 +158,10 @@ class PackedLayer(nn.Module):
     @property
     def padding(self) -> tuple[int, ...] | str:
         """As given to the float layer; "same" where the two sides differ."""
-        before, after = self.geometry.padding[:2], self.geometry.padding[2:]
+        sides: list[tuple[int, ...]] = [self.geometry.padding[:2], self.geometry.padding[2:]]
         if self.padding_mode != "zeros":
-            before, after = ((0, *self.pads[side - 2 :: -2])[-2:] for side in (0, 1))
+            sides = [(0, *self.pads[side - 2 :: -2])[-2:] for side in (0, 1)]
+        before, after = sides
         return before[2 - self.dims :] if before == after else "same"
 
     # The layer as a convolution of images.
@@ -181,7 +182,7 @@ class PackedLayer(nn.Module):
         if self.prepared is None and image.numel():
             self._refuse_trace(image)
             self.prepare(self.image_size(image), image.device)
-        scale = self.window_mean(image, geometry) if self.window_scale else None
+        scale = self.window_mean(image, geometry, self.threshold) if self.window_scale else None
         y = self.from_image(self.convolve(image, geometry, scale), x)
         return Bits(y) if self.folding.output_bits and not ops.is_traced(image) else y
 
@@ -226,11 +227,13 @@ class PackedLayer(nn.Module):
         """The image and the geometry of what is left to pad with zeros."""
         if self.padding_mode != "zeros":
             image = self.pad_with_values(image)
-        if self.pad is not None:
-            extra = added_zeros(self.pad, self.image_size(image))
-            top, left, bottom, right = (a + b for a, b in zip(self.geometry.padding, extra, strict=True))
-            return regular(image), dataclasses.replace(self.geometry, padding=(top, left, bottom, right))
-        return regular(image), self.geometry
+        return regular(image), self.geometry if self.pad is None else self.padded_geometry(self.image_size(image))
+
+    def padded_geometry(self, size: tuple[int, int]) -> ConvGeometry:
+        """The geometry with the zeros that ``pad`` adds to an image of this height and width."""
+        extra = added_zeros(self.pad, size)
+        top, left, bottom, right = (a + b for a, b in zip(self.geometry.padding, extra, strict=True))
+        return dataclasses.replace(self.geometry, padding=(top, left, bottom, right))
 
     def pad_with_values(self, image: Tensor) -> Tensor:
         """The image with ``pads`` of its own values at its sides."""
@@ -245,10 +248,10 @@ class PackedLayer(nn.Module):
         """Height and width of the image of a float input of this shape."""
         return (shape[-2], shape[-1])
 
-    def window_mean(self, image: Tensor, geometry: ConvGeometry) -> Tensor:
+    def window_mean(self, image: Tensor, geometry: ConvGeometry, threshold: Tensor | None) -> Tensor:
         """K of XNOR-Net: mean of ``|x|`` over a group's channels and the kernel window, (N, groups, H', W')."""
         image = image.float()
-        magnitude = image if self.threshold is None else image - self.threshold.view(1, -1, 1, 1)
+        magnitude = image if threshold is None else image - threshold.view(1, -1, 1, 1)
         means = magnitude.abs().unflatten(1, (geometry.groups, -1)).mean(2)
         top, left, bottom, right = geometry.padding
         box = means.new_full((geometry.groups, 1, *geometry.kernel), 1 / (geometry.kernel[0] * geometry.kernel[1]))
@@ -399,9 +402,9 @@ class PackedLinear(PackedLayer):
         rows = x.reshape(1, 1, -1, x.shape[-1])
         return rows if self.folding.input_bits else rows.permute(0, 3, 1, 2)
 
-    def window_mean(self, image: Tensor, geometry: ConvGeometry) -> Tensor:
+    def window_mean(self, image: Tensor, geometry: ConvGeometry, threshold: Tensor | None) -> Tensor:
         image = image.float()
-        magnitude = image if self.threshold is None else image - self.threshold.view(1, -1, 1, 1)
+        magnitude = image if threshold is None else image - threshold.view(1, -1, 1, 1)
         return magnitude.abs().mean(1, keepdim=True).contiguous()
 
     def from_image(self, y: Tensor, x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import models
 import quantize
-from quantize.export.graph import takes_signs
+from quantize.export.tracing import takes_signs
 
 # Channel shuffles and max pooling on bits; a scale of the input; linear layers; weights of one and of two bits on
 # floats.

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 import models
 import quantize
-from quantize.export.onnx_session import uses_domain
+from quantize.export.onnx_session import QonnxSession, executor_missing, uses_domain
 from quantize.export.qonnx_format import DOMAIN as QONNX_DOMAIN
-from quantize.export.qonnx_format import QonnxSession, executor_missing
 from tools.evaluating.onnx_files import read_facts
 from training import TrainConfig, load_model
 from training.checkpoint import BEST, find_checkpoint
