@@ -37,6 +37,8 @@ ROOMS_OF_QUANTIZE = {
     "schemes": SCHEME,
     "binary": SCHEME | {"sharded"},
     "optim": {"binary"} | CALLING,
+    "health": {"binary", "ste"} | CALLING,
+    "integrations": {"binary", "health", "optim"},
     "packed": {"binary", "scheme"} | BITS | CALLING | WORDS,
     "planning": {"binary", "scheme", "packed", "sharded"} | CALLING | WORDS,
     "prepare": {"binary", "planning", "scheme", "packed"} | CALLING,

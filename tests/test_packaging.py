@@ -64,7 +64,7 @@ def trained(wheel, tmp_path_factory):
     """Programs of an environment with ``xnorkit[train]``, and a run that its trainer has made."""
     programs = make_environment(tmp_path_factory.mktemp("train"), wheel, "train")
     folder = tmp_path_factory.mktemp("runs")
-    flags = ["--arch", "mlp_xnornet", "--dataset", "digits", "--epochs", "1", "--gpu", "", "--log-path", "run"]
+    flags = ["--arch", "lenet5_xnornet", "--dataset", "digits", "--epochs", "1", "--gpu", "", "--log-path", "run"]
     out = run([programs / "xnorkit-train", *flags], cwd=folder)
     assert "best_acc1: " in out
     return programs, folder
@@ -162,12 +162,12 @@ def test_what_the_trainer_makes_is_converted_exported_and_evaluated(trained):
     for file in ("run/packed.pt", "run/model.onnx"):
         assert "test images of digits" in run([programs / "xnorkit-evaluate", file], cwd=folder)
     code = "from xnorkit.training import load_model; print(load_model('run/packed.pt')[1].arch)"
-    assert "mlp_xnornet" in run([programs / "python", "-c", code], cwd=folder)
+    assert "lenet5_xnornet" in run([programs / "python", "-c", code], cwd=folder)
 
 
 def test_a_run_says_how_it_was_started(trained):
     _, folder = trained
-    assert '"command": "xnorkit-train --arch mlp_xnornet' in (folder / "run" / "log.jsonl").read_text()
+    assert '"command": "xnorkit-train --arch lenet5_xnornet' in (folder / "run" / "log.jsonl").read_text()
 
 
 def test_the_benchmark_runs_without_a_clone_and_writes_no_guides(trained):
