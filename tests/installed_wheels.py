@@ -26,7 +26,7 @@ def build_sdist(folder: Path) -> Path:
     for name in FILES:
         shutil.copy(ROOT / name, copy / name)
     code = "import sys, setuptools.build_meta as b; print(b.build_sdist(sys.argv[1]))"
-    name = run([sys.executable, "-c", code, folder], cwd=copy).splitlines()[-1]
+    name = run([sys.executable, "-c", code, folder], cwd=copy).split()[-1]
     shutil.unpack_archive(folder / name, folder, filter="data")
     return folder / name.removesuffix(".tar.gz")
 
@@ -72,15 +72,16 @@ def _link(distribution: metadata.Distribution, site: Path) -> None:
 
 
 def run(command: Iterable[object], cwd: Path | None = None, code: int = 0, **environment: str) -> str:
-    """What a command prints, errors after the rest; it must end with exit code ``code``."""
+    """What a command prints, errors included; it must end with exit code ``code``."""
     clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
     found = subprocess.run(
         [*map(str, command)],
         cwd=cwd,
         env={**clean, "OMP_NUM_THREADS": "1", "COLUMNS": "120", **environment},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         check=False,
     )
-    assert found.returncode == code, found.stdout + found.stderr
-    return found.stdout + found.stderr
+    assert found.returncode == code, found.stdout
+    return found.stdout

@@ -1,4 +1,4 @@
-"""What ``pip install`` brings, built from this tree and tried outside of it: the sdist, the wheel with a compiler and
+"""What ``pip install`` brings, built from this tree and tried outside of it: the sdist, the wheel with the library and
 without, with an extra and without, the console scripts, and the library in C.
 """
 
@@ -109,60 +109,77 @@ def test_without_a_compiler_the_wheel_has_no_library_and_warns(sdist, tmp_path):
     assert "scalar" not in out
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_help_needs_no_extra_and_names_the_scripts(script, base, tmp_path):
-    out = run([base / script, "--help"], cwd=tmp_path)
-    assert re.search(rf"usage: {script} ", out)
-    assert re.search(rf"^ +{script} ", out, re.MULTILINE)
-    assert not re.search(r"trainer_exp\.py|tools/\w+\.py", out)
+def started(*commands: str) -> str:
+    """Code that starts console scripts one after the other in one process, and prints exit codes; torch loads once."""
+    return f"""
+import importlib.metadata, shlex, sys
+scripts = {{script.name: script for script in importlib.metadata.entry_points(group="console_scripts")}}
+for command in {commands!r}:
+    sys.argv = shlex.split(command)
+    print("==>", command, flush=True)
+    try:
+        code = scripts[sys.argv[0]].load()()
+    except SystemExit as end:
+        code = end.code
+    sys.stderr.flush()
+    print("exit code", code, flush=True)
+"""
+
+
+def outputs(said: str) -> list[str]:
+    """What each of the scripts of :func:`started` printed, without its command."""
+    return [part.partition("\n")[2] for part in said.split("==> ")[1:]]
+
+
+def test_help_needs_no_extra_and_names_the_scripts(base, tmp_path):
+    assert {path.name for path in base.glob("xnorkit-*")} == set(SCRIPTS)
+    said = outputs(run([base / "python", "-c", started(*(f"{script} --help" for script in SCRIPTS))], cwd=tmp_path))
+    for script, out in zip(SCRIPTS, said, strict=True):
+        assert out.startswith(f"usage: {script} ")
+        assert out.endswith("exit code 0\n")
+        assert re.search(rf"^ +{script} ", out, re.MULTILINE)
+        assert not re.search(r"trainer_exp\.py|tools/\w+\.py", out)
 
 
 def test_the_trainers_help_and_refusals_do_not_wait_for_torch(base, tmp_path):
-    code = """
-import sys
-from xnorkit import commands
-try:
-    commands.train()
-except SystemExit as end:
-    print("torch" in sys.modules, "numpy" in sys.modules, end.code)
-"""
-    for flags, exit_code in ((["--help"], 0), (["--epoch", "1"], 2)):
-        assert f"False False {exit_code}\n" in run([base / "python", "-c", code, *flags], cwd=tmp_path)
+    code = started("xnorkit-train --help", "xnorkit-train --epoch 1") + "print('torch' in sys.modules)"
+    said = run([base / "python", "-c", code], cwd=tmp_path)
+    assert "exit code 0\n" in said
+    assert "xnorkit-train: error: unrecognized arguments: --epoch 1; see --help\n" in said
+    assert "exit code 2\nFalse\n" in said
 
 
-@pytest.mark.parametrize(
-    ("command", "package"),
-    [
-        (["xnorkit-train", "--dataset", "digits", "--gpu", ""], "scikit-learn"),
-        (["xnorkit-train", "--arch", "timm/resnet18", "--dataset", "digits", "--gpu", ""], "timm"),
-        (["xnorkit-evaluate", "net.onnx", "--dataset", "mnist", "--data-dir", "."], "torchvision"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else value[0],
-)
-def test_a_missing_package_of_the_trainers_is_named_in_one_sentence(command, package, base, tmp_path):
-    program, *flags = command
+def test_a_missing_extra_is_named_in_one_sentence(base, tmp_path):
     quantize.export_onnx(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), tmp_path / "net.onnx", torch.zeros(1, 1, 8, 8))
-    out = run([base / program, *flags], cwd=tmp_path, code=2)
-    *_, line = out.splitlines()
-    assert re.fullmatch(rf"\S+: error: .*{package}, which is not installed: pip install 'xnorkit\[train\]'", line)
-    assert "Traceback" not in out
+    commands = {
+        "xnorkit-train --dataset digits --gpu ''": "scikit-learn",
+        "xnorkit-train --arch timm/resnet18 --dataset digits --gpu ''": "timm",
+        "xnorkit-evaluate net.onnx --dataset mnist --data-dir .": "torchvision",
+        "xnorkit-benchmark --shape 192-192-3x3-8x8 --batch 1": "tqdm",
+    }
+    said = outputs(run([base / "python", "-c", started(*commands)], cwd=tmp_path))
+    for package, out in zip(commands.values(), said, strict=True):
+        *_, line, code = out.splitlines()
+        assert re.fullmatch(rf"\S+: error: .*{package}, which is not installed: pip install 'xnorkit\[train\]'", line)
+        assert code == "exit code 2"
     assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
 
 
 def test_opencv_is_named_where_it_is_missing(base, tmp_path):
     out = run([base / "python", "-m", "xnorkit.tools.moving_objects", "--video", "x.avi"], cwd=tmp_path, code=2)
-    assert "this needs opencv-python-headless, which is not installed: pip install 'xnorkit[video]'" in out
-    assert "Traceback" not in out
+    fix = "pip install 'xnorkit[video]'"
+    assert out == f"moving_objects: error: this needs opencv-python-headless, which is not installed: {fix}\n"
 
 
-def test_what_the_trainer_makes_is_converted_exported_and_evaluated(trained):
+def test_what_the_trainer_makes_is_converted_exported_evaluated_and_loaded(trained):
     programs, folder = trained
-    assert "smaller than" in run([programs / "xnorkit-convert", "run"], cwd=folder)
-    assert "model.onnx: " in run([programs / "xnorkit-export", "run"], cwd=folder)
-    for file in ("run/packed.pt", "run/model.onnx"):
-        assert "test images of digits" in run([programs / "xnorkit-evaluate", file], cwd=folder)
-    code = "from xnorkit.training import load_model; print(load_model('run/packed.pt')[1].arch)"
-    assert "lenet5_xnornet" in run([programs / "python", "-c", code], cwd=folder)
+    code = started("xnorkit-convert run", "xnorkit-export run", "xnorkit-evaluate run/model.onnx")
+    code += "from xnorkit.training import load_model; print(load_model('run/packed.pt')[1].arch)"
+    converted, exported, evaluated = outputs(run([programs / "python", "-c", code], cwd=folder))
+    assert "smaller than" in converted
+    assert "model.onnx: " in exported
+    assert "test images of digits" in evaluated
+    assert evaluated.endswith("lenet5_xnornet\n")
 
 
 def test_a_run_says_how_it_was_started(trained):
@@ -172,10 +189,12 @@ def test_a_run_says_how_it_was_started(trained):
 
 def test_the_benchmark_runs_without_a_clone_and_writes_no_guides(trained):
     programs, folder = trained
-    refused = run([programs / "xnorkit-benchmark", "--keep"], cwd=folder, code=2)
+    shape = "--shape 192-192-3x3-8x8 --batch 1 --threads 1 --rounds 1 --json figures.json"
+    code = started("xnorkit-benchmark --keep", f"xnorkit-benchmark {shape}")
+    refused, measured = outputs(run([programs / "python", "-c", code], cwd=folder))
     assert "--keep and --report write to the guides of a clone" in refused
-    flags = ["--shape", "192-192-3x3-8x8", "--batch", "1", "--threads", "1", "--rounds", "1", "--json", "figures.json"]
-    assert "192-192-3x3-8x8" in run([programs / "xnorkit-benchmark", *flags], cwd=folder)
+    assert "192-192-3x3-8x8" in measured
+    assert measured.endswith("exit code 0\n")
     assert (folder / "figures.json").exists()
 
 
