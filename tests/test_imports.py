@@ -47,7 +47,10 @@ ROOMS_OF_QUANTIZE = {
     "export": {"binary", "packed", "scheme", "schemes"} | BITS | CALLING | WORDS | VERSION,
 }
 
-HEAVY = ("timm", "torchvision", "onnx", "onnxscript", "onnxruntime", "tensorboard", "ptflops", "sklearn")
+HEAVY = (
+    *("timm", "torchvision", "onnx", "onnxscript", "onnxruntime", "tensorboard", "ptflops", "sklearn"),
+    *("tqdm", "matplotlib", "scipy", "PIL", "cv2", "lightning", "transformers", "accelerate"),
+)
 
 
 def imported(path: Path) -> set[str]:
