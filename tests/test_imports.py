@@ -49,7 +49,7 @@ ROOMS_OF_QUANTIZE = {
 
 HEAVY = (
     *("timm", "torchvision", "onnx", "onnxscript", "onnxruntime", "tensorboard", "ptflops", "sklearn"),
-    *("tqdm", "matplotlib", "scipy", "PIL", "cv2", "lightning", "transformers", "accelerate"),
+    *("matplotlib", "scipy", "PIL", "cv2", "lightning", "transformers", "accelerate"),
 )
 
 
