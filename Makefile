@@ -57,7 +57,7 @@ $(VENV)/bin/pip:
 	$(BIN)/python -m pip install --upgrade pip
 
 $(VENV)/installed: $(INSTALLED_FROM) | $(VENV)/bin/pip
-	$(INSTALL) -e .
+	$(INSTALL) -e '.[all]'
 	touch $@
 
 $(VENV)/installed-test: $(INSTALLED_FROM) | $(VENV)/bin/pip

@@ -1,14 +1,15 @@
-"""Builds the native library, a plain shared library inside the package; metadata is in setup.cfg.
+"""Builds the native library, a plain shared library inside the package, and lays the wheel out.
 
-It has no Python symbols, so one build serves every Python. Where there is no C++ compiler the installation
-succeeds without it, and the reference kernels run.
+The library has no Python symbols, so one build serves every Python. Where there is no C++ compiler the installation
+succeeds without it, and the reference kernels run. Metadata is in setup.cfg.
 """
 
 import sys
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 SOURCES = Path("quantize/csrc")
 SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
@@ -16,6 +17,15 @@ SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 FLAGS = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-ffp-contract=off"]
 FLAGS += ["-fno-strict-aliasing"]  # words of bits are read as 32-bit halves too
 FLAGS += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]  # GCC 12's own AVX-512 headers
+
+# Folders of the clone whose names are too common for site-packages: in a wheel they stand in xnorkit/.
+WITHIN_XNORKIT = ("training", "tools")
+# Tools that write the pages of the repository or look after it: nothing to do without a clone.
+OF_THE_CLONE = (
+    *("tools/constraints.py", "tools/draw_schemes.py", "tools/reproduce.py", "tools/results.py", "tools/ship.py"),
+    "tools/moving_objects/classify_speed.py",
+    *("tools/sweep_models.py", "tools/sweep_networks.py", "tools/sweep_page.py", "tools/zoo_page.py"),
+)
 
 
 class BuildLibrary(build_ext):
@@ -28,6 +38,17 @@ class BuildLibrary(build_ext):
         return []
 
 
+class BuildPackages(build_py):
+    """Adds the trainer's script to the package ``xnorkit``, and leaves out what only a clone can use."""
+
+    def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
+        modules = super().find_package_modules(package, package_dir)
+        if package == "xnorkit":
+            modules.append((package, "trainer_exp", "trainer_exp.py"))
+        return [module for module in modules if Path(module[2]).as_posix() not in OF_THE_CLONE]
+
+
+COMMANDS = {"build_ext": BuildLibrary, "build_py": BuildPackages}
 try:
     from setuptools.command.bdist_wheel import bdist_wheel
 
@@ -37,11 +58,16 @@ try:
         def get_tag(self) -> tuple[str, str, str]:
             return "py3", "none", super().get_tag()[2]
 
-    COMMANDS = {"build_ext": BuildLibrary, "bdist_wheel": PlatformWheel}
+    COMMANDS["bdist_wheel"] = PlatformWheel
 except ImportError:
-    COMMANDS = {"build_ext": BuildLibrary}
+    pass
 
 setup(
+    packages=[
+        *find_packages(include=["quantize*", "models*", "xnorkit"]),
+        *(f"xnorkit.{name}" for name in find_packages(include=[f"{folder}*" for folder in WITHIN_XNORKIT])),
+    ],
+    package_dir={f"xnorkit.{folder}": folder for folder in WITHIN_XNORKIT},
     ext_modules=[
         Extension(
             "quantize.libxnorkit",

@@ -39,6 +39,7 @@ from typing import Any
 
 import training
 from training.config import TrainConfig, as_typed, parse_flags
+from training.installed import TRAINER, as_called, missing_extra
 from training.watch.environment import keep_freed_memory
 
 
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
     argv = sys.argv[1:] if argv is None else argv
     try:
-        flags = parse_flags(argv, __doc__)  # before torch is imported, which takes seconds
+        flags = parse_flags(argv, as_called(__doc__))  # before torch is imported, which takes seconds
         with training.joined(flags.get("gpu")) as part:
             code = run(flags, argv)
             if code == 0:
@@ -56,6 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(error, 2, argv)
     except training.RunStopped as error:
         return fail(error, 1, argv)
+    except ModuleNotFoundError as error:
+        if (sentence := missing_extra(error)) is None:
+            raise
+        return fail(sentence, 2, argv)
 
 
 def run(flags: dict[str, Any], argv: Sequence[str]) -> int:
@@ -92,7 +97,7 @@ def train(session: "training.Session", argv: Sequence[str]) -> int:
 
 def fail(message: object, code: int, argv: Sequence[str]) -> int:
     """Say why, in one line, with the flags as ``argv`` spells them; the exit code."""
-    print(f"trainer_exp.py: error: {as_typed(str(message), TrainConfig, argv)}", file=sys.stderr)
+    print(as_called(f"{TRAINER}: error: {as_typed(str(message), TrainConfig, argv)}"), file=sys.stderr)
     return code
 
 

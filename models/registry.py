@@ -14,6 +14,7 @@ import difflib
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import ModuleType
 
 from torch import nn
 
@@ -129,7 +130,7 @@ def resolve(name: str, schemes: Schemes = ()) -> ModelSpec:
             entry, scheme = _REGISTRY[arch], "xnor" if suffix == "xnornet" else suffix
             return ModelSpec(name, arch, entry.first_of(preferred), scheme, entry.input_size, entry.keep_float)
     more = "each also as <arch>_xnornet or <arch>_<scheme>; timm/<name> gives any timm backbone; "
-    more += "READMEs/adding.md says how to add one, or a scheme"
+    more += "models.register_model adds one of your own, and the guide 'adding' says how"
     raise ValueError(_unknown(name, list_models(), f"valid: {', '.join(sorted(_REGISTRY))}; {more}"))
 
 
@@ -153,10 +154,8 @@ def create_model(
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{what} is {value!r}; it must be a whole number of at least 1")
     if spec.arch.startswith(TIMM_PREFIX):
-        import timm
-
         backbone = spec.arch.removeprefix(TIMM_PREFIX)
-        return timm.create_model(backbone, num_classes=num_classes, in_chans=in_chans, **options)
+        return _timm(name).create_model(backbone, num_classes=num_classes, in_chans=in_chans, **options)
     build = _REGISTRY[spec.arch].build
     valid = sorted(set(inspect.signature(build).parameters) - {"num_classes", "in_chans", "layout"})
     for option in options:
@@ -165,10 +164,21 @@ def create_model(
     return build(num_classes=num_classes, in_chans=in_chans, layout=spec.layout, **options)
 
 
+def _timm(name: str) -> ModuleType:
+    """timm. Raises ModuleNotFoundError, with what to install, where it is not."""
+    try:
+        import timm
+    except ModuleNotFoundError as error:
+        if error.name != "timm":
+            raise
+        sentence = f"{name!r} needs timm, which is not installed: pip install 'xnorkit[train]'"
+        raise ModuleNotFoundError(sentence, name="timm") from None
+    return timm
+
+
 @functools.cache
 def _timm_entrypoint(name: str) -> None:
-    import timm
-
+    timm = _timm(name)
     bare = name.removeprefix(TIMM_PREFIX)
     if not timm.is_model(bare):
         names = [TIMM_PREFIX + m for m in timm.list_models()]

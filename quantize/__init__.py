@@ -17,6 +17,7 @@ from .binary.layers import (
 from .compact import compact_state, load_compact_state
 from .complexity import LayerCost, Summary, summary
 from .optim import (
+    anneal_after_step,
     clip_after_step,
     clip_latent_weights,
     estimate_statistics,
@@ -68,6 +69,7 @@ __all__ = [
     "Scheme",
     "Summary",
     "__version__",
+    "anneal_after_step",
     "apply_plan",
     "clip_after_step",
     "clip_latent_weights",

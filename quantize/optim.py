@@ -1,5 +1,6 @@
 """What a training loop does for a binary network: parameter groups, clipping, progress, stages, statistics."""
 
+import itertools
 from collections.abc import Iterable
 from typing import Any
 
@@ -68,6 +69,19 @@ def set_progress(model: nn.Module, progress: float) -> None:
         if isinstance(module, BinaryLayer) and module.scheme.annealed:
             module.progress.fill_(progress)
             module.progress_set = True
+
+
+def anneal_after_step(optimizer: Optimizer, model: nn.Module, steps: int, done: int = 0) -> RemovableHandle:
+    """Let the annealed layers of ``model`` follow the steps of ``optimizer``; returns the hook's handle.
+
+    Their progress (:func:`set_progress`) is 0 at the first of ``steps`` steps and 1 after the last. ``done`` of them
+    are done already where a training goes on. Raises ValueError where there is no step to do.
+    """
+    if not 0 <= done < steps:
+        raise ValueError(f"{done} of {steps} steps are done; steps must be those of the whole training, more than done")
+    counted = itertools.count(done + 1)
+    set_progress(model, done / steps)
+    return optimizer.register_step_post_hook(lambda *_: set_progress(model, min(1.0, next(counted) / steps)))
 
 
 def use_float_weights(model: nn.Module, enabled: bool) -> None:

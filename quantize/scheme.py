@@ -206,7 +206,7 @@ def get_scheme(scheme: str | Scheme) -> Scheme:
         raise TypeError(f"scheme must be a name or a Scheme instance, got {type(scheme).__name__}: {scheme!r}")
     name, _, options = scheme.partition(":")
     if name not in _REGISTRY:
-        own = "; READMEs/adding.md says how to register one of your own"
+        own = "; quantize.register_scheme adds one of your own, and the guide 'adding' says how"
         raise ValueError(f"unknown scheme {name!r}: {did_you_mean(name, _REGISTRY)}{own}")
     cls = _REGISTRY[name]
     return cls(**_parse_options(cls, options))

@@ -17,12 +17,12 @@ ROOT = Path(__file__).parent.parent
 
 
 def requirements() -> list[Requirement]:
-    """Of the package and of its tests, as setup.cfg writes them."""
+    """Of the package and of its extras, as setup.cfg writes them, but for extras that name extras."""
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
-    extras = setup["options.extras_require"]
-    lists = (setup["options"]["install_requires"], extras["test"], extras["dev"])
-    return [Requirement(line) for text in lists for line in text.split("\n") if line]
+    lists = [setup["options"]["install_requires"], *setup["options.extras_require"].values()]
+    lines = [line for text in lists for line in text.split("\n") if line]
+    return [Requirement(line) for line in lines if not line.startswith(f"{setup['metadata']['name']}[")]
 
 
 def constraint_lines() -> list[str]:

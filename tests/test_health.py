@@ -11,6 +11,7 @@ from torch import nn
 import models
 import quantize
 import training
+from quantize.health import Figures, FlipRates
 from training.watch.health import HealthWatch, LayerHealth, input_health, measure_health
 
 
@@ -78,6 +79,33 @@ def test_measuring_changes_nothing():
     assert torch.equal(torch.get_rng_state(), random_state)
     assert all(p.grad is None for p in model.parameters())
     assert not model[1]._forward_pre_hooks
+
+
+def test_modes_are_put_back():
+    model = nn.Sequential(nn.BatchNorm1d(4).eval(), linear("xnor"), nn.Dropout(0.5))
+    modes = [module.training for module in model.modules()]
+    measure_health(model, X)
+    assert [module.training for module in model.modules()] == modes == [True, False, True, True]
+
+
+def test_flips_of_a_layer_that_draws_its_weights_are_those_of_its_signs():
+    layer = linear("binaryconnect:stochastic=True").train()
+    flips = FlipRates(layer)
+    assert flips.update() == {"": 0.0}
+    layer.weight.data.neg_()
+    assert flips.update() == {"": 1.0}
+    assert layer.training
+
+
+def test_figures_have_the_names_that_the_trainer_gives_them():
+    model = nn.Sequential(nn.Linear(4, 4), linear("xnor"))
+    figures = Figures(model, X)
+    model[1].weight.data.neg_()
+    found = figures()
+    assert found == {"flip_rate/1": 1.0} | {
+        f"health/1/{name}": value for name, value in vars(measure_health(model, X)["1"]).items()
+    }
+    assert figures()["flip_rate/1"] == 0.0
 
 
 # Warnings.

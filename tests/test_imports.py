@@ -13,9 +13,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # package: those of ours that it must not import
 FORBIDDEN = {
-    "quantize": {"models", "training", "tools"},
-    "models": {"quantize", "training", "tools"},
-    "training": {"tools"},
+    "quantize": {"models", "training", "tools", "xnorkit"},
+    "models": {"quantize", "training", "tools", "xnorkit"},
+    "training": {"tools", "xnorkit"},
+    "tools": {"xnorkit"},
+    "xnorkit": {"quantize", "models"},
 }
 
 # What arrows point to inside quantize, room by room: a package or a file -> those of quantize that it may import.
@@ -35,6 +37,8 @@ ROOMS_OF_QUANTIZE = {
     "schemes": SCHEME,
     "binary": SCHEME | {"sharded"},
     "optim": {"binary"} | CALLING,
+    "health": {"binary", "ste"} | CALLING,
+    "integrations": {"binary", "health", "optim"},
     "packed": {"binary", "scheme", "ste"} | BITS | CALLING | WORDS,
     "planning": {"binary", "scheme", "packed", "sharded"} | CALLING | WORDS,
     "prepare": {"binary", "planning", "scheme", "packed"} | CALLING,
@@ -43,7 +47,10 @@ ROOMS_OF_QUANTIZE = {
     "export": {"binary", "packed", "scheme", "schemes"} | BITS | CALLING | WORDS | VERSION,
 }
 
-HEAVY = ("timm", "torchvision", "onnx", "onnxscript", "onnxruntime", "tensorboard", "ptflops", "sklearn")
+HEAVY = (
+    *("timm", "torchvision", "onnx", "onnxscript", "onnxruntime", "tensorboard", "ptflops", "sklearn"),
+    *("matplotlib", "scipy", "PIL", "cv2", "lightning", "transformers", "accelerate"),
+)
 
 
 def imported(path: Path) -> set[str]:

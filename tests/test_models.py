@@ -148,7 +148,7 @@ def test_timm_networks():
     [
         ("nin_gc_xnornt", "unknown network 'nin_gc_xnornt': did you mean 'nin_gc_xnornet'.* valid: .*lenet5"),
         ("lenet", "unknown network 'lenet': did you mean 'lenet5'"),
-        ("nin_nope", "unknown network 'nin_nope': .* timm/<name> gives any timm backbone.*READMEs/adding.md"),
+        ("nin_nope", "unknown network 'nin_nope': .* timm/<name> gives any timm backbone.*the guide 'adding' says how"),
         ("timm/resnet188", "unknown network 'timm/resnet188': did you mean 'timm/resnet18'.* see timm.list_models"),
         ("", "unknown network ''"),
     ],

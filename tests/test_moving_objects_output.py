@@ -34,5 +34,5 @@ def test_without_opencv_one_line_says_what_to_install(tmp_path):
     command = [sys.executable, "tools/moving_objects", "--video", "street.mp4"]
     found = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert found.returncode == 2
-    assert "needs OpenCV, which is not installed; install it with: pip install -e '.[video]'" in found.stderr
+    assert "this needs opencv-python-headless, which is not installed: pip install 'xnorkit[video]'" in found.stderr
     assert found.stderr.count("\n") == 1

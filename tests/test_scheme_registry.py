@@ -59,7 +59,7 @@ def test_a_scheme_prints_as_what_it_was_made_from(text):
     ("text", "message"),
     [
         ("xnorr", "unknown scheme 'xnorr': did you mean 'xnor'.* valid: binaryconnect, .*xnor"),
-        ("", "unknown scheme '': valid: .*READMEs/adding.md"),
+        ("", "unknown scheme '': valid: .*the guide 'adding' says how"),
         ("Xnor", "unknown scheme 'Xnor': did you mean 'xnor'"),
         ("xnor:scale=true", "scheme 'xnor' has no option 'scale': did you mean 'input_scale'.*valid: center, input_sc"),
         ("bnn:x=1", "scheme 'bnn' has no option 'x': valid: none"),

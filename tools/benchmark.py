@@ -14,7 +14,7 @@
 
 Float in and float out. Every side's numbers are compared with a float convolution's before its time is
 taken. Sides take turns in one run; a time is the median of its calls; a ratio is how many times as long as
-ours, the median over the turns. A side whose package is missing (pip install -e '.[bench]') is left out.
+ours, the median over the turns. A side whose package is missing (pip install 'xnorkit[bench]') is left out.
 Exit codes: 0 done, 1 a side computes wrong numbers, 2 something that cannot be used.
 """
 
@@ -42,7 +42,6 @@ from tools.benchmarking.page.performance_page import (
     memory_table,
     write_report,
 )
-from tools.benchmarking.page.performance_plots import plot
 from tools.benchmarking.page.performance_tables import setting_title
 from tools.benchmarking.profile import HEADER, PROFILED, lines_of, profile
 from tools.benchmarking.result import Result
@@ -52,7 +51,7 @@ from tools.benchmarking.sides.network_sides import NetworkCase
 from tools.benchmarking.sides.resident_memory import measure_memory
 from tools.benchmarking.sides.training_steps import TRAINING_SIDES, TrainingCase, measure_training_memory
 from tools.benchmarking.timing import Timer
-from tools.command_line import positive, tool_parser
+from tools.command_line import exit_code, fail, positive, tool_parser
 from training.watch.console import progress
 
 
@@ -153,28 +152,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     flags = parser().parse_args(argv)
     try:
-        if flags.profile and not flags.network:
-            raise ValueError("--profile is of whole networks; name one with --network")
-        if flags.report is not None:
-            print(f"wrote {write_report(flags.report or sorted(FOLDER.rglob('*.json')))}")
-            return 0
-        result = run(flags, argv)
-        show(result)
-        if flags.profile:
-            show_profiles(flags, result)
-        if flags.json:
-            result.write(flags.json)
-        if flags.keep:
-            result.write(READMES / kept_path(result))
-        if flags.plot:
-            plot(result, flags.plot)
+        return exit_code("benchmark", lambda: benchmark(flags, argv))
     except WrongNumbers as error:
-        print(f"benchmark: error: {error}", file=sys.stderr)
+        fail("benchmark", error)
         return 1
-    except (ValueError, OSError) as error:
-        print(f"benchmark: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+
+def benchmark(flags: argparse.Namespace, argv: Sequence[str]) -> None:
+    """Measure, print, and write what the flags ask for. Raises ValueError or OSError, in one sentence; WrongNumbers."""
+    if flags.profile and not flags.network:
+        raise ValueError("--profile is of whole networks; name one with --network")
+    if (flags.keep or flags.report is not None) and not READMES.is_dir():
+        raise ValueError("--keep and --report write to the guides of a clone, and there are none; give --json FILE")
+    if flags.report is not None:
+        print(f"wrote {write_report(flags.report or sorted(FOLDER.rglob('*.json')))}")
+        return
+    result = run(flags, argv)
+    show(result)
+    if flags.profile:
+        show_profiles(flags, result)
+    if flags.json:
+        result.write(flags.json)
+    if flags.keep:
+        result.write(READMES / kept_path(result))
+    if flags.plot:
+        from tools.benchmarking.page.performance_plots import plot
+
+        plot(result, flags.plot)
 
 
 def show(result: Result) -> None:

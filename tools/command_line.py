@@ -4,6 +4,8 @@ import argparse
 import sys
 from collections.abc import Callable
 
+from training.installed import as_called, missing_extra
+
 
 def positive(text: str) -> int:
     """For ``type=`` of an argument: a whole number of at least 1."""
@@ -14,13 +16,27 @@ def positive(text: str) -> int:
 
 def tool_parser(doc: str | None) -> argparse.ArgumentParser:
     """A parser whose help is the docstring of the tool, line by line as it stands there."""
-    return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    return argparse.ArgumentParser(
+        description=doc and as_called(doc), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
 
 
 def exit_code(program: str, run: Callable[[], int | None]) -> int:
-    """What ``run()`` returns, 0 for None; 2, and one sentence, where it raises ValueError or OSError."""
+    """What ``run()`` returns, 0 for None; 2, and one sentence, where it raises ValueError or OSError.
+
+    Or where it needs a package of an extra that is not installed.
+    """
     try:
         return run() or 0
     except (ValueError, OSError) as error:
-        print(f"{program}: error: {error}", file=sys.stderr)
-        return 2
+        return fail(program, error)
+    except ModuleNotFoundError as error:
+        if (sentence := missing_extra(error)) is None:
+            raise
+        return fail(program, sentence)
+
+
+def fail(program: str, message: object) -> int:
+    """Say why, in one sentence; the exit code."""
+    print(f"{program}: error: {as_called(str(message))}", file=sys.stderr)
+    return 2

@@ -24,7 +24,7 @@ def optional_module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise Unavailable(f"{name} is not installed (pip install -e '.[bench]')") from None
+        raise Unavailable(f"{name} is not installed (pip install 'xnorkit[bench]')") from None
 
 
 @dataclasses.dataclass(frozen=True)

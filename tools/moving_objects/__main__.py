@@ -1,16 +1,18 @@
-"""``python tools/moving_objects`` and ``python -m tools.moving_objects``."""
+"""``python tools/moving_objects``, ``python -m tools.moving_objects``; in a wheel the same of ``xnorkit``."""
 
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # started by its path, Python looks in this folder only
 
-try:
-    from tools.moving_objects.cli import main
-except ModuleNotFoundError as error:
-    if error.name != "cv2":
-        raise
-    print(f"moving_objects: error: {error}", file=sys.stderr)
-    sys.exit(2)
+from tools.command_line import exit_code
 
-sys.exit(main())
+
+def main() -> int:
+    """Run the command line; the exit code."""
+    from tools.moving_objects import cli  # here: OpenCV may not be installed
+
+    return cli.main()
+
+
+sys.exit(exit_code("moving_objects", main))

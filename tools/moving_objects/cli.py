@@ -26,6 +26,7 @@ from typing import NoReturn
 import cv2
 
 from tools.command_line import positive
+from training.installed import as_called
 
 from .box_scores import GROUPS, Boxes, Scores, evaluate, label_accuracy, read_boxes
 from .classify import CLASSES, TORCHVISION, Classifier, load_classifier
@@ -47,7 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The flags."""
     parser = _Parser(
         prog=PROGRAM,
-        description=__doc__,
+        description=as_called(__doc__),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

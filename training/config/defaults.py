@@ -6,6 +6,7 @@ as its command line takes them; ``#`` starts a comment.
 """
 
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,13 +43,13 @@ NETWORKS = (
     *("resnet18", "resnet18_imagenet", "resnet20", "resnet34", "resnet34_imagenet", "resnet50", "resnet50_imagenet"),
     *("vgg11", "vgg13", "vgg16", "vgg_small"),
 )
-SCHEMES = Path(__file__).parents[2] / "quantize" / "schemes"  # a file each, of the scheme's name
 FOLDER = Path(__file__).parents[1] / "recipes"
 
 
 def list_schemes() -> list[str]:
     """The names of the schemes that come with quantize, which is not imported."""
-    return sorted(path.stem for path in SCHEMES.glob("[a-z]*.py"))
+    (folder,) = find_spec("quantize").submodule_search_locations
+    return sorted(path.stem for path in Path(folder, "schemes").glob("[a-z]*.py"))  # a file each, of the scheme's name
 
 
 def resolve(arch: str) -> "ModelSpec":

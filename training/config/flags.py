@@ -13,6 +13,8 @@ import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn, get_args, get_origin
 
+from ..installed import TRAINER, as_called
+
 FLOAT_SCHEMES = ("none", "float")  # of --scheme and --override: the float twin of the same layout
 
 
@@ -151,7 +153,7 @@ def parser_of(config: type, description: str | None = None, argv: Sequence[str] 
     One that is not given leaves nothing in the namespace, so that defaults can follow the network.
     """
     parser = _Parser(
-        prog="trainer_exp.py",
+        prog=as_called(TRAINER),
         description=description,
         argument_default=argparse.SUPPRESS,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,10 +12,11 @@ from torch.nn import functional as F
 from ..config import TrainConfig
 from .augment import AUGMENTATIONS, Augmentation, get_augmentation
 from .datasets import DATASETS, ArraySet, get_dataset
-from .decoded import decode
-from .imagefolder import PictureFiles, Pictures, find_pictures
 from .loaders import ALL, Loader, MemoryLoader, Share, StreamLoader, derive_seed
 from .normalization import PRESETS, Normalization, get_preset, given
+
+if TYPE_CHECKING:
+    from .imagefolder import Pictures
 
 __all__ = [
     "AUGMENTATIONS",
@@ -89,11 +91,13 @@ def load_data(
     augmentation = get_augmentation(config.augment)
     classes, splits, skipped = _read(config, input_size, augmentation.resized_crop, test_only)
 
-    def loader(split: ArraySet | Pictures, augmentation: Augmentation, shuffle: bool) -> Loader:
+    def loader(split: "ArraySet | Pictures", augmentation: Augmentation, shuffle: bool) -> Loader:
         options = {"augmentation": augmentation, "shuffle": shuffle, "seed": config.seed, "share": share}
         if isinstance(split, ArraySet):
             images, labels = split.images.to(device), split.labels.to(device)
             return MemoryLoader(images, labels, config.batch_size, normalization, **options)
+        from .imagefolder import PictureFiles  # here: arrays of images need no Pillow
+
         files = PictureFiles(split, input_size, augmentation.resized_crop, config.skip_corrupt)
         return StreamLoader(files, config.batch_size, normalization, device, config.workers, **options)
 
@@ -108,10 +112,15 @@ def _read(config: TrainConfig, input_size: tuple[int, int, int], resized_crop: b
     spec, data_dir = get_dataset(config.dataset), Path(config.data_dir).expanduser()
     if spec.load is not None and resized_crop:
         raise ValueError(f"--augment resized_crop needs picture files (--dataset imagefolder), not {config.dataset!r}")
-    classes, *splits = find_pictures(data_dir) if spec.load is None else spec.load(data_dir)
-    splits = splits[1:] if test_only else splits
     if spec.load is not None:
+        classes, *splits = spec.load(data_dir)
+        splits = splits[1:] if test_only else splits
         return classes, [ArraySet(adapt(split.images, input_size), split.labels) for split in splits], set()
+    from .decoded import decode
+    from .imagefolder import find_pictures
+
+    classes, *splits = find_pictures(data_dir)
+    splits = splits[1:] if test_only else splits
     pictures = sum(len(split.paths) for split in splits)
     if pictures * math.prod(input_size) <= MEMORY_LIMIT and not resized_crop:
         decoded = [decode(split, input_size, config.skip_corrupt) for split in splits]

@@ -4,8 +4,6 @@ import dataclasses
 import sys
 from collections.abc import Iterable
 
-from tqdm import tqdm
-
 import quantize
 
 from ..processes.distributed import is_first
@@ -42,6 +40,8 @@ def progress(batches: Iterable, total: int, title: str, unit: str = "batch") -> 
 
     Nor in a process that is not the first.
     """
+    from tqdm import tqdm
+
     disable = None if is_first() else True
     return tqdm(batches, title, total, leave=False, file=sys.stderr, disable=disable, unit=unit)
 

@@ -29,7 +29,7 @@ def describe(device: "torch.device") -> dict[str, Any]:
     import quantize
 
     return {
-        "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command(),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "cpu": cpu_name(),
@@ -43,6 +43,12 @@ def describe(device: "torch.device") -> dict[str, Any]:
             **installed(PACKAGES),
         },
     }
+
+
+def command() -> str:
+    """How this program was called: a script of Python's, or a console script."""
+    name = Path(sys.argv[0]).name
+    return shlex.join([*(["python"] if name.endswith(".py") else []), name, *sys.argv[1:]])
 
 
 def cpu_name() -> str:

@@ -1,14 +1,19 @@
-"""The state of the layers: which are alive, how many bits training still changes, where a number is not finite."""
-
-import dataclasses
+"""What a run says of its layers: which have died, and where a number is not finite."""
 
 import torch
 from torch import Tensor, nn
 
-from quantize import BinaryLayer
-from quantize.ste import sign
+from quantize.health import FlipRates, LayerHealth, input_health, measure_health
 
-NO_GRADIENT = 1e-3  # a surrogate derivative below it; annealed ones never quite reach 0
+__all__ = [
+    "FlipRates",
+    "HealthWatch",
+    "LayerHealth",
+    "all_finite",
+    "first_nonfinite",
+    "input_health",
+    "measure_health",
+]
 
 # Shares from which on a layer is dead. Surrogates that sharpen saturate most inputs of a healthy layer.
 DEAD_CHANNELS, SATURATION = 0.95, 0.99
@@ -18,66 +23,6 @@ REASONS = {
     "saturated": "no gradient reaches the inputs; put batch norm before the layer, or lower --lr",
     "unchanged": "no weight has changed its sign since the start; raise --lr",
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class LayerHealth:
-    """A binary layer's input on one batch; shares in 0 to 1.
-
-    Attributes:
-        sign_balance: values above zero once quantized (+1, where they become signs); 0.5 says most.
-        dead_channels: input channels whose quantized value is the same over batch and positions.
-        saturation: values whose surrogate derivative is nearly zero, so that no gradient passes.
-    """
-
-    sign_balance: float
-    dead_channels: float
-    saturation: float
-
-
-def input_health(layer: BinaryLayer, x: Tensor) -> LayerHealth | None:
-    """The health of ``layer`` with input ``x``; None where the layer's scheme keeps its input in float."""
-    with torch.enable_grad():
-        if layer.threshold is not None:
-            x = x - layer.per_channel(layer.threshold)
-        x = x.detach().requires_grad_()
-        bits = layer.scheme.input(x, layer)
-        if bits is x:
-            return None
-        (derivative,) = torch.autograd.grad(bits.sum(), x)
-    channels = bits.detach().movedim(layer.channel_dim, 0).flatten(1)
-    constant = channels.amin(1) == channels.amax(1)
-    return LayerHealth(
-        sign_balance=(channels > 0).float().mean().item(),
-        dead_channels=constant.float().mean().item(),
-        saturation=(derivative.abs() < NO_GRADIENT).float().mean().item(),
-    )
-
-
-@torch.no_grad()
-def measure_health(model: nn.Module, images: Tensor) -> dict[str, LayerHealth]:
-    """The health of each binary layer with binary inputs, by name, on ``images`` (N, C, H, W).
-
-    The model runs in evaluation mode and is left in it. Of a layer that runs more than once, the last counts.
-    """
-    found: dict[str, LayerHealth] = {}
-
-    def watch(name: str):
-        def look(layer: BinaryLayer, args: tuple) -> None:
-            health = input_health(layer, args[0])
-            if health is not None:
-                found[name] = health
-
-        return look
-
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, BinaryLayer)}
-    handles = [layer.register_forward_pre_hook(watch(name)) for name, layer in layers.items()]
-    try:
-        model.eval()(images)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found
 
 
 class HealthWatch:
@@ -121,29 +66,6 @@ class HealthWatch:
     def _count(self, names: list[str]) -> str:
         shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
         return f"{len(names)} of {self.layers} binary layers ({shown})"
-
-
-class FlipRates:
-    """The share of each binary layer's weights whose sign has changed since it was last asked.
-
-    The sign is that of the weight the layer computes with (XNOR-Net's is centred), +1 for 0. Where a training
-    stage has it compute with float weights, it is the sign they will have.
-    """
-
-    def __init__(self, model: nn.Module):
-        self.layers = {name: m for name, m in model.named_modules() if isinstance(m, BinaryLayer)}
-        self.bits = self._bits()
-
-    @torch.no_grad()
-    def _bits(self) -> dict[str, Tensor]:
-        # Ask in evaluation mode: a stochastic scheme draws its signs in training.
-        weights = {name: layer.scheme.weight(layer.float_filters(), layer) for name, layer in self.layers.items()}
-        return {name: sign(weight.values) > 0 for name, weight in weights.items()}
-
-    def update(self) -> dict[str, float]:
-        """Layer name -> share in 0 to 1."""
-        before, self.bits = self.bits, self._bits()
-        return {name: (self.bits[name] != before[name]).float().mean().item() for name in self.layers}
 
 
 def all_finite(model: nn.Module) -> bool:

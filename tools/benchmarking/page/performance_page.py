@@ -10,7 +10,6 @@ from ..measure import Row
 from ..result import KINDS, Result, read_result
 from ..sides import cuda_sides
 from . import performance_tables as tables
-from .performance_plots import plot
 
 READMES = Path(__file__).resolve().parents[3] / "READMEs"
 FOLDER = READMES / "performance"
@@ -144,6 +143,8 @@ def write_report(paths: Iterable[Path], folder: Path = READMES) -> Path:
     results = {kept_path(result): result for result in map(read_result, paths)}
     if not results:
         raise ValueError("there are no results to report; measure some first with --keep")
+    from .performance_plots import plot  # here: measuring needs no matplotlib
+
     for kept, result in results.items():
         plot(result, folder / kept.with_suffix(".png"))
     path = folder / "performance.md"

@@ -1,0 +1,1 @@
+"""What people run, a script a command line; nothing imports it."""
