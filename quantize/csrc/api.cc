@@ -113,7 +113,7 @@ int32_t xk_pack(const float* input, int32_t layout, int64_t batch, int64_t chann
     check_pointers({{"input", input}, {"bits", bits}});
     check_choice("layout", layout, XK_NHWC);
     const FloatInput floats{input, layout, batch, channels, height * width, binarize};
-    pack(floats, machine_microkernels(), {bits, 0, nullptr}, parallel);
+    pack(floats, machine_microkernels(), {bits, 0, nullptr, nullptr}, parallel);
   });
 }
 

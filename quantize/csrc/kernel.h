@@ -7,7 +7,7 @@
 namespace xk {
 
 // The order of weights that a kernel reads, which decides, with the shape, which driver runs it: see choose_driver().
-enum class WeightOrder { kWords, kChains, kBytes };  // see WordPlan, ChainPlan and BytePlan
+enum class WeightOrder { kWords, kNibbles, kChains, kBytes };  // see WordPlan, LookupPlan, ChainPlan and BytePlan
 
 struct Kernel {
   const char* name;

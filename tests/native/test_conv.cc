@@ -127,6 +127,11 @@ std::vector<xk_conv_shape> shapes() {
   all.push_back(square(1, 64, 20, 4, 3, 1, 5, 1, 1));     // windows wholly in the padding
   all.push_back(square(1, 96, 40, 300, 1, 1, 0, 1, 1));   // rows wider than a chunk
   all.push_back({1, 64, 1, 37, 100, 1, 4, 1, 2, 1, 1, 0, 3, 0, 0, 1});   // one-dimensional, uneven padding
+  all.push_back({1, 5000, 1, 3, 20, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1});  // sums of many slices of look-ups
+  all.push_back({1, 33000, 1, 2, 20, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1});  // and of more than 16 bits hold
+  all.push_back(square(1, 40, 210, 6, 3, 2, 2, 1, 1));    // three full blocks of look-ups and a part
+  all.push_back(square(2, 48, 210, 5, 3, 1, 1, 1, 3));    // groups of 16, two blocks of look-ups each
+  all.push_back(square(1, 32, 40, 66, 3, 1, 1, 1, 1));    // rows wider than a chunk of look-ups
   all.push_back({1, 2000, 1, 5, 48, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1});  // linear
   all.push_back({1, 64, 6, 7, 32, 2, 4, 2, 1, 1, 3, 1, 2, 0, 4, 2});
   // Wide enough that pixels lie side by side in vectors: see conv/planes.cc.

@@ -10,7 +10,7 @@ namespace xk::avx512 {
 
 // x = (a ^ w) & mask where kMasked, in one instruction: its truth table over (a, w, mask), mask lowest, is 0x28.
 template <int kPixels, bool kMasked>
-XK_TARGET static void dot_tile_16xN(const Tile<Word>& t) {
+XK_POPCOUNT_TARGET static void dot_tile_16xN(const Tile<Word>& t) {
   __m512i differ[kPixels][2];
 #pragma GCC unroll 8
   for (int p = 0; p < kPixels; ++p) differ[p][0] = differ[p][1] = _mm512_setzero_si512();
@@ -59,7 +59,7 @@ constexpr int64_t kTapHalves = 8;  // dot_tap_16xN keeps up to so many halves of
 
 // Sums from halves. The lanes of a vector are 32 bits wide: kLanes output channels.
 template <int kPixels>
-XK_TARGET static inline void store_dots(const Tile<Half>& t, const __m512i (&differ)[kPixels]) {
+XK_POPCOUNT_TARGET static inline void store_dots(const Tile<Half>& t, const __m512i (&differ)[kPixels]) {
   const __m512i terms = _mm512_set1_epi32(*t.terms);
 #pragma GCC unroll 8
   for (int p = 0; p < kPixels; ++p)
@@ -69,7 +69,7 @@ XK_TARGET static inline void store_dots(const Tile<Half>& t, const __m512i (&dif
 // `ones` counts sum bits, `twos` carries where runs are chains: see form_chains(). Halves behind the last carry, all of
 // them where there are no chains, are counted one by one.
 template <int kPixels, bool kChained>
-XK_TARGET static void dot_halves_16xN(const Tile<Half>& t) {
+XK_POPCOUNT_TARGET static void dot_halves_16xN(const Tile<Half>& t) {
   __m512i ones[kPixels], twos[kPixels], sum[kPixels];
 #pragma GCC unroll 8
   for (int p = 0; p < kPixels; ++p) ones[p] = twos[p] = _mm512_setzero_si512();
@@ -109,7 +109,7 @@ XK_TARGET static void dot_halves_16xN(const Tile<Half>& t) {
 
 // Sums over one tap, whose weights stay in registers while one pixel after the other is computed.
 template <int kLength>
-XK_TARGET static void dot_tap_16xN(const Tile<Half>& t) {
+XK_POPCOUNT_TARGET static void dot_tap_16xN(const Tile<Half>& t) {
   const Half* a = t.input + (t.origin + t.runs[0].input);
   const Half* w = t.weights + t.runs[0].weight * kLanes;
   const __m512i terms = _mm512_set1_epi32(*t.terms);
@@ -162,11 +162,7 @@ constexpr Microkernels kMicrokernels = [] {
   return m;
 }();
 
-bool usable() {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("bmi2");
-}
+bool usable() { return avx512bw::usable() && __builtin_cpu_supports("avx512vpopcntdq"); }
 
 }  // namespace xk::avx512
 #endif

@@ -145,6 +145,51 @@ struct ByteTile {
   int32_t* dots[2];  // [row][column][kLanes], with room for [rows][row_pitch] and whole tiles
 };
 
+// Convolution by look-up of nibbles, see conv/lookup.cc: filters side by side in a vector of bytes, each the index into
+// a row of a table, which two output pixels choose.
+constexpr int kLookupLanes = 64;         // filters of a block: four blocks of kLanes
+constexpr int kLookupNibbles = 60;       // of a slice: a byte gains at most 4 with each
+constexpr int kNibblesTogether = 3;      // of which half a byte holds the sum; a slice has a multiple of them
+constexpr uint16_t kPaddedOffset = 256;  // of a nibble of padding, see kPairTable
+
+struct alignas(64) PairTable {
+  uint8_t rows[17 * 17][16];
+};
+// See nibbles.inc.
+constexpr PairTable pair_table() {
+  PairTable table{};
+  for (int row = 0; row < 17 * 17; ++row)
+    for (int i = 0; i < 16; ++i)
+      for (int bit = 0; bit < 4; ++bit) {
+        if (row % 17 < 16) table.rows[row][i] += (row % 17 ^ i) >> bit & 1;
+        if (row / 17 < 16) table.rows[row][i] += 16 * ((row / 17 ^ i) >> bit & 1);
+      }
+  return table;
+}
+inline constexpr PairTable kPairTable = pair_table();
+
+// Where the offsets of a tap, or of taps side by side, of two pixels are.
+struct OffsetRun {
+  const uint16_t *first, *second;
+};
+
+// A slice of the windows of pairs of pixels with a block of filters.
+struct PairTile {
+  const uint16_t* offsets;  // [pair][offset_pitch]: of the rows of kPairTable
+  int64_t offset_pitch, pairs;
+  const uint8_t* nibbles;  // [nibble][kLookupLanes], or where there is no second pixel
+  const uint8_t* octets;   // [octet_count][kLookupLanes]
+  int64_t octet_count;
+  int64_t count;           // of nibbles
+  bool single;             // one pair, without a second pixel
+  int lanes;               // filters that are wanted; sums of others may be left out
+  bool first, last;        // slice: sums begin with it, and become dots
+  uint16_t* counts;        // [pair][2 * kLookupLanes]: what the slices before it have counted
+  const int16_t* terms;    // [pair][2]: K of a pixel, see Tile
+  int32_t* dots;           // [block of kLanes][dots_pitch][pair][2][kLanes]
+  int64_t dots_pitch;
+};
+
 // Floats and the bits that they become: those where (x, or -x where flipped) >= threshold.
 struct Packing {
   const float* input;      // [channel][pixel], or [pixel][channel]
@@ -160,12 +205,22 @@ struct Packing {
   Half* planes;   // NULL, or where the output goes instead of `bits`: [half][pixel], planes `plane` apart
 };
 
-// All of these but the two for WeightOrder::kChains must be there.
+// All of these but those for one WeightOrder must be there.
 struct Microkernels {
   void (*dot_words)(const Tile<Word>& tile);
   // Only for WeightOrder::kChains, and so are chains and planes in Packing.
   void (*dot_halves)(const Tile<Half>& tile);
   void (*convolve_planes)(const PlaneTile& tile, const Epilogue& epilogue);
+
+  // Only for WeightOrder::kNibbles. `lookup_lanes` filters cost as much as one.
+  int lookup_lanes;
+  void (*count_pairs)(const PairTile& tile);
+  // offsets[i] = 16 times nibble i of `count` words.
+  void (*offsets_of)(const uint64_t* words, int64_t count, uint16_t* offsets);
+  // first + 17 * second of `length` offsets of each run, one run behind the other. Reads and writes up to 15 more.
+  void (*join_offsets)(const OffsetRun* runs, int64_t count, int64_t length, uint16_t* joined);
+  // [octet][kLookupLanes] to [octet][2][kLookupLanes]: the low and the high nibbles of bytes.
+  void (*split_nibbles)(const uint8_t* octets, int64_t count, uint8_t* nibbles);
 
   // Epilogues of sums [pixel][kLanes], which they may overwrite, with their output
   // in planes, [lane][pixel], lanes `pitch` 32-bit values apart;
@@ -201,6 +256,7 @@ struct ByteMicrokernels {
 namespace scalar { extern const Microkernels kMicrokernels; }
 #if defined(__x86_64__)
 namespace avx2 { bool usable(); extern const Microkernels kMicrokernels; }
+namespace avx512bw { bool usable(); extern const Microkernels kMicrokernels; }
 namespace avx512 { bool usable(); extern const Microkernels kMicrokernels; }
 #if defined(__linux__)  // which is asked for the tiles
 namespace amx { bool usable(); extern const ByteMicrokernels kMicrokernels; }
