@@ -25,4 +25,7 @@ extern const int kKernelCount;
 // The index of the kernel named, or (NULL or "") named by XNORKIT_KERNEL, or the best for the shape.
 int choose_kernel(const char* name, const Shape& shape);
 
+// Those of the fastest kernel of this machine, or of the one that XNORKIT_KERNEL names, for what needs no weights.
+const Microkernels& machine_microkernels();
+
 }  // namespace xk

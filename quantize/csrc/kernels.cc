@@ -53,4 +53,6 @@ int choose_kernel(const char* name, const Shape& shape) {
   return best;
 }
 
+const Microkernels& machine_microkernels() { return *kKernels[choose_kernel(nullptr, Shape{})].microkernels; }
+
 }  // namespace xk

@@ -205,6 +205,22 @@ struct Packing {
   Half* planes;   // NULL, or where the output goes instead of `bits`: [half][pixel], planes `plane` apart
 };
 
+// The windows of an output row of a max pooling: the or of their words, and what is flipped before and after it.
+struct PoolRow {
+  const uint64_t* const* rows;  // of the input
+  int64_t row_count, row_words;
+  const uint64_t* flipped;  // [row_words]
+  int64_t words;            // of a pixel
+  uint64_t* any;            // [row_words], written first: the or of the rows
+};
+// Output pixels that see the same columns.
+struct PoolColumns {
+  int64_t first, step;     // words of `any` before the first tap of the first pixel, and from a pixel to the next
+  int64_t taps, tap_step;  // and from a tap to the next
+  int64_t pixels;
+  uint64_t* output;
+};
+
 // All of these but those for one WeightOrder must be there.
 struct Microkernels {
   void (*dot_words)(const Tile<Word>& tile);
@@ -239,6 +255,9 @@ struct Microkernels {
   void (*pack_rows)(const Packing& packing);    // input [pixel][channel]
   // words[g] = the fields taps[0][g], taps[1][g], ... side by side, low first; 8 / field_bytes of them.
   void (*merge_fields)(const void* const* taps, int field_bytes, int64_t groups, uint64_t* words);
+
+  void (*pool_rows)(const PoolRow& row);
+  void (*pool_columns)(const PoolRow& row, const PoolColumns& columns);
 
   // Training, in whole words of 64 elements; see training/elements.h.
   void (*compare)(const float* x, int64_t words, bool closed, uint64_t* positive, uint64_t* inside);
