@@ -39,6 +39,8 @@ XK_TARGET static inline void transpose_8x8(const int32_t* dots, __m256 (&rows)[8
   }
 }
 
+constexpr int64_t kPrefetched = 64;  // pixels ahead: the next chunk's, which memory has some time to bring
+
 // Lanes [0, kFloats) of the block at `dots`, of which there are f.lanes - first, of up to eight pixels.
 template <bool kIntegers, bool kWhole>
 XK_TARGET static inline void store_lanes(const Epilogue& f, int first, const int32_t* dots, __m256 k, __m256i pixels,
@@ -63,7 +65,7 @@ XK_TARGET static void store_planes_8xN(const Epilogue& f, int64_t pixels, const 
     const __m256i mask = first_lanes(pixels - p);
     const __m256 k = f.input_scale ? _mm256_maskload_ps(f.input_scale + p, mask) : _mm256_set1_ps(1.0f);
     if (p % (2 * kFloats) == 0)
-      for (int l = 0; l < f.lanes; ++l) __builtin_prefetch(planes + l * pitch + p + 2 * kFloats, 1);
+      for (int l = 0; l < f.lanes; ++l) __builtin_prefetch(planes + l * pitch + p + kPrefetched, 1);
     for (int first = 0; first < f.lanes; first += kFloats)
       if (pixels - p >= kFloats)
         store_lanes<kIntegers, true>(f, first, dots, k, mask, planes + p, pitch);

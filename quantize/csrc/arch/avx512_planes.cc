@@ -52,6 +52,7 @@ XK_POPCOUNT_TARGET static inline void plane_counts(const PlaneTile& t, const Hal
 }
 
 constexpr int kTileChannels = 8;
+constexpr int kPrefetched = 4;  // vectors ahead, of the output: memory answers later than one vector is computed
 
 // Computes kChannels channels of a block, from lane `first` on.
 template <int kChannels, bool kChained, bool kIntegers>
@@ -62,7 +63,7 @@ XK_POPCOUNT_TARGET static void planes_16xN(const PlaneTile& t, const Epilogue& f
   for (int64_t p = 0; p < t.pixels; p += kLanes, output += kLanes) {
     const __mmask16 mask = static_cast<__mmask16>(0xffffu >> (kLanes - std::min<int64_t>(kLanes, t.pixels - p)));
 #pragma GCC unroll 8
-    for (int c = 0; c < kChannels; ++c) __builtin_prefetch(output + c * t.output_pitch, 1);
+    for (int c = 0; c < kChannels; ++c) __builtin_prefetch(output + c * t.output_pitch + kPrefetched * kLanes, 1);
     __m512i ones[kChannels];
     plane_counts<kChannels, kChained>(vector, t.weights + first, ones);
     const __m512 k = f.input_scale ? _mm512_maskz_loadu_ps(mask, f.input_scale + p) : _mm512_set1_ps(1.0f);
