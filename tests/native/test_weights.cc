@@ -79,8 +79,8 @@ std::vector<uint64_t> placed_in_chains(const xk::Shape& s, const Problem& p, con
 std::vector<uint64_t> placed(const xk::Shape& s, const Problem& p, const xk::Kernel& kernel) {
   if (kernel.order == xk::WeightOrder::kChains && !xk::chain_plan(s).gathered) return placed_in_chains(s, p, kernel);
   std::vector<uint64_t> words((xk::weights_bytes(s, kernel) - sizeof(xk::WeightsHeader)) / 8);
-  const bool octets = xk::by_lookup(s, kernel);
-  const auto place = kernel.order == xk::WeightOrder::kBytes ? place_in_bytes : octets ? place_in_octets : place_in_words;
+  auto place = kernel.order == xk::WeightOrder::kBytes ? place_in_bytes : place_in_words;
+  if (xk::by_lookup(s, kernel)) place = place_in_octets;
   for (int64_t block = 0; block < s.blocks(); ++block)
     for (int lane = 0; lane < s.lanes(block); ++lane)
       for (int64_t i = 0; i < s.filter_bits; ++i) {
@@ -124,6 +124,22 @@ void test_weights() {
       check(xk_weights_unpack(&shape, weights.data(), weights.size(), dense.data(), dense.size()) == XK_OK, "unpack");
       check(dense == problem.dense, name_of(shape, xk_kernel_name(i)) + ": dense weights");
     }
+  }
+}
+
+// Where look-ups are taken: the tests of convolutions reach them, and words too.
+void test_lookup_choice() {
+  for (int i = 0; i < xk::kKernelCount; ++i) {
+    const xk::Kernel& kernel = xk::kKernels[i];
+    const auto chosen = [&](const xk_conv_shape& s) { return xk::by_lookup(xk::weight_shape(s), kernel); };
+    const bool nibbles = kernel.order == xk::WeightOrder::kNibbles;
+    check(nibbles == (!std::strcmp(kernel.name, "avx2") || !std::strcmp(kernel.name, "avx512bw")), kernel.name);
+    const std::string name = std::string(kernel.name) + " by look-up: ";
+    check(chosen(square(1, 64, 64, 8, 3, 1, 1, 1, 1)) == nibbles, name + "64 filters");
+    check(chosen(square(1, 256, 128, 8, 3, 1, 1, 1, 2)) == nibbles, name + "groups of words");
+    check(!chosen(square(1, 256, 16, 8, 3, 1, 1, 1, 1)), name + "not 16 filters");
+    check(!chosen(square(1, 130, 128, 8, 3, 1, 1, 1, 2)), name + "not groups of 65");
+    check(!chosen(square(1, 33000, 64, 8, 1, 1, 1, 1, 1)), name + "not sums over 16 bits");
   }
 }
 

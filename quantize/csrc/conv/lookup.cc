@@ -45,7 +45,7 @@ struct Windows {
 struct Scratch {
   alignas(64) int32_t dots[kBlocks * kDotsPitch];
   alignas(64) uint8_t nibbles[(kLookupNibbles + kNibblesTogether) * kLookupLanes];
-  alignas(64) uint16_t counts[kMaxPixels * kLookupLanes * 2];
+  alignas(64) uint16_t counts[kMaxPixels * kLookupLanes];
 };
 
 int64_t chunk_pixels(const Shape& s) {
