@@ -194,10 +194,10 @@ def test_bars_of_networks_are_speed_ups_over_onnxruntime_float(tmp_path, monkeyp
 
 
 def test_forced_kernels_have_processes_of_their_own(monkeypatch):
-    calls = {}
+    calls = []
 
     def fake_run(command, env, check, stdout):
-        calls[env["XNORKIT_KERNEL"]] = (command, env)
+        calls.append((env["XNORKIT_KERNEL"], command[command.index("--side") + 1 : command.index("--shape")], env))
         inner = Result("shapes", ENVIRONMENT, 4, {"": [row(detail_of(env))]})
         inner.write(Path(command[command.index("--json") + 1]))
 
@@ -205,16 +205,23 @@ def test_forced_kernels_have_processes_of_their_own(monkeypatch):
         return f"run with {env['XNORKIT_KERNEL']}"
 
     monkeypatch.setattr(forced.subprocess, "run", fake_run)
-    monkeypatch.setattr(forced.kernels, "available_kernels", lambda: ["reference", "scalar", "avx2", "avx512"])
+    monkeypatch.setattr(forced.kernels, "available_kernels", lambda: ["reference", "scalar", "avx2", "avx512bw"])
     result = Result("kernels", ENVIRONMENT, 4)
     forced.measure_forced(result, ["a"])
-    assert list(calls) == list(result.groups) == ["scalar", "avx2", "avx512"]
-    assert result.missing == {"amx": "not available here", "neon": "not available here"}
-    command, env = calls["avx2"]
-    assert env.items() >= {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}.items()
-    assert command[command.index("--side") :][:3] == ["--side", "xnorkit", "torch_float"]
-    assert "limit" in calls["avx512"][0]
-    assert "ATEN_CPU_CAPABILITY" not in calls["avx512"][1]
+    on_bits = "bits in and int32 out"
+    assert list(result.groups) == ["scalar", "avx2", f"avx2, {on_bits}", "avx512bw", f"avx512bw, {on_bits}"]
+    assert list(result.missing) == ["avx512", "amx", "neon"]
+    assert set(result.missing.values()) == {"not available here"}
+    assert [(kernel, sides) for kernel, sides, _ in calls] == [
+        ("scalar", ["xnorkit", "torch_float"]),
+        ("avx2", ["xnorkit", "torch_float"]),
+        ("avx2", ["xnorkit_bits", "limit_avx2"]),
+        ("avx512bw", ["xnorkit", "torch_float"]),
+        ("avx512bw", ["xnorkit_bits", "limit_avx512bw"]),
+    ]
+    for kernel, _, env in calls:
+        held = env.items() >= {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}.items()
+        assert held == (kernel == "avx2")
 
 
 def test_the_page_in_the_project_is_what_its_figures_give():

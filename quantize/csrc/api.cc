@@ -24,9 +24,6 @@ void check_choice(const char* name, int32_t value, int32_t last) {
     fail(XK_INVALID_ARGUMENT, "%s is %" PRId32 "; it must be between 0 and %" PRId32, name, value, last);
 }
 
-// The fastest kernel of this machine for what does not depend on weights.
-const Microkernels& machine_microkernels() { return *kKernels[choose_kernel(nullptr, Shape{})].microkernels; }
-
 void check_output(const Shape& shape, const xk_epilogue& epilogue, const xk_output& output) {
   check_pointers({{"output data", output.data}});
   check_choice("output kind", output.kind, XK_OUT_BITS);
@@ -113,7 +110,7 @@ int32_t xk_pack(const float* input, int32_t layout, int64_t batch, int64_t chann
     check_pointers({{"input", input}, {"bits", bits}});
     check_choice("layout", layout, XK_NHWC);
     const FloatInput floats{input, layout, batch, channels, height * width, binarize};
-    pack(floats, machine_microkernels(), {bits, 0, nullptr}, parallel);
+    pack(floats, machine_microkernels(), {bits, 0, nullptr, nullptr}, parallel);
   });
 }
 

@@ -7,7 +7,7 @@
 namespace xk {
 
 // The order of weights that a kernel reads, which decides, with the shape, which driver runs it: see choose_driver().
-enum class WeightOrder { kWords, kChains, kBytes };  // see WordPlan, ChainPlan and BytePlan
+enum class WeightOrder { kWords, kNibbles, kChains, kBytes };  // see WordPlan, LookupPlan, ChainPlan and BytePlan
 
 struct Kernel {
   const char* name;
@@ -24,5 +24,8 @@ extern const int kKernelCount;
 
 // The index of the kernel named, or (NULL or "") named by XNORKIT_KERNEL, or the best for the shape.
 int choose_kernel(const char* name, const Shape& shape);
+
+// Those of the fastest kernel of this machine, or of the one that XNORKIT_KERNEL names, for what needs no weights.
+const Microkernels& machine_microkernels();
 
 }  // namespace xk

@@ -28,7 +28,8 @@ const Kernel kKernels[] = {
     // name, usable, preferred, order of weights, microkernels, those of a matrix unit
     {"scalar", always, for_all_shapes, WeightOrder::kWords, &scalar::kMicrokernels, nullptr},
 #if defined(__x86_64__)
-    {"avx2", avx2::usable, for_all_shapes, WeightOrder::kWords, &avx2::kMicrokernels, nullptr},
+    {"avx2", avx2::usable, for_all_shapes, WeightOrder::kNibbles, &avx2::kMicrokernels, nullptr},
+    {"avx512bw", avx512bw::usable, for_all_shapes, WeightOrder::kNibbles, &avx512bw::kMicrokernels, nullptr},
     {"avx512", avx512::usable, for_all_shapes, WeightOrder::kChains, &avx512::kMicrokernels, nullptr},
 #if defined(__linux__)
     {"amx", amx::usable, bytes_preferred, WeightOrder::kBytes, &avx512::kMicrokernels, &amx::kMicrokernels},
@@ -51,5 +52,7 @@ int choose_kernel(const char* name, const Shape& shape) {
     if (kKernels[i].usable() && kKernels[i].preferred(shape)) best = i;
   return best;
 }
+
+const Microkernels& machine_microkernels() { return *kKernels[choose_kernel(nullptr, Shape{})].microkernels; }
 
 }  // namespace xk

@@ -1,8 +1,10 @@
 // Max pooling of bits.
 #include <cinttypes>
+#include <memory>
 #include <vector>
 
 #include "api.h"
+#include "kernel.h"
 #include "parallel.h"
 #include "shape.h"
 
@@ -62,26 +64,27 @@ Pool full_pool(const xk_pool_shape& options) {
 // or of the flipped bits, flipped. Rows of a window first, then columns.
 void max_pool(const Pool& p, const uint64_t* bits, const uint8_t* flip, uint64_t* output,
               const xk_parallel* parallel) {
-  const int64_t row_words = p.width * p.words;
+  const Microkernels& micro = machine_microkernels();
   const std::vector<uint64_t> flipped = flipped_row(p, flip);
   parallel_for(parallel, p.batch * p.out_height, [&](int64_t index) {
-    const int64_t y = index % p.out_height;
-    const Band& r = band_of(p.rows, y);
-    std::vector<uint64_t> any(flipped.size());
-    for (int64_t ky = r.first; ky < r.last; ++ky) {
-      const int64_t row = y * p.stride_h - p.pad_top + ky * p.dilation_h;
-      const uint64_t* source = bits + (index / p.out_height * p.height + row) * row_words;
-      for (int64_t i = 0; i < row_words; ++i) any[i] |= source[i] ^ flipped[i];
+    const int64_t image = index / p.out_height, y = index % p.out_height;
+    const Band& band = band_of(p.rows, y);
+    std::vector<const uint64_t*> rows;
+    for (int64_t ky = band.first; ky < band.last; ++ky)
+      rows.push_back(bits + (image * p.height + y * p.stride_h - p.pad_top + ky * p.dilation_h) * p.width * p.words);
+    const std::unique_ptr<uint64_t[]> any(new uint64_t[flipped.size()]);
+    const PoolRow row{rows.data(),    band.last - band.first, static_cast<int64_t>(flipped.size()),
+                      flipped.data(), p.words,                any.get()};
+    micro.pool_rows(row);
+    for (const Band& c : p.columns) {
+      PoolColumns columns{};
+      columns.first = (c.begin * p.stride_w - p.pad_left + c.first * p.dilation_w) * p.words;
+      columns.step = p.stride_w * p.words;
+      columns.taps = c.last - c.first, columns.tap_step = p.dilation_w * p.words;
+      columns.pixels = c.end - c.begin;
+      columns.output = output + (index * p.out_width + c.begin) * p.words;
+      micro.pool_columns(row, columns);
     }
-    uint64_t* target = output + index * p.out_width * p.words;
-    for (const Band& c : p.columns)
-      for (int64_t x = c.begin; x < c.end; ++x)
-        for (int64_t word = 0; word < p.words; ++word) {
-          uint64_t window = 0;
-          for (int64_t kx = c.first; kx < c.last; ++kx)
-            window |= any[(x * p.stride_w - p.pad_left + kx * p.dilation_w) * p.words + word];
-          *target++ = window ^ flipped[word];
-        }
   });
 }
 

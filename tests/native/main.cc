@@ -25,6 +25,7 @@ void threads_for(void* context, size_t count, void (*task)(void*, size_t), void*
 int main() {
   test_kernels();
   test_shuffles();
+  test_extreme_sums();
   test_special_values();
   test_bad_arguments();
   test_max_pool();
@@ -34,6 +35,7 @@ int main() {
   test_lookup();
   test_bad_lookups();
   test_weights();
+  test_lookup_choice();
   test_bad_weights();
   test_forced_kernel();
   test_concurrent_calls();

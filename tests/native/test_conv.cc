@@ -127,6 +127,11 @@ std::vector<xk_conv_shape> shapes() {
   all.push_back(square(1, 64, 20, 4, 3, 1, 5, 1, 1));     // windows wholly in the padding
   all.push_back(square(1, 96, 40, 300, 1, 1, 0, 1, 1));   // rows wider than a chunk
   all.push_back({1, 64, 1, 37, 100, 1, 4, 1, 2, 1, 1, 0, 3, 0, 0, 1});   // one-dimensional, uneven padding
+  all.push_back({1, 5000, 1, 3, 20, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1});  // sums of many slices of look-ups
+  all.push_back({1, 33000, 1, 2, 20, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1});  // and of more than 16 bits hold
+  all.push_back(square(1, 40, 210, 6, 3, 2, 2, 1, 1));    // three full blocks of look-ups and a part
+  all.push_back(square(2, 48, 210, 5, 3, 1, 1, 1, 3));    // groups of 16, two blocks of look-ups each
+  all.push_back(square(1, 32, 40, 66, 3, 1, 1, 1, 1));    // rows wider than a chunk of look-ups
   all.push_back({1, 2000, 1, 5, 48, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1});  // linear
   all.push_back({1, 64, 6, 7, 32, 2, 4, 2, 1, 1, 3, 1, 2, 0, 4, 2});
   // Wide enough that pixels lie side by side in vectors: see conv/planes.cc.
@@ -163,4 +168,38 @@ void test_shuffles() {
       for (int64_t shuffle : divisors(shape.out_channels))
         check_outputs(problem, xk_kernel_name(i), expected, shuffle);
   }
+}
+
+// Counters are fullest where all products are -1: of every pixel, of every other one, of none.
+void test_extreme_sums() {
+  for (int64_t channels : {64, 240, 252, 256, 1000, 4096, 32767})
+    for (uint8_t filters : {uint8_t{0}, uint8_t{255}})
+      for (int32_t k = 0; k < xk_kernel_count(); ++k) {
+        Problem problem(square(1, channels, 70, 3, 1, 1, 0, 1, 1), 1);
+        const int used = static_cast<int>(channels % 8);
+        for (size_t byte = 0; byte < problem.dense.size(); ++byte) {
+          const bool last = used && (byte + 1) % static_cast<size_t>((channels + 7) / 8) == 0;
+          problem.dense[byte] = static_cast<uint8_t>(filters & (last ? (1 << used) - 1 : 255));
+        }
+        const int64_t words = (channels + 63) / 64;
+        const size_t pixels = static_cast<size_t>(problem.oh * problem.ow);
+        for (int pattern : {0, 1, 2}) {  // pixels of +1: none, every other one, all
+          std::vector<uint64_t> bits(pixels * static_cast<size_t>(words));
+          std::vector<int32_t> expected;
+          for (size_t p = 0; p < pixels; ++p) {
+            const bool positive = pattern == 2 || (pattern == 1 && p % 2);
+            for (int64_t c = 0; c < channels; ++c)
+              bits[p * static_cast<size_t>(words) + static_cast<size_t>(c / 64)] |= uint64_t{positive} << c % 64;
+            const int64_t sum = positive == (filters != 0) ? channels : -channels;
+            expected.insert(expected.end(), 70, static_cast<int32_t>(sum));
+          }
+          const std::vector<char> weights = problem.weights(xk_kernel_name(k));
+          std::vector<int32_t> sums(expected.size());
+          const xk_output output{sums.data(), XK_OUT_INT32, XK_NHWC, {}, 1};
+          const std::string name = name_of(problem.s, xk_kernel_name(k)) + " pattern " + std::to_string(pattern);
+          check(xk_conv(&problem.s, bits.data(), weights.data(), weights.size(), nullptr, &output, nullptr) == XK_OK,
+                name);
+          check(sums == expected, name + ": extreme sums");
+        }
+      }
 }

@@ -19,6 +19,7 @@ std::vector<xk_conv_shape> shapes() {
   all.push_back(square(1, 195, 51, 6, 3, 1, 1, 1, 3));   // groups of 65, 17 outputs
   all.push_back(square(1, 256, 96, 6, 3, 1, 1, 1, 2));   // groups of two words
   all.push_back(square(1, 40, 40, 8, 5, 1, 2, 1, 40));   // depthwise
+  all.push_back(square(1, 48, 210, 6, 3, 1, 1, 1, 3));   // groups of 16, 70 outputs: two blocks of 64
   return all;
 }
 
@@ -42,6 +43,13 @@ Place place_in_bytes(const xk::Shape& s, int64_t block, int lane, int64_t tap, i
   const int64_t weight = (plan.row_runs ? tap % s.kernel_w * plan.block_channels : 0) + within;
   const int64_t byte = 4 * lane + weight % 4;
   return {((block * plan.runs + run) * plan.run_steps + weight / 64) * 16 + weight % 64 / 4, byte % 8 * 8 + byte / 8};
+}
+Place place_in_octets(const xk::Shape& s, int64_t block, int lane, int64_t tap, int64_t channel) {
+  const xk::LookupPlan plan = xk::lookup_plan(s);
+  const int64_t group = block / s.group_blocks, filter = block % s.group_blocks * 16 + lane;
+  const int64_t octet = ((group * plan.group_blocks + filter / 64) * s.taps + tap) * plan.octets + channel / 8;
+  const int64_t byte = octet * 64 + filter % 64;
+  return {byte / 8, byte % 8 * 8 + channel % 8};
 }
 
 // Halves side by side; every even one but the first is the xor of all up to it.
@@ -71,7 +79,8 @@ std::vector<uint64_t> placed_in_chains(const xk::Shape& s, const Problem& p, con
 std::vector<uint64_t> placed(const xk::Shape& s, const Problem& p, const xk::Kernel& kernel) {
   if (kernel.order == xk::WeightOrder::kChains && !xk::chain_plan(s).gathered) return placed_in_chains(s, p, kernel);
   std::vector<uint64_t> words((xk::weights_bytes(s, kernel) - sizeof(xk::WeightsHeader)) / 8);
-  const auto place = kernel.order == xk::WeightOrder::kBytes ? place_in_bytes : place_in_words;
+  auto place = kernel.order == xk::WeightOrder::kBytes ? place_in_bytes : place_in_words;
+  if (xk::by_lookup(s, kernel)) place = place_in_octets;
   for (int64_t block = 0; block < s.blocks(); ++block)
     for (int lane = 0; lane < s.lanes(block); ++lane)
       for (int64_t i = 0; i < s.filter_bits; ++i) {
@@ -115,6 +124,22 @@ void test_weights() {
       check(xk_weights_unpack(&shape, weights.data(), weights.size(), dense.data(), dense.size()) == XK_OK, "unpack");
       check(dense == problem.dense, name_of(shape, xk_kernel_name(i)) + ": dense weights");
     }
+  }
+}
+
+// Where look-ups are taken: the tests of convolutions reach them, and words too.
+void test_lookup_choice() {
+  for (int i = 0; i < xk::kKernelCount; ++i) {
+    const xk::Kernel& kernel = xk::kKernels[i];
+    const auto chosen = [&](const xk_conv_shape& s) { return xk::by_lookup(xk::weight_shape(s), kernel); };
+    const bool nibbles = kernel.order == xk::WeightOrder::kNibbles;
+    check(nibbles == (!std::strcmp(kernel.name, "avx2") || !std::strcmp(kernel.name, "avx512bw")), kernel.name);
+    const std::string name = std::string(kernel.name) + " by look-up: ";
+    check(chosen(square(1, 64, 64, 8, 3, 1, 1, 1, 1)) == nibbles, name + "64 filters");
+    check(chosen(square(1, 256, 128, 8, 3, 1, 1, 1, 2)) == nibbles, name + "groups of words");
+    check(!chosen(square(1, 256, 16, 8, 3, 1, 1, 1, 1)), name + "not 16 filters");
+    check(!chosen(square(1, 130, 128, 8, 3, 1, 1, 1, 2)), name + "not groups of 65");
+    check(!chosen(square(1, 33000, 64, 8, 1, 1, 1, 1, 1)), name + "not sums over 16 bits");
   }
 }
 

@@ -38,6 +38,7 @@ void threads_for(void* context, size_t count, void (*task)(void*, size_t), void*
 
 void test_kernels();
 void test_shuffles();
+void test_extreme_sums();
 void test_special_values();
 void test_bad_arguments();
 void test_max_pool();
@@ -47,6 +48,7 @@ void test_bad_elements();
 void test_lookup();
 void test_bad_lookups();
 void test_weights();
+void test_lookup_choice();
 void test_bad_weights();
 void test_forced_kernel();
 void test_concurrent_calls();

@@ -1,14 +1,15 @@
 """The sides that the command line knows, by name. Ratios are those to the first."""
 
-from .side import Side, build_ours, build_torch_float
+from .side import Side, build_ours, build_ours_on_bits, build_torch_float
 from .sides import cuda_sides
-from .sides.limit import build_limit, expected_ones
+from .sides.limit import LIMIT_SIDES
 from .sides.network_sides import network_sides
 from .sides.onnxruntime_sides import build_float, build_int8, expected_int8
 from .sides.openvino_side import build_binary
 from .sides.training_steps import TRAINING_SIDES
 
 OURS = "xnorkit"
+OURS_ON_BITS = "xnorkit_bits"
 
 CONV_SIDES = {
     side.name: side
@@ -18,7 +19,8 @@ CONV_SIDES = {
         Side("ort_int8", "onnxruntime u8 x s8", build_int8, expected_int8),
         Side("torch_float", "torch float", build_torch_float),
         Side("openvino_binary", "OpenVINO binary", build_binary),
-        Side("limit", "xor + popcount + add limit", build_limit, expected_ones),
+        Side(OURS_ON_BITS, "xnorkit, bits in and int32 out", build_ours_on_bits),
+        *LIMIT_SIDES,
     )
 }
 

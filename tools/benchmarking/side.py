@@ -71,6 +71,14 @@ def build_ours(problem: Problem, threads: int) -> Built:
     return Built(lambda: kernels.conv2d_float(problem.x, weights, geometry), kernels.kernel_name(weights))
 
 
+def build_ours_on_bits(problem: Problem, threads: int) -> Built:
+    """The convolution alone: packed before, its sums as they are."""
+    geometry, size = problem.case.geometry, tuple(problem.x.shape[2:])
+    weights = kernels.prepare_weights(packing.pack_weights(problem.weight), geometry, size=size)
+    bits = kernels.pack(problem.x)
+    return Built(lambda: kernels.conv2d(bits, weights, geometry, output="int32"), kernels.kernel_name(weights))
+
+
 def build_torch_float(problem: Problem, threads: int) -> Built:
     x, weight, padding = problem.x, problem.weight, problem.case.padding
 

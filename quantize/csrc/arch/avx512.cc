@@ -10,7 +10,7 @@ namespace xk::avx512 {
 
 // x = (a ^ w) & mask where kMasked, in one instruction: its truth table over (a, w, mask), mask lowest, is 0x28.
 template <int kPixels, bool kMasked>
-XK_TARGET static void dot_tile_16xN(const Tile<Word>& t) {
+XK_POPCOUNT_TARGET static void dot_tile_16xN(const Tile<Word>& t) {
   __m512i differ[kPixels][2];
 #pragma GCC unroll 8
   for (int p = 0; p < kPixels; ++p) differ[p][0] = differ[p][1] = _mm512_setzero_si512();
@@ -59,7 +59,7 @@ constexpr int64_t kTapHalves = 8;  // dot_tap_16xN keeps up to so many halves of
 
 // Sums from halves. The lanes of a vector are 32 bits wide: kLanes output channels.
 template <int kPixels>
-XK_TARGET static inline void store_dots(const Tile<Half>& t, const __m512i (&differ)[kPixels]) {
+XK_POPCOUNT_TARGET static inline void store_dots(const Tile<Half>& t, const __m512i (&differ)[kPixels]) {
   const __m512i terms = _mm512_set1_epi32(*t.terms);
 #pragma GCC unroll 8
   for (int p = 0; p < kPixels; ++p)
@@ -69,7 +69,7 @@ XK_TARGET static inline void store_dots(const Tile<Half>& t, const __m512i (&dif
 // `ones` counts sum bits, `twos` carries where runs are chains: see form_chains(). Halves behind the last carry, all of
 // them where there are no chains, are counted one by one.
 template <int kPixels, bool kChained>
-XK_TARGET static void dot_halves_16xN(const Tile<Half>& t) {
+XK_POPCOUNT_TARGET static void dot_halves_16xN(const Tile<Half>& t) {
   __m512i ones[kPixels], twos[kPixels], sum[kPixels];
 #pragma GCC unroll 8
   for (int p = 0; p < kPixels; ++p) ones[p] = twos[p] = _mm512_setzero_si512();
@@ -109,7 +109,7 @@ XK_TARGET static void dot_halves_16xN(const Tile<Half>& t) {
 
 // Sums over one tap, whose weights stay in registers while one pixel after the other is computed.
 template <int kLength>
-XK_TARGET static void dot_tap_16xN(const Tile<Half>& t) {
+XK_POPCOUNT_TARGET static void dot_tap_16xN(const Tile<Half>& t) {
   const Half* a = t.input + (t.origin + t.runs[0].input);
   const Half* w = t.weights + t.runs[0].weight * kLanes;
   const __m512i terms = _mm512_set1_epi32(*t.terms);
@@ -148,7 +148,7 @@ static void dot_halves(const Tile<Half>& t) {
 
 // A permutation takes an entry of 16 for each of 16 filters by the low four bits of a lane; those above do not count.
 template <int kRows>
-XK_TARGET static void look_up_rows(const LookUp& c) {
+XK_TARGET static void sum_signed_rows(const SignedSums& c) {
   constexpr int kFields = 8, kBits = 4, kEntries = 1 << kBits;
   __m512 sums[kRows][4] = {};  // [row][field modulo 4]
   for (int64_t w = 0; w < c.words; ++w) {
@@ -169,9 +169,9 @@ XK_TARGET static void look_up_rows(const LookUp& c) {
   }
 }
 
-static void look_up(const LookUp& c) {
-  using Function = void (*)(const LookUp&);
-  static constexpr Function kRows[kLookUpRows] = {look_up_rows<1>, look_up_rows<2>, look_up_rows<3>, look_up_rows<4>};
+void sum_signed(const SignedSums& c) {
+  using Function = void (*)(const SignedSums&);
+  static constexpr Function kRows[kSignedRows] = {sum_signed_rows<1>, sum_signed_rows<2>, sum_signed_rows<3>, sum_signed_rows<4>};
   kRows[c.rows - 1](c);
 }
 
@@ -188,16 +188,12 @@ constexpr Microkernels kMicrokernels = [] {
   m.compare = compare;
   m.choose = choose;
   m.keep = keep;
-  m.look_up_inputs = 4;
-  m.look_up = look_up;
+  m.sum_signed_inputs = 4;
+  m.sum_signed = sum_signed;
   return m;
 }();
 
-bool usable() {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("bmi2");
-}
+bool usable() { return avx512bw::usable() && __builtin_cpu_supports("avx512vpopcntdq"); }
 
 }  // namespace xk::avx512
 #endif

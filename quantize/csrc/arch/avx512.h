@@ -8,9 +8,10 @@
 #include "arch/microkernels.h"
 
 // Aligned, so that the speed of loops (7% of it) does not depend on what stands before them in the library.
-#define XK_TARGET                                                                                              \
-  __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vpopcntdq,bmi2,prefer-vector-width=512"), \
-                 aligned(64)))
+#define XK_TARGET_WITH(features)                                                                             \
+  __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,bmi2,prefer-vector-width=512" features), aligned(64)))
+#define XK_TARGET XK_TARGET_WITH("")
+#define XK_POPCOUNT_TARGET XK_TARGET_WITH(",avx512vpopcntdq")
 #define XK_DEPOSIT _pdep_u64
 
 namespace xk::avx512 {
@@ -24,6 +25,7 @@ void pack_rows(const Packing& packing);
 void compare(const float* x, int64_t words, bool closed, uint64_t* positive, uint64_t* inside);
 void choose(const uint64_t* positive, int64_t words, float size, float* values);
 void keep(const uint64_t* inside, int64_t words, const float* x, float* result);
+void sum_signed(const SignedSums& call);
 
 // 16 halves, each xor-ed with the same one: a bit is set where a product is -1.
 XK_TARGET static inline __m512i products(__m512i vector, const Half* half) {
@@ -32,7 +34,7 @@ XK_TARGET static inline __m512i products(__m512i vector, const Half* half) {
   return _mm512_xor_si512(vector, _mm512_set1_epi32(bits));
 }
 
-XK_TARGET static inline __m512i add_ones(__m512i sum, __m512i bits) {
+XK_POPCOUNT_TARGET static inline __m512i add_ones(__m512i sum, __m512i bits) {
   return _mm512_add_epi32(sum, _mm512_popcnt_epi32(bits));
 }
 

@@ -7,13 +7,14 @@
 
 namespace xk::avx512 {
 
-XK_TARGET static inline __m512i add_masked_ones(__m512i sum, __mmask16 mask, __m512i bits) {
+XK_POPCOUNT_TARGET static inline __m512i add_masked_ones(__m512i sum, __mmask16 mask, __m512i bits) {
   return _mm512_add_epi32(sum, _mm512_maskz_popcnt_epi32(mask, bits));
 }
 
 // Counts the products that are -1, of 16 pixels with kChannels filters, whose weights lie side by side.
 template <int kChannels, bool kChained>
-XK_TARGET static inline void plane_counts(const PlaneTile& t, const Half* weights, __m512i (&ones)[kChannels]) {
+XK_POPCOUNT_TARGET static inline void plane_counts(const PlaneTile& t, const Half* weights,
+                                                   __m512i (&ones)[kChannels]) {
   __m512i twos[kChannels], sum[kChannels];
 #pragma GCC unroll 8
   for (int c = 0; c < kChannels; ++c) ones[c] = twos[c] = _mm512_setzero_si512();
@@ -51,17 +52,18 @@ XK_TARGET static inline void plane_counts(const PlaneTile& t, const Half* weight
 }
 
 constexpr int kTileChannels = 8;
+constexpr int kPrefetched = 4;  // vectors ahead, of the output: memory answers later than one vector is computed
 
 // Computes kChannels channels of a block, from lane `first` on.
 template <int kChannels, bool kChained, bool kIntegers>
-XK_TARGET static void planes_16xN(const PlaneTile& t, const Epilogue& f, int first, const __m512i* terms) {
+XK_POPCOUNT_TARGET static void planes_16xN(const PlaneTile& t, const Epilogue& f, int first, const __m512i* terms) {
   const __m512 floor = _mm512_set1_ps(f.relu ? 0.0f : -std::numeric_limits<float>::infinity());
   PlaneTile vector = t;
   int32_t* output = t.output + first * t.output_pitch;
   for (int64_t p = 0; p < t.pixels; p += kLanes, output += kLanes) {
     const __mmask16 mask = static_cast<__mmask16>(0xffffu >> (kLanes - std::min<int64_t>(kLanes, t.pixels - p)));
 #pragma GCC unroll 8
-    for (int c = 0; c < kChannels; ++c) __builtin_prefetch(output + c * t.output_pitch, 1);
+    for (int c = 0; c < kChannels; ++c) __builtin_prefetch(output + c * t.output_pitch + kPrefetched * kLanes, 1);
     __m512i ones[kChannels];
     plane_counts<kChannels, kChained>(vector, t.weights + first, ones);
     const __m512 k = f.input_scale ? _mm512_maskz_loadu_ps(mask, f.input_scale + p) : _mm512_set1_ps(1.0f);
@@ -90,7 +92,7 @@ static void planes_of(const PlaneTile& t, const Epilogue& f, const __m512i* term
     kFunctions[std::min(kTileChannels, f.lanes - first) - 1](t, f, first, terms);
 }
 
-XK_TARGET void convolve_planes(const PlaneTile& t, const Epilogue& epilogue) {
+XK_POPCOUNT_TARGET void convolve_planes(const PlaneTile& t, const Epilogue& epilogue) {
   using Function = void (*)(const PlaneTile&, const Epilogue&, const __m512i*);
   static constexpr Function kFunctions[2][2] = {{planes_of<false, false>, planes_of<false, true>},
                                                 {planes_of<true, false>, planes_of<true, true>}};

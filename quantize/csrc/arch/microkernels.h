@@ -145,6 +145,51 @@ struct ByteTile {
   int32_t* dots[2];  // [row][column][kLanes], with room for [rows][row_pitch] and whole tiles
 };
 
+// Convolution by look-up of nibbles, see conv/lookup.cc: filters side by side in a vector of bytes, each the index into
+// a row of a table, which two output pixels choose.
+constexpr int kLookupLanes = 64;         // filters of a block: four blocks of kLanes
+constexpr int kLookupNibbles = 60;       // of a slice: a byte gains at most 4 with each
+constexpr int kNibblesTogether = 3;      // of which half a byte holds the sum; a slice has a multiple of them
+constexpr uint16_t kPaddedOffset = 256;  // of a nibble of padding, see kPairTable
+
+struct alignas(64) PairTable {
+  uint8_t rows[17 * 17][16];
+};
+// See nibbles.inc.
+constexpr PairTable pair_table() {
+  PairTable table{};
+  for (int row = 0; row < 17 * 17; ++row)
+    for (int i = 0; i < 16; ++i)
+      for (int bit = 0; bit < 4; ++bit) {
+        if (row % 17 < 16) table.rows[row][i] += (row % 17 ^ i) >> bit & 1;
+        if (row / 17 < 16) table.rows[row][i] += 16 * ((row / 17 ^ i) >> bit & 1);
+      }
+  return table;
+}
+inline constexpr PairTable kPairTable = pair_table();
+
+// Where the offsets of a tap, or of taps side by side, of two pixels are.
+struct OffsetRun {
+  const uint16_t *first, *second;
+};
+
+// A slice of the windows of pairs of pixels with a block of filters.
+struct PairTile {
+  const uint16_t* offsets;  // [pair][offset_pitch]: of the rows of kPairTable
+  int64_t offset_pitch, pairs;
+  const uint8_t* nibbles;  // [nibble][kLookupLanes], or where there is no second pixel
+  const uint8_t* octets;   // [octet_count][kLookupLanes]
+  int64_t octet_count;
+  int64_t count;           // of nibbles
+  bool single;             // one pair, without a second pixel
+  int lanes;               // filters that are wanted; sums of others may be left out
+  bool first, last;        // slice: sums begin with it, and become dots
+  uint16_t* counts;        // [pair][2 * kLookupLanes]: what the slices before it have counted
+  const int16_t* terms;    // [pair][2]: K of a pixel, see Tile
+  int32_t* dots;           // [block of kLanes][dots_pitch][pair][2][kLanes]
+  int64_t dots_pitch;
+};
+
 // Floats and the bits that they become: those where (x, or -x where flipped) >= threshold.
 struct Packing {
   const float* input;      // [channel][pixel], or [pixel][channel]
@@ -160,24 +205,50 @@ struct Packing {
   Half* planes;   // NULL, or where the output goes instead of `bits`: [half][pixel], planes `plane` apart
 };
 
-constexpr int kLookUpRows = 4;
+constexpr int kSignedRows = 4;
 
 // Sums of floats with the signs of kLanes filters, looked up; see linear/lookup.cc.
-struct LookUp {
+struct SignedSums {
   const float* tables;  // [row][word][field][entry]
   int64_t row_pitch;    // floats from a row to the next
-  int rows;             // 1 to kLookUpRows
+  int rows;             // 1 to kSignedRows
   const uint32_t* weights;  // [word][kLanes]: fields of bits, low first
   int64_t words;
   float* sums;  // [row][kLanes], added to
 };
 
-// All of these but the two for WeightOrder::kChains must be there.
+// The windows of an output row of a max pooling: the or of their words, and what is flipped before and after it.
+struct PoolRow {
+  const uint64_t* const* rows;  // of the input
+  int64_t row_count, row_words;
+  const uint64_t* flipped;  // [row_words]
+  int64_t words;            // of a pixel
+  uint64_t* any;            // [row_words], written first: the or of the rows
+};
+// Output pixels that see the same columns.
+struct PoolColumns {
+  int64_t first, step;     // words of `any` before the first tap of the first pixel, and from a pixel to the next
+  int64_t taps, tap_step;  // and from a tap to the next
+  int64_t pixels;
+  uint64_t* output;
+};
+
+// All of these but those for one WeightOrder must be there.
 struct Microkernels {
   void (*dot_words)(const Tile<Word>& tile);
   // Only for WeightOrder::kChains, and so are chains and planes in Packing.
   void (*dot_halves)(const Tile<Half>& tile);
   void (*convolve_planes)(const PlaneTile& tile, const Epilogue& epilogue);
+
+  // Only for WeightOrder::kNibbles. `lookup_lanes` filters cost as much as one.
+  int lookup_lanes;
+  void (*count_pairs)(const PairTile& tile);
+  // offsets[i] = 16 times nibble i of `count` words.
+  void (*offsets_of)(const uint64_t* words, int64_t count, uint16_t* offsets);
+  // first + 17 * second of `length` offsets of each run, one run behind the other. Reads and writes up to 15 more.
+  void (*join_offsets)(const OffsetRun* runs, int64_t count, int64_t length, uint16_t* joined);
+  // [octet][kLookupLanes] to [octet][2][kLookupLanes]: the low and the high nibbles of bytes.
+  void (*split_nibbles)(const uint8_t* octets, int64_t count, uint8_t* nibbles);
 
   // Epilogues of sums [pixel][kLanes], which they may overwrite, with their output
   // in planes, [lane][pixel], lanes `pitch` 32-bit values apart;
@@ -197,14 +268,17 @@ struct Microkernels {
   // words[g] = the fields taps[0][g], taps[1][g], ... side by side, low first; 8 / field_bytes of them.
   void (*merge_fields)(const void* const* taps, int field_bytes, int64_t groups, uint64_t* words);
 
+  void (*pool_rows)(const PoolRow& row);
+  void (*pool_columns)(const PoolRow& row, const PoolColumns& columns);
+
   // Training, in whole words of 64 elements; see training/elements.h.
   void (*compare)(const float* x, int64_t words, bool closed, uint64_t* positive, uint64_t* inside);
   void (*choose)(const uint64_t* positive, int64_t words, float size, float* values);
   void (*keep)(const uint64_t* inside, int64_t words, const float* x, float* result);
 
   // Linear layers of floats: inputs of a field, 3 or 4, and their sums.
-  int look_up_inputs;
-  void (*look_up)(const LookUp& call);
+  int sum_signed_inputs;
+  void (*sum_signed)(const SignedSums& call);
 };
 
 // What a matrix unit provides beside them, for WeightOrder::kBytes.
@@ -217,6 +291,7 @@ struct ByteMicrokernels {
 namespace scalar { extern const Microkernels kMicrokernels; }
 #if defined(__x86_64__)
 namespace avx2 { bool usable(); extern const Microkernels kMicrokernels; }
+namespace avx512bw { bool usable(); extern const Microkernels kMicrokernels; }
 namespace avx512 { bool usable(); extern const Microkernels kMicrokernels; }
 #if defined(__linux__)  // which is asked for the tiles
 namespace amx { bool usable(); extern const ByteMicrokernels kMicrokernels; }

@@ -124,11 +124,17 @@ void store_rows(const Microkernels& micro, const Epilogue& epilogue, const Place
 }  // namespace
 
 Epilogues::Epilogues(const ConvCall& call) : call_(call) {
+  const Shape& s = call.shape;
+  const size_t blocks = static_cast<size_t>(s.blocks());
+  epilogues_.reserve(blocks);
+  for (int64_t block = 0; block < s.blocks(); ++block) epilogues_.push_back(epilogue_of(call, 0, block, 0));
   if (!worth_limits(call)) return;
-  limits_.resize(static_cast<size_t>(call.shape.blocks()));
-  for (int64_t block = 0; block < call.shape.blocks(); ++block)
-    call.kernel->microkernels->find_limits(epilogue_of(call, 0, block, 0), static_cast<int32_t>(call.shape.filter_bits),
-                                    &limits_[static_cast<size_t>(block)]);
+  limits_.resize(blocks);
+  for (size_t block = 0; block < blocks; ++block) {
+    const int lanes = epilogues_[block].lanes;
+    call.kernel->microkernels->find_limits(epilogues_[block], static_cast<int32_t>(s.filter_bits), &limits_[block]);
+    epilogues_[block] = limits_epilogue(lanes, &limits_[block]);
+  }
 }
 
 void Epilogues::clear_bits(int64_t image, const Chunk& chunk) const {
@@ -142,8 +148,14 @@ void Epilogues::store_block(int64_t image, int64_t block, const Chunk& chunk, in
   const Shape& s = call_.shape;
   const int64_t position = chunk.row * s.out_width + chunk.column, plane = s.out_height * s.out_width;
   const int64_t pixels = chunk.pixels(), pixel = image * plane + position;
-  const Epilogue epilogue = limits_.empty() ? epilogue_of(call_, image, block, position)
-                                            : limits_epilogue(s.lanes(block), &limits_[static_cast<size_t>(block)]);
+  const Epilogue* chosen = &epilogues_[static_cast<size_t>(block)];
+  Epilogue scaled;
+  if (chosen->input_scale) {
+    scaled = *chosen;
+    scaled.input_scale += image * s.groups * plane + position;
+    chosen = &scaled;
+  }
+  const Epilogue& epilogue = *chosen;
   const Microkernels& micro = *call_.kernel->microkernels;
   const Places places(call_, s.first_channel(block), epilogue.lanes);
   if (call_.output.kind == XK_OUT_BITS) {

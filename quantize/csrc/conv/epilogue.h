@@ -1,6 +1,7 @@
 // What happens to the sums of a convolution: scaled, shifted, rectified or compared, and put in their places.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -18,15 +19,17 @@ class Epilogues {
   explicit Epilogues(const ConvCall& call);
 
   // Runs task(image, chunk, begin, end) for all chunks of all images and all of `count` items of a chunk, which are
-  // blocks of channels or pairs of them: one item a task, or all where bits are written, since blocks share words.
+  // blocks of channels or several of them: `together` items a task, or all where bits are written, since blocks share
+  // words.
   template <class Task>
-  void for_each_chunk(const Chunks& chunks, int64_t count, const Task& task) const {
-    const int64_t together = call_.output.kind == XK_OUT_BITS ? count : 1, parts = count / together;
+  void for_each_chunk(const Chunks& chunks, int64_t count, const Task& task, int64_t together = 1) const {
+    if (call_.output.kind == XK_OUT_BITS) together = count;
+    const int64_t parts = ceil_div(count, together);
     parallel_for(call_.parallel, call_.shape.batch * chunks.count() * parts, [&](int64_t index) {
       const int64_t image = index / parts / chunks.count(), begin = index % parts * together;
       const Chunk chunk = chunks[index / parts % chunks.count()];
       if (call_.output.kind == XK_OUT_BITS) clear_bits(image, chunk);
-      task(image, chunk, begin, begin + together);
+      task(image, chunk, begin, std::min(count, begin + together));
     });
   }
 
@@ -38,7 +41,8 @@ class Epilogues {
   void clear_bits(int64_t image, const Chunk& chunk) const;  // store_block() or-s bits
 
   const ConvCall& call_;
-  std::vector<SignLimits> limits_;  // [block], or none where signs are those of floats
+  std::vector<SignLimits> limits_;   // [block], or none where signs are those of floats
+  std::vector<Epilogue> epilogues_;  // [block], of the first pixel
 };
 
 }  // namespace xk

@@ -12,6 +12,8 @@ namespace xk {
 namespace {
 
 constexpr int64_t kPartPixels = 256;  // pixels of a task
+constexpr int64_t kWordOffsets = kWordBits / 4;
+constexpr int64_t kSpareWords = 4;  // behind offsets, of which join_offsets() reads too many
 
 struct Thresholds {
   std::vector<float> threshold;
@@ -36,6 +38,11 @@ std::unique_ptr<uint64_t[]> words_of(int64_t count) {
   return std::unique_ptr<uint64_t[]>(new uint64_t[static_cast<size_t>(count)]);
 }
 
+bool uses_chains(const ConvCall& call) {
+  const InputForm form = call.driver.form;
+  return (form == InputForm::kChains || form == InputForm::kPlanes) && chain_plan(call.shape).chained();
+}
+
 }  // namespace
 
 void pack(const FloatInput& input, const Microkernels& micro, const PackTarget& target, const xk_parallel* parallel) {
@@ -57,18 +64,28 @@ void pack(const FloatInput& input, const Microkernels& micro, const PackTarget& 
     p.chain = target.chain;
     if (target.planes)
       p.planes = target.planes + image * ceil_div(channels, kHalfBits) * pixels + first;
-    else
+    else if (!target.offsets)
       p.bits = target.bits + (image * pixels + first) * words;
+    const std::unique_ptr<uint64_t[]> bits = target.offsets ? words_of(p.pixels * words) : nullptr;
+    if (target.offsets) p.bits = bits.get();
     planes ? micro.pack_planes(p) : micro.pack_rows(p);
+    if (target.offsets)
+      micro.offsets_of(p.bits, p.pixels * words, target.offsets + (image * pixels + first) * words * kWordOffsets);
   });
 }
 
 Input::Input(const ConvCall& call)
     : call_(call),
       s_(call.shape),
-      chain_(call.driver.form != InputForm::kWords && chain_plan(s_).chained() ? chain_plan(s_).halves : 0) {
+      chain_(uses_chains(call) ? chain_plan(s_).halves : 0) {
+  const int64_t words = s_.batch * pixels() * s_.words;
+  if (call.driver.form == InputForm::kOffsets) {
+    buffer_ = words_of(words * kWordOffsets / 4 + kSpareWords);
+    offsets_ = reinterpret_cast<uint16_t*>(buffer_.get());
+    return;
+  }
   if (call.driver.form != InputForm::kPlanes) {
-    buffer_ = words_of(s_.batch * pixels() * s_.words);
+    buffer_ = words_of(words);
     return;
   }
   const PlaneLayout layout = plane_layout(s_);
@@ -79,8 +96,8 @@ Input::Input(const ConvCall& call)
 void Input::pack_floats(const float* input, int32_t layout, const xk_binarize* binarize) {
   const bool rows_to_planes = planes_ && layout == XK_NHWC;
   const std::unique_ptr<uint64_t[]> words = rows_to_planes ? words_of(s_.batch * pixels() * s_.words) : nullptr;
-  const PackTarget target = rows_to_planes ? PackTarget{words.get(), 0, nullptr}
-                                           : PackTarget{buffer_.get(), chain_, planes_};
+  const PackTarget target = rows_to_planes ? PackTarget{words.get(), 0, nullptr, nullptr}
+                                           : PackTarget{buffer_.get(), chain_, planes_, offsets_};
   const FloatInput floats{input, layout, s_.batch, s_.channels, pixels(), binarize};
   pack(floats, *call_.kernel->microkernels, target, call_.parallel);
   if (rows_to_planes) form_planes(words.get());
@@ -88,6 +105,18 @@ void Input::pack_floats(const float* input, int32_t layout, const xk_binarize* b
 
 void Input::convert(const uint64_t* bits) {
   if (planes_) return form_planes(bits);
+  return offsets_ ? form_offsets(bits) : form_all_chains(bits);
+}
+
+void Input::form_offsets(const uint64_t* bits) {
+  const int64_t all = s_.batch * pixels() * s_.words, part = kPartPixels * s_.words;
+  parallel_for(call_.parallel, ceil_div(all, part), [&](int64_t index) {
+    const int64_t first = index * part;
+    call_.kernel->microkernels->offsets_of(bits + first, std::min(part, all - first), offsets_ + first * kWordOffsets);
+  });
+}
+
+void Input::form_all_chains(const uint64_t* bits) {
   const int64_t all = s_.batch * pixels();
   parallel_for(call_.parallel, ceil_div(all, kPartPixels), [&](int64_t index) {
     const int64_t first = index * kPartPixels, count = std::min(kPartPixels, all - first);

@@ -16,12 +16,13 @@ struct FloatInput {
   const xk_binarize* binarize;
 };
 
-// Where the bits of a FloatInput go: `planes`, or where that is NULL `bits`, words whose halves form chains of `chain`
-// halves unless that is 0.
+// Where the bits of a FloatInput go: `planes`, or `offsets`, or where both are NULL `bits`, words whose halves form
+// chains of `chain` halves unless that is 0.
 struct PackTarget {
   uint64_t* bits;
   int64_t chain;
   Half* planes;
+  uint16_t* offsets;
 };
 
 void pack(const FloatInput& input, const Microkernels& micro, const PackTarget& target, const xk_parallel* parallel);
@@ -37,12 +38,15 @@ class Input {
  private:
   int64_t pixels() const { return s_.height * s_.width; }
   void form_planes(const uint64_t* bits);
+  void form_offsets(const uint64_t* bits);
+  void form_all_chains(const uint64_t* bits);
 
   const ConvCall& call_;
   const Shape& s_;
   const int64_t chain_;
   std::unique_ptr<uint64_t[]> buffer_;
   Half* planes_ = nullptr;
+  uint16_t* offsets_ = nullptr;
 };
 
 }  // namespace xk

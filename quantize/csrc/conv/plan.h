@@ -17,6 +17,16 @@ struct WordPlan {
 };
 WordPlan word_plan(const Shape& shape);
 
+// WeightOrder::kNibbles: weights are [block of kLookupLanes][tap][octet][kLookupLanes] bytes, 8 channels of a tap each,
+// or, where look-ups are slower or cannot count that far, as for kWords.
+struct LookupPlan {
+  int64_t octets;        // of a tap; the last may be partly empty
+  int64_t group_blocks;  // of kLookupLanes output channels a group; the last may be partly empty
+};
+LookupPlan lookup_plan(const Shape& shape);
+// Whether a kernel computes a shape by look-up of nibbles.
+bool by_lookup(const Shape& shape, const Kernel& kernel);
+
 // WeightOrder::kChains: weights are [block][tap][half][kLanes], or, where `gathered`, as above. `halves` are those of
 // a group of a pixel, and of a tap of a filter. From three of them on they are chains: see form_chains().
 struct ChainPlan {

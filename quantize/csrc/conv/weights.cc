@@ -59,6 +59,22 @@ void visit_bytes(const Shape& s, int64_t block, int lane, const Visit& visit) {
     }
 }
 
+// [block of kLookupLanes][tap][octet][kLookupLanes] bytes, eight a word.
+template <class Visit>
+void visit_octets(const Shape& s, int64_t block, int lane, const Visit& visit) {
+  const LookupPlan plan = lookup_plan(s);
+  constexpr int64_t kBlocks = kLookupLanes / kLanes;
+  const int64_t lookup_block = s.group_of(block) * plan.group_blocks + block % s.group_blocks / kBlocks;
+  const int64_t filter = block % s.group_blocks % kBlocks * kLanes + lane;
+  for (int64_t tap = 0; tap < s.taps; ++tap)
+    for (int64_t octet = 0; octet < plan.octets; ++octet) {
+      const int64_t byte = ((lookup_block * s.taps + tap) * plan.octets + octet) * kLookupLanes + filter;
+      const int64_t count = std::min<int64_t>(8, s.group_channels - 8 * octet);
+      visit(Piece{tap * s.group_channels + 8 * octet, byte / 8, static_cast<int>(byte % 8 * 8), 1,
+                  static_cast<int>(count)});
+    }
+}
+
 bool in_chains(const Shape& s, const Kernel& kernel) {
   return kernel.order == WeightOrder::kChains && !chain_plan(s).gathered;
 }
@@ -72,6 +88,8 @@ void visit_pieces(const Shape& s, const Kernel& kernel, const Visit& visit) {
       const auto visit_one = [&](const Piece& piece) { visit(s.first_channel(block) + lane, piece); };
       if (kernel.order == WeightOrder::kBytes)
         visit_bytes(s, block, lane, visit_one);
+      else if (by_lookup(s, kernel))
+        visit_octets(s, block, lane, visit_one);
       else if (in_chains(s, kernel))
         visit_units(s, block, lane, s.taps, chain_plan(s).halves, kHalfBits, visit_one);
       else
@@ -104,7 +122,7 @@ WeightsHeader header_of(const Shape& s, int kernel) {
   WeightsHeader h{};
   std::memcpy(h.magic, kMagic, sizeof kMagic);
   h.kernel = kernel;
-  std::strncpy(h.name, kKernels[kernel].name, sizeof h.name - 1);
+  std::memcpy(h.name, kKernels[kernel].name, std::min(sizeof h.name, std::strlen(kKernels[kernel].name)));
   h.channels = s.channels;
   h.out_channels = s.out_channels;
   h.groups = s.groups;
@@ -114,17 +132,20 @@ WeightsHeader header_of(const Shape& s, int kernel) {
   return h;
 }
 
-// The bytes of the weights of a block of channels.
-int64_t block_bytes(const Shape& s, const Kernel& kernel) {
-  if (kernel.order == WeightOrder::kBytes) return byte_plan(s).steps() * 16 * int64_t{sizeof(Word)};
-  if (in_chains(s, kernel)) return s.taps * chain_plan(s).halves * kLanes * int64_t{sizeof(Half)};
-  return word_plan(s).filter_words * kLanes * int64_t{sizeof(Word)};
+int64_t payload_bytes(const Shape& s, const Kernel& kernel) {
+  if (by_lookup(s, kernel)) {
+    const LookupPlan plan = lookup_plan(s);
+    return s.groups * plan.group_blocks * s.taps * plan.octets * kLookupLanes;
+  }
+  if (kernel.order == WeightOrder::kBytes) return s.blocks() * byte_plan(s).steps() * 16 * int64_t{sizeof(Word)};
+  if (in_chains(s, kernel)) return s.blocks() * s.taps * chain_plan(s).halves * kLanes * int64_t{sizeof(Half)};
+  return s.blocks() * word_plan(s).filter_words * kLanes * int64_t{sizeof(Word)};
 }
 
 }  // namespace
 
 size_t weights_bytes(const Shape& s, const Kernel& kernel) {
-  return sizeof(WeightsHeader) + static_cast<size_t>(s.blocks() * block_bytes(s, kernel));
+  return sizeof(WeightsHeader) + static_cast<size_t>(payload_bytes(s, kernel));
 }
 
 void pack_weights(const Shape& s, int kernel, const uint8_t* dense, void* weights) {

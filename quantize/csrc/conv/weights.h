@@ -12,7 +12,7 @@ namespace xk {
 struct WeightsHeader {
   char magic[8];
   int64_t kernel;  // index in the table; the name is checked too
-  char name[8];
+  char name[8];    // without a zero where it fills them
   int64_t channels, out_channels, groups;
   int32_t kernel_h, kernel_w;
   int32_t row_runs;  // see BytePlan

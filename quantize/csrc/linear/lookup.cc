@@ -34,7 +34,7 @@ struct LookUpPlan {
   int64_t words;
 
   LookUpPlan(const Microkernels& kernels, int64_t inputs)
-      : field_inputs(kernels.look_up_inputs),
+      : field_inputs(kernels.sum_signed_inputs),
         fields(kHalfBits / field_inputs),
         words(ceil_div(inputs, field_inputs * fields)) {}
   int entries() const { return 1 << field_inputs; }  // of a table
@@ -95,7 +95,7 @@ class LookUpCall {
       form_tables(x, rows, word, words);
       parallel_for(parallel, ceil_div(blocks, kBlocks), [&](int64_t part) {
         for (int64_t b = part * kBlocks; b < std::min(blocks, (part + 1) * kBlocks); ++b)
-          kernels_.look_up({tables_.data(), words * word_floats, rows, weights_ + (b * plan_.words + word) * kLanes,
+          kernels_.sum_signed({tables_.data(), words * word_floats, rows, weights_ + (b * plan_.words + word) * kLanes,
                             words, sums_.data() + b * rows * kLanes});
       });
     }
@@ -189,7 +189,7 @@ int32_t xk_lookup(int64_t rows, int64_t inputs, int64_t outputs, const float* x,
     const Microkernels& kernels = kernels_of(header, inputs, outputs, weights_bytes);
     const char* const payload = static_cast<const char*>(weights) + sizeof header;
     LookUpCall call(kernels, inputs, outputs, reinterpret_cast<const uint32_t*>(payload));
-    for (int64_t r = 0; r < rows; r += kLookUpRows)
-      call.run(x + r * inputs, static_cast<int>(std::min<int64_t>(kLookUpRows, rows - r)), y + r * outputs, parallel);
+    for (int64_t r = 0; r < rows; r += kSignedRows)
+      call.run(x + r * inputs, static_cast<int>(std::min<int64_t>(kSignedRows, rows - r)), y + r * outputs, parallel);
   });
 }

@@ -9,10 +9,10 @@ namespace xk::elements {
 
 namespace {
 
-// Those of the kernel for convolutions, which the machine or XNORKIT_KERNEL chooses when they are first needed.
-const Microkernels& machine_microkernels() {
-  static const Microkernels& best = *kKernels[choose_kernel(nullptr, Shape{})].microkernels;
-  return best;
+// Chosen when they are first needed.
+const Microkernels& best() {
+  static const Microkernels& chosen = machine_microkernels();
+  return chosen;
 }
 
 }  // namespace
@@ -21,25 +21,25 @@ const Microkernels& machine_microkernels() {
 
 void compare(const float* x, int64_t count, bool closed, uint64_t* positive, uint64_t* inside) {
   const int64_t words = count / kWordBits, rest = count % kWordBits;
-  machine_microkernels().compare(x, words, closed, positive, inside);
+  best().compare(x, words, closed, positive, inside);
   if (!rest) return;
   float last[kWordBits];
   std::fill(std::copy_n(x + words * kWordBits, rest, last), last + kWordBits, NAN);
-  machine_microkernels().compare(last, 1, closed, positive + words, inside + words);
+  best().compare(last, 1, closed, positive + words, inside + words);
 }
 
 void choose(const uint64_t* positive, int64_t count, float size, float* values) {
   const int64_t words = count / kWordBits, rest = count % kWordBits;
-  machine_microkernels().choose(positive, words, size, values);
+  best().choose(positive, words, size, values);
   if (!rest) return;
   float last[kWordBits];
-  machine_microkernels().choose(positive + words, 1, size, last);
+  best().choose(positive + words, 1, size, last);
   std::copy_n(last, rest, values + words * kWordBits);
 }
 
 void keep(const uint64_t* inside, int64_t count, const float* x, float* result) {
   const int64_t words = count / kWordBits, rest = count % kWordBits;
-  machine_microkernels().keep(inside, words, x, result);
+  best().keep(inside, words, x, result);
   for (int64_t i = 0, first = words * kWordBits; i < rest; ++i)
     result[first + i] = inside[words] >> i & 1 ? x[first + i] : 0.0f;
 }

@@ -7,7 +7,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from ..cases import SWEEPS, papers_speedup
-from ..known_sides import TITLES
+from ..known_sides import OURS, TITLES
 from ..machine import processor
 from ..measure import Row
 from ..result import Result
@@ -84,8 +84,8 @@ def _speed_ups(axes: Axes, groups: Iterable[list[Row]]) -> None:
 
 
 def _gmacs(axes: Axes, groups: dict[str, list[Row]]) -> None:
-    ours = {kernel: [row for row in rows if row.side == rows[0].side] for kernel, rows in groups.items()}
-    bars = {kernel: {row.case: row.gmacs for row in rows} for kernel, rows in ours.items()}
+    ours = {kernel: [row for row in rows if row.side == OURS] for kernel, rows in groups.items()}
+    bars = {kernel: {row.case: row.gmacs for row in rows} for kernel, rows in ours.items() if rows}
     limits = [row.gmacs for rows in groups.values() for row in rows if row.side == "limit" and row.gmacs]
     _bars(axes, bars)
     if limits:

@@ -1,9 +1,10 @@
-"""The machine's limit of xor + popcount + add, as a side: as many products as the problem has, in registers.
+"""The machine's limits of xor + popcount + add, as sides: as many products as the problem has, in registers.
 
-The loop is a small C++ file, compiled when it is needed with the system's compiler ($CXX, c++, g++ or clang++).
+The loops are a small C++ file, compiled when it is needed with the system's compiler ($CXX, c++, g++ or clang++).
 """
 
 import ctypes
+import dataclasses
 import functools
 import os
 import shutil
@@ -16,41 +17,56 @@ from torch import Tensor
 
 from ..cases import Problem
 from ..machine import cpu_flags
-from ..side import Built, Unavailable
+from ..side import Built, Side, Unavailable
 
 SOURCE = Path(__file__).with_name("limit.cc")
-PRODUCTS_A_STEP = 8 * 512
 BITS = 0x0123456789ABCDEF
-NEEDED = {"avx512f", "avx512_vpopcntdq"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Limit:
+    """A loop of limit.cc: each step counts the ones of ``vectors`` vectors of words i ^ BITS, i < ``vectors``."""
+
+    loop: str
+    vectors: int
+    bits: int  # of a vector
+    needed: frozenset[str]
+    lacks: str
+
+    def steps(self, problem: Problem) -> int:
+        return -(-problem.case.macs(len(problem.x)) // (self.vectors * self.bits))
+
+    def build(self, problem: Problem, threads: int) -> Built:
+        """One thread's; the answer is the number of ones that were counted."""
+        if threads > 1:
+            raise Unavailable("the limit is that of one thread")
+        if not cpu_flags() >= self.needed:
+            raise Unavailable(f"this processor has no {self.lacks}")
+        loop, steps = getattr(_library(), self.loop), self.steps(problem)
+        loop.argtypes, loop.restype = [ctypes.c_int64, ctypes.c_uint64], ctypes.c_uint64
+        return Built(lambda: loop(steps, BITS))
+
+    def expected(self, problem: Problem) -> Tensor:
+        ones = sum((i ^ BITS).bit_count() for i in range(self.vectors))
+        return torch.tensor(self.steps(problem) * self.bits // 64 * ones)
+
+
+LIMITS = {
+    "limit": ("xor + popcount + add limit", Limit(
+        "xor_popcount_add", 8, 512, frozenset({"avx512f", "avx512_vpopcntdq"}), "AVX-512 popcount")),
+    "limit_avx2": ("xor + nibble popcount limit, AVX2", Limit("xor_nibbles_add", 4, 256, frozenset({"avx2"}), "AVX2")),
+    "limit_avx512bw": ("xor + nibble popcount limit, AVX-512BW", Limit(
+        "xor_wide_nibbles_add", 4, 512, frozenset({"avx512bw"}), "AVX-512BW")),
+}  # fmt: skip
+LIMIT_SIDES = [Side(name, title, limit.build, limit.expected) for name, (title, limit) in LIMITS.items()]
 
 
 @functools.cache
-def _loop() -> ctypes._CFuncPtr:
-    if not cpu_flags() >= NEEDED:
-        raise Unavailable("this processor has no AVX-512 popcount")
+def _library() -> ctypes.CDLL:
     compiler = next(filter(None, map(shutil.which, [os.environ.get("CXX", ""), "c++", "g++", "clang++"])), None)
     if compiler is None:
         raise Unavailable("no C++ compiler to build the loop with")
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "limit.so"
         subprocess.run([compiler, "-std=c++17", "-O2", "-shared", "-fPIC", str(SOURCE), "-o", str(library)], check=True)
-        loop = ctypes.CDLL(str(library)).xor_popcount_add
-    loop.argtypes, loop.restype = [ctypes.c_int64, ctypes.c_uint64], ctypes.c_uint64
-    return loop
-
-
-def _steps(problem: Problem) -> int:
-    return -(-problem.case.macs(len(problem.x)) // PRODUCTS_A_STEP)
-
-
-def build_limit(problem: Problem, threads: int) -> Built:
-    """One thread's; the answer is the number of ones that were counted."""
-    if threads > 1:
-        raise Unavailable("the limit is that of one thread")
-    loop, steps = _loop(), _steps(problem)
-    return Built(lambda: loop(steps, BITS))
-
-
-def expected_ones(problem: Problem) -> Tensor:
-    """Of eight vectors of words i ^ BITS, i < 8, each step."""
-    return torch.tensor(_steps(problem) * 8 * sum((i ^ BITS).bit_count() for i in range(8)))
+        return ctypes.CDLL(str(library))
