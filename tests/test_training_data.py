@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from training import TrainConfig
-from training.data import Augmentation, adapt, datasets, derive_seed, load_data
+from training.data import AUGMENTATIONS, Augmentation, adapt, datasets, derive_seed, load_data
 from training.data.loaders import MemoryLoader, Share
 from training.data.normalization import PRESETS, Normalization, get_preset, given
 
@@ -25,6 +25,32 @@ def test_normalization_is_the_formula():
     mean, std = PRESETS["cifar10"]
     expected = (images.double() / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
     torch.testing.assert_close(PRESETS["cifar10"](images).double(), expected, atol=1e-5, rtol=1e-5)
+
+
+# Mean and deviation of the pixels in 0 to 1, as the sets' users publish them; ImageNet's as torchvision has them.
+PUBLISHED = {
+    "mnist": "0.1307 0.3081",
+    "fashionmnist": "0.2860 0.3530",
+    "cifar10": "0.4914 0.4822 0.4465 0.2470 0.2435 0.2616",
+    "cifar100": "0.5071 0.4865 0.4409 0.2673 0.2564 0.2762",
+    "svhn": "0.4377 0.4438 0.4728 0.1980 0.2010 0.1970",
+    "imagenet": "0.485 0.456 0.406 0.229 0.224 0.225",
+    "half": "0.5 0.5",
+    "none": "0 1",
+}
+
+
+def test_presets_are_what_was_measured():
+    for name, values in PUBLISHED.items():
+        mean, std = PRESETS[name]
+        assert (*mean, *std) == tuple(map(float, values.split())), name
+        assert len(mean) == len(std)
+    from sklearn.datasets import load_digits
+
+    pixels = load_digits().images / 16
+    assert PRESETS["digits"].mean == pytest.approx([pixels.mean()], abs=5e-5)
+    assert PRESETS["digits"].std == pytest.approx([pixels.std()], abs=5e-5)
+    assert PRESETS.keys() == {*PUBLISHED, "digits"}
 
 
 def test_presets_fit_other_channels():
@@ -70,6 +96,18 @@ def test_augmentation_gives_crops_of_the_padded_image(padding, flip):
         seen.add(found[0])
     assert len(seen) > (1 if padding == 0 else 30)  # images are treated one by one
     assert {mirrored for *_, mirrored in seen} == ({False, True} if flip else {False})
+
+
+def test_augmentations_by_name():
+    """(pixels that an image of 32x32 may move, whether it is mirrored, whether it is cut from its file)"""
+    found = {name: (a.border((32, 40)), a.flip, a.resized_crop) for name, a in AUGMENTATIONS.items()}
+    assert found == {
+        "none": (0, False, False),
+        "shift": (2, False, False),
+        "crop_flip": (4, True, False),
+        "resized_crop": (0, True, True),
+    }
+    assert AUGMENTATIONS["none"].draw(3, (32, 32), torch.Generator()) is None
 
 
 def test_padding_scales_with_the_image():
@@ -130,6 +168,24 @@ def test_derived_seeds_differ():
 
 
 # Sets by name.
+
+
+# (height and width, normalization, augmentation) where no flag says otherwise.
+SETS = {
+    "digits": ((8, 8), "digits", "shift"),
+    "mnist": ((28, 28), "mnist", "shift"),
+    "fashionmnist": ((28, 28), "fashionmnist", "shift"),
+    "cifar10": ((32, 32), "cifar10", "crop_flip"),
+    "cifar100": ((32, 32), "cifar100", "crop_flip"),
+    "svhn": ((32, 32), "svhn", "shift"),
+    "imagefolder": ((224, 224), "imagenet", "crop_flip"),
+}
+
+
+def test_sets_have_their_sizes():
+    found = {name: (s.image_size, s.normalization, s.augmentation) for name, s in datasets.DATASETS.items()}
+    assert found == SETS
+    assert datasets.load_digits(None)[1].images.shape[1:] == (1, *SETS["digits"][0])
 
 
 def test_digits_are_split_evenly_and_without_overlap():
