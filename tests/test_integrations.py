@@ -81,7 +81,7 @@ def plain(scheme, data, accumulate=1, without=""):
     return model
 
 
-def by_lightning(model, data, accumulate=1, logger=False, **options):
+def by_lightning(model, data, accumulate=1, logger=False, validate=False, **options):
     lightning = pytest.importorskip("lightning.pytorch", reason="needs lightning")
     from quantize.integrations.lightning import BinaryCallback
 
@@ -97,6 +97,9 @@ def by_lightning(model, data, accumulate=1, logger=False, **options):
             images, labels = batch
             return F.cross_entropy(self(images), labels)
 
+        def validation_step(self, batch, index):
+            self(batch[0])
+
         def configure_optimizers(self):
             return optimizer_of(self)
 
@@ -109,16 +112,17 @@ def by_lightning(model, data, accumulate=1, logger=False, **options):
         callbacks=[BinaryCallback(**options)],
         accumulate_grad_batches=accumulate,
         logger=logger,
+        limit_val_batches=1.0 if validate else 0,
         log_every_n_steps=1,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(Module(), batches(data))
+    trainer.fit(Module(), batches(data), batches(data))
     return trainer
 
 
-def by_transformers(model, data, tmp_path, accumulate=1, **options):
+def by_transformers(model, data, tmp_path, accumulate=1, validate=False, **options):
     transformers = pytest.importorskip("transformers", reason="needs transformers")
     pytest.importorskip("accelerate", reason="needs accelerate")
     from quantize.integrations.transformers import BinaryCallback
@@ -139,6 +143,9 @@ def by_transformers(model, data, tmp_path, accumulate=1, **options):
         return {"images": torch.stack(images), "labels": torch.stack(labels)}
 
     class Trainer(transformers.Trainer):
+        def get_eval_dataloader(self, eval_dataset=None):
+            return self.get_train_dataloader()
+
         def get_train_dataloader(self):
             loader = batches(data)
             loader.collate_fn = collate
@@ -161,9 +168,11 @@ def by_transformers(model, data, tmp_path, accumulate=1, **options):
             use_cpu=True,
             report_to=[],
             save_strategy="no",
+            eval_strategy="epoch" if validate else "no",
             disable_tqdm=True,
         ),
         train_dataset=data,
+        eval_dataset=data if validate else None,
         callbacks=[BinaryCallback(**options), Seed()],
         optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)),
     )
@@ -233,6 +242,33 @@ def test_timms_task_and_optimizer_give_the_weights_of_the_plain_loop(scheme, dat
     model = network(scheme)
     by_timm(model, data)
     assert_same(model, plain(scheme, data))
+
+
+@pytest.fixture
+def evaluations():
+    """A network that draws its weights, and for each of its forward passes in evaluation whether its statistics are of
+    the draws still.
+    """
+    model, seen = network(SCHEMES[-1]), []
+    layers = binary_layers(model)
+    model.register_forward_pre_hook(
+        lambda *_: None if model.training else seen.append(any(layer.drawn for layer in layers))
+    )
+    return model, seen
+
+
+def test_lightning_validates_with_the_statistics_that_ship(evaluations, data):
+    model, seen = evaluations
+    by_lightning(model, data, validate=True, statistics=statistics(data))
+    assert len(seen) > 2 * EPOCHS
+    assert not any(seen)
+
+
+def test_transformers_evaluates_with_the_statistics_that_ship(evaluations, data, tmp_path):
+    model, seen = evaluations
+    by_transformers(model, data, tmp_path, validate=True, statistics=statistics(data))
+    assert len(seen) > 2 * EPOCHS
+    assert not any(seen)
 
 
 # What the callbacks log and refuse.

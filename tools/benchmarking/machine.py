@@ -14,6 +14,7 @@ import torch
 
 import quantize
 from quantize import kernels
+from training.installed import as_called
 from training.watch.environment import cpu_name, installed
 
 PACKAGES = ("onnxruntime", "openvino", "numpy")
@@ -60,7 +61,7 @@ def describe(argv: list[str]) -> dict[str, Any]:
     """Plain values for JSON."""
     versions = {"python": platform.python_version(), "xnorkit": quantize.__version__, "torch": str(torch.__version__)}
     return {
-        "command": shlex.join(["python", "tools/benchmark.py", *argv]),
+        "command": as_called(shlex.join(["python", "tools/benchmark.py", *argv])),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "cpu": cpu_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
