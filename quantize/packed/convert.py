@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
@@ -24,6 +23,8 @@ from .flow import Flow, Link, chain, trace_flow
 from .layers import PackedConv1d, PackedConv2d, PackedLayer, PackedLinear
 from .pool import PackedMaxPool2d
 from .state import refuse_other_states
+
+Pair = tuple[int, int]
 
 _PACKED = {BinaryConv2d: PackedConv2d, BinaryConv1d: PackedConv1d, BinaryLinear: PackedLinear}
 
@@ -64,7 +65,8 @@ def convert(model: nn.Module, example_input: Any, check: bool = True) -> nn.Modu
         raise ValueError("nothing to convert: no layer of the model is binary; quantize.prepare makes them so")
     example_input = float_inputs(example_input)
     flow = _flow_of(model, example_input)
-    packed, kept = _packed(model, flow, flow.links), flow.links
+    kept: Sequence[Link] = flow.links
+    packed = _packed(model, flow, kept)
     if check:
         packed, kept = agreeing(model, packed, flow.links, lambda links: _packed(model, flow, links), example_input)
     _note_taken_back(model, packed, flow, kept)
@@ -81,8 +83,9 @@ def _places(model: nn.Module, copied: nn.Module) -> dict[nn.Module, nn.Module]:
 def _order_bits(packed: nn.Module, flow: Flow) -> None:
     """Put the bits of layers in the order of their kernels, as their first run would, which here could leave traces."""
     for module in packed.modules():
-        if isinstance(module, PackedLayer) and math.prod(flow.input_shape.get(module, (0,))):
-            module.prepare(module.size_of(flow.input_shape[module]), module.weights.device)
+        shape = flow.input_shape.get(module)
+        if isinstance(module, PackedLayer) and shape is not None and 0 not in shape:
+            module.prepare(module.size_of(shape), module.weights.device)
 
 
 def _flow_of(model: nn.Module, example_input: Any) -> Flow:
@@ -165,13 +168,14 @@ def _geometry(layer: BinaryLayer) -> tuple[ConvGeometry, dict[str, Any]]:
     pads = tuple(layer._reversed_padding_repeated_twice)  # (left, right) of the last dimension, then of the one before
     before, after = pads[-2::-2], pads[::-2]
     zeros = layer.padding_mode == "zeros"
+    padding = (*none, *before, *none, *after) if zeros else (0, 0, 0, 0)
     geometry = ConvGeometry(
         layer.in_channels,
         layer.out_channels,
-        one + layer.kernel_size,
-        one + layer.stride,
-        (*none, *before, *none, *after) if zeros else (0, 0, 0, 0),
-        one + layer.dilation,
+        cast(Pair, one + layer.kernel_size),
+        cast(Pair, one + layer.stride),
+        cast(tuple[int, int, int, int], padding),
+        cast(Pair, one + layer.dilation),
         layer.groups,
     )
     options = {} if zeros else {"padding_mode": layer.padding_mode, "pads": pads}
@@ -230,7 +234,7 @@ class _Converter:
         if before and before[-1] in self.packed:
             self._hand_on_bits(before[-1], before[-2::-1], layer)
             return
-        steps = []
+        steps: list[nn.Module] = []
         for module in before:
             if not fold.is_monotone(module):
                 break
@@ -267,7 +271,8 @@ class _Converter:
         """Let ``source`` end in the bits that ``layer`` starts with; ``between`` is what stands there, in order."""
         first, target = self.packed[source], self.packed[layer]
         threshold, flip = self._threshold(target)
-        groups, steps = 1, []
+        groups = 1
+        steps: list[nn.Module] = []
         for module in reversed(between):
             if fold.is_monotone(module):
                 steps.insert(0, module)
