@@ -1,5 +1,5 @@
 # make quickstart     install into $(VENV), train, export and check a 1-bit network (1.5 minutes after the install)
-# make test           install what the tests need, check the style, run all tests
+# make test           install what the tests need, check style and types, run all tests
 # make test-triton    of these, the Triton kernels' through Triton's interpreter
 # make test-native    the C++ library's own tests, under sanitizers, and under qemu for ARM
 # make test-runtimes  exported files in old versions of onnxruntime and in JavaScript, without our library
@@ -46,6 +46,7 @@ test-triton: $(VENV)/installed-test
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/mypy
 
 lint-fix: $(VENV)/installed-test
 	$(BIN)/ruff check --fix
@@ -72,4 +73,4 @@ include mk/training.mk
 include mk/mutation.mk
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) runs build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

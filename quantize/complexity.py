@@ -133,8 +133,8 @@ def packed_weight_bytes(layer: BinaryLayer) -> int:
     filters = layer.to_filters(layer.weight)
     scale = layer.scheme.weight(layer.float_filters(), layer).scale
     learned = {p.untyped_storage().data_ptr() for p in layer.parameters()}  # counted as parameters already
-    computed = scale is not None and scale.untyped_storage().data_ptr() not in learned
-    scale_bytes = scale.numel() * scale.element_size() if computed else 0
+    known = scale is None or scale.untyped_storage().data_ptr() in learned
+    scale_bytes = 0 if scale is None or known else scale.numel() * scale.element_size()
     return len(filters) * -(-filters[0].numel() * layer.scheme.weight_bits // 8) + scale_bytes
 
 
@@ -198,7 +198,8 @@ def _count_packed(module: PackedLayer, _args, output: Tensor) -> None:
     g = module.geometry
     output = output.words if isinstance(output, Bits) else output
     positions = output.numel() // output.shape[-1 if module.folding.output_bits or module.dims == 0 else 1]
-    module.__flops__ += positions * g.out_channels * math.prod(g.filters[1:])
+    counted: Any = module  # ptflops keeps its count there
+    counted.__flops__ += positions * g.out_channels * math.prod(g.filters[1:])
 
 
 def _count_expanded(module: ExpandedLayer, args: tuple, output: Tensor) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .binary.adapters import own_weight
 from .binary.attention import join_float, split_all
 from .binary.layers import BinaryLayer, binarize, binary_class, unbinarize
 from .binary.merging import watch_merges
@@ -58,7 +59,7 @@ def apply_plan(model: nn.Module, plan: Plan, inplace: bool = False) -> nn.Module
     Raises ValueError when the plan is of another model; then nothing has changed.
     """
     rows = [row for row in plan if row.binary]
-    schemes = {row.name: row.configured or get_scheme(row.scheme) for row in rows}
+    schemes = {row.name: row.configured or get_scheme(row.scheme) for row in rows if row.scheme is not None}
     model = _checked(model, rows, inplace)
     watch_merges()
     for row in rows:
@@ -112,6 +113,6 @@ def _check_fits(model: nn.Module, row: LayerPlan) -> None:
         raise ValueError(f"the plan has a layer {row.name!r} that the model has not: it is of another model") from None
     if isinstance(layer, BinaryLayer) or binary_class(layer) is None:
         raise ValueError(f"the plan binarizes {row.name!r}, which is a {type(layer).__name__} in this model")
-    if tuple(layer.weight.shape) != row.shape:
-        found = tuple(layer.weight.shape)
+    found = tuple(own_weight(layer).shape)
+    if found != row.shape:
         raise ValueError(f"the plan has shape {row.shape} for {row.name!r}, the model {found}: it is of another model")

@@ -75,7 +75,7 @@ class Scheme:
         order = cls.__mro__
         weight, scaled = (next(c for c in order if name in vars(c)) for name in ("weight", "scaled_weight"))
         if order.index(weight) < order.index(scaled):
-            cls.scaled_weight = Scheme.scaled_weight
+            cls.scaled_weight = Scheme.scaled_weight  # type: ignore[method-assign]  # of a class, while it is made
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

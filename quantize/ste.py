@@ -132,7 +132,7 @@ def clip(x: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:
 
     The gradient of ``torch.clamp`` at the bounds themselves differs between releases of torch.
     """
-    return _Clip.apply(x, low, high) if _has_gradient(x) else x.clamp(low, high)
+    return _Clip.apply(x, low, high) if _has_gradient(x) else torch.clamp(x, low, high)  # type: ignore[arg-type]
 
 
 class _StraightThrough(torch.autograd.Function):

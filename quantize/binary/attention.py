@@ -5,6 +5,7 @@ called. The parameters stay where they are: ``in_proj_weight`` keeps its name, a
 """
 
 from collections.abc import Iterator
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ class _OfAttention:
         return self.attention[0].in_proj_bias
 
 
-class InProjection(_OfAttention, nn.Linear):
+class InProjection(_OfAttention, nn.Linear):  # type: ignore[misc]  # properties where a layer has parameters
     """The queries, keys and values of an attention, one after the other: (*, E) -> (*, 3 E)."""
 
     def __init__(self, attention: nn.MultiheadAttention):
@@ -38,7 +39,7 @@ class InProjection(_OfAttention, nn.Linear):
         self.training = attention.training
 
 
-class BinaryInProjection(_OfAttention, BinaryLinear):
+class BinaryInProjection(_OfAttention, BinaryLinear):  # type: ignore[misc]  # properties, as above
     """:class:`InProjection` with a scheme."""
 
 
@@ -53,6 +54,7 @@ class SplitAttention(nn.MultiheadAttention):
     """
 
     whole_class: type[nn.MultiheadAttention]
+    in_proj: nn.Module
 
     @property
     def _qkv_same_embed_dim(self) -> bool:
@@ -128,7 +130,7 @@ class SplitAttention(nn.MultiheadAttention):
         return sum(added[1:], added[0]) if added else None
 
 
-def may_split(module: nn.Module) -> bool:
+def may_split(module: nn.Module) -> TypeGuard[nn.MultiheadAttention]:
     """Whether it is an attention of torch's own kind, with one matrix for queries, keys and values."""
     return (
         isinstance(module, nn.MultiheadAttention)
@@ -142,29 +144,30 @@ def may_split(module: nn.Module) -> bool:
     )
 
 
-def split(attention: nn.MultiheadAttention) -> None:
-    """Make the projections of an attention layers, in place."""
-    attention.whole_class = type(attention)
-    attention.__class__ = SplitAttention
+def split(attention: nn.MultiheadAttention) -> SplitAttention:
+    """Make the projections of an attention layers, in place; returns the same object."""
+    changed: Any = attention
+    changed.whole_class = type(attention)
+    changed.__class__ = SplitAttention
     after = dict(attention._modules)
     attention._modules.clear()
-    attention.in_proj = InProjection(attention)  # in the order in which they are called
+    changed.in_proj = InProjection(attention)  # in the order in which they are called
     attention._modules.update(after)
+    return changed
 
 
 def join(attention: SplitAttention) -> None:
     """Undo :func:`split`, in place."""
-    del attention.in_proj
-    attention.__class__ = attention.whole_class
-    del attention.whole_class
+    changed: Any = attention
+    del changed.in_proj
+    changed.__class__ = attention.whole_class
+    del changed.whole_class
 
 
 def split_all(model: nn.Module) -> list[SplitAttention]:
     """Split every attention of ``model`` that can be, in place; returns these."""
     found = [module for module in model.modules() if may_split(module)]
-    for attention in found:
-        split(attention)
-    return found
+    return [split(attention) for attention in found]
 
 
 def join_float(model: nn.Module) -> None:
@@ -178,9 +181,9 @@ def join_float(model: nn.Module) -> None:
 
 def own_parameters(attention: SplitAttention) -> None:
     """Hand the parameters over to the layer ``in_proj``, in place; that cannot be undone."""
-    layer = attention.in_proj
-    if not isinstance(layer, _OfAttention):
+    if not isinstance(attention.in_proj, _OfAttention):
         return
+    layer: Any = attention.in_proj
     weight, bias = layer.weight, layer.bias
     layer.__class__ = BinaryLinear if isinstance(layer, BinaryLayer) else nn.Linear
     del layer.attention

@@ -41,7 +41,7 @@ class BinaryLayer(QuantizedLayer):
         float_keys: the parameters and buffers that the float layer has.
     """
 
-    weight: nn.Parameter
+    weight: Tensor
     threshold_pending: bool
     float_weights: bool
     progress_set: bool

@@ -50,7 +50,7 @@ class BinaryConvTranspose3d(BinaryLayer, nn.ConvTranspose3d):
     float_class = nn.ConvTranspose3d
 
 
-class BinaryLinear(BinaryLayer, nn.Linear):
+class BinaryLinear(BinaryLayer, nn.Linear):  # type: ignore[misc]  # nn.Linear's type says that it has a bias
     """``nn.Linear`` with a scheme: (*, in_features) -> (*, out_features)."""
 
     float_class = nn.Linear

@@ -1,7 +1,7 @@
 """What binary layers do, whether they train or hold bits: a float layer's operation on what a scheme makes low-bit."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -33,13 +33,15 @@ class QuantizedLayer(nn.Module):
 
     kernel_size: tuple[int, ...] = ()
     transposed: bool = False
-    in_features: int  # of linear layers; what follows is of convolutions
-    in_channels: int
+    in_features: int  # of linear layers
+    out_features: int
+    in_channels: int  # of convolutions, as what follows
     out_channels: int
     groups: int
     stride: tuple[int, ...]
     padding: Any  # integers, or "same" or "valid"
-    padding_mode: str
+    output_padding: tuple[int, ...]
+    padding_mode: Literal["zeros", "reflect", "replicate", "circular"]
     _reversed_padding_repeated_twice: list[int]
     dilation: tuple[int, ...]
     _conv_forward: Callable[..., Tensor]

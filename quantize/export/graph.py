@@ -37,8 +37,8 @@ def simplify(model: ir.Model) -> None:
 
 def _should_fold(node: ir.Node) -> bool | None:
     """Keep the Cast of a stored weight: folded, it would take 32 bits a weight."""
-    is_stored = node.op_type == "Cast" and node.inputs[0].dtype == ir.DataType.INT8
-    return False if is_stored else None
+    stored = node.inputs[0] if node.op_type == "Cast" else None
+    return False if stored is not None and stored.dtype == ir.DataType.INT8 else None
 
 
 def _fix_reshape_targets(graph: ir.Graph) -> None:
@@ -64,9 +64,9 @@ def _leave_out_windows(graph: ir.Graph) -> None:
             continue
         names = ("kernel_shape", "strides", "dilations", "pads")
         kernel, strides, dilations, pads = (np.array(node.attributes.get_ints(name)) for name in names)
-        # Of a pooling without a batch the exporter does not say the shapes.
-        x, y = ((value.shape or (None,) * 3)[2:] for value in (node.inputs[0], node.outputs[0]))
-        if not all(isinstance(size, int) for size in (*x, *y)):
+        shapes = [value.shape for value in (node.inputs[0], node.outputs[0]) if value is not None]
+        x, y = ([size for size in (shape or ())[2:] if isinstance(size, int)] for shape in shapes)
+        if not len(x) == len(y) == len(kernel):  # the exporter says no shapes of a pooling without a batch
             continue
         before, after = pads[: len(x)], pads[len(x) :]
         last = np.array(x) + before - dilations * (kernel - 1) - 1  # where the last window that is whole starts
@@ -80,7 +80,7 @@ def _drop_zero_bias(graph: ir.Graph) -> None:
     """A convolution without bias is exported with a bias of zeros."""
     for node in graph:
         if node.op_type in ("Conv", "ConvTranspose") and len(node.inputs) == 3:
-            bias = ir.convenience.get_const_tensor(node.inputs[2])
+            bias = _constant(node.inputs[2])
             if bias is not None and not bias.numpy().any():
                 node.replace_input_with(2, None)
 
@@ -91,8 +91,8 @@ def _put_scale_first(graph: ir.Graph) -> None:
     Its sums would then be rounded floats instead of whole numbers.
     """
     for node in graph:
-        if node.op_type == "Mul" and node.inputs[1].is_initializer() and node.inputs[1].name.endswith(".weight_scale"):
-            first, second = node.inputs
+        first, second = node.inputs if node.op_type == "Mul" else (None, None)
+        if second is not None and second.is_initializer() and _name(second).endswith(".weight_scale"):
             node.replace_input_with(0, second)
             node.replace_input_with(1, first)
 
@@ -162,15 +162,24 @@ def _node_name(node: ir.Node, own: set[str]) -> str:
     scope = ast.literal_eval(node.metadata_props.get(_SCOPES, "['', '']"))[-2].split("@")[0]
     label = node.op_type
     if label in _APPLYING:
-        applied = [value.name.rpartition(".")[2] for value in node.inputs if value.name in own]
+        applied = [_name(value).rpartition(".")[2] for value in node.inputs if _name(value) in own]
         label = _LABELS.get(applied[0], applied[0]) if applied else label
     elif label == "Where" and [_scalar(value) for value in node.inputs[1:]] == [1.0, -1.0]:
         label = "sign"
     return f"{scope}/{label}" if scope else label
 
 
-def _scalar(value: ir.Value) -> float | None:
-    tensor = ir.convenience.get_const_tensor(value)
+def _name(value: ir.Value | None) -> str:
+    """The name of a value, "" of an input that is left out."""
+    return "" if value is None else value.name or ""
+
+
+def _constant(value: ir.Value | None) -> ir.TensorProtocol | None:
+    return None if value is None else ir.convenience.get_const_tensor(value)
+
+
+def _scalar(value: ir.Value | None) -> float | None:
+    tensor = _constant(value)
     return float(tensor.numpy().item()) if tensor is not None and tensor.size == 1 else None
 
 
@@ -182,5 +191,5 @@ def _name_constants(graph: ir.Graph, own: set[str], taken: Counter) -> None:
     for value in list(graph.initializers.values()):
         if value.name not in own and value.uses():
             scalar = _scalar(value)
-            reader = value.uses()[0].node.name
+            reader = next(iter(value.uses())).node.name
             value.name = _unique(f"{reader}/constant" if scalar is None else f"{scalar:g}", taken)

@@ -16,7 +16,7 @@ inverted bits, so the flipped channels of a max pooling are inverted on both sid
 """
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,14 @@ class _Integer(LoweredLayer):
     """
 
     view: tuple[int, ...]  # of one value a channel, over an image
+    least_sums: Tensor | None
+    turn: Tensor | None
+    output_threshold: Tensor
+    output_turn: Tensor | None
+    output_inverted: Tensor | None
+    scale: Tensor | None
+    bias: Tensor | None
+    weight_bits: Tensor
 
     def __init__(self, layer: PackedLayer, network: Network):
         super().__init__(layer)
@@ -61,14 +69,14 @@ class _Integer(LoweredLayer):
 
     def _keep_values(self, output_inverted: Tensor | None) -> None:
         """Keep one value a channel each, in the shape in which it is used."""
-        layer, thresholds = self.layer, {}
+        layer = self.layer
+        values = {"output_inverted": output_inverted, "scale": layer.scale, "bias": layer.bias}
         for name, start, flip, channels in (
             ("", layer.threshold, layer.flip, layer.geometry.channels),
             ("output_", layer.output_threshold, layer.output_flip, layer.geometry.out_channels),
         ):
             threshold, turn = turned(start, flip, channels)
-            thresholds |= {f"{name}threshold": threshold, f"{name}turn": turn if bool((turn < 0).any()) else None}
-        values = {**thresholds, "output_inverted": output_inverted, "scale": layer.scale, "bias": layer.bias}
+            values |= {f"{name}threshold": threshold, f"{name}turn": turn if bool((turn < 0).any()) else None}
         keep(self, **{name: None if value is None else value.view(self.view) for name, value in values.items()})
 
     def keep_weight(self, signs: Tensor) -> None:
@@ -111,6 +119,8 @@ class IntegerConv(_Integer):
     """
 
     view = (1, -1, 1, 1)
+    bias_bits: Tensor | None
+    digit_scale: Tensor
 
     def __init__(self, layer: PackedLayer, network: Network):
         super().__init__(layer, network)
@@ -142,7 +152,7 @@ class IntegerConv(_Integer):
         if self.bias_bits is None:
             y = self.finish(self.scaled(self.sums(image, shape, attributes)), input_scale)
         else:
-            y = self.digits(image, shape, attributes)
+            y = self.digits(image, self.bias_bits, shape, attributes)
             y = y if self.least_sums is not None else self.finish(self.from_digits(y), input_scale)
         return shuffled(y, self.shuffle)
 
@@ -152,11 +162,11 @@ class IntegerConv(_Integer):
         inputs += [_number(1, torch.int8), _number(1, torch.uint8)]
         return onnx_node("ConvInteger", inputs, attributes, shape, torch.int32)
 
-    def digits(self, image: Tensor, shape: tuple[int, ...], attributes: dict[str, Any]) -> Tensor:
+    def digits(self, image: Tensor, bias: Tensor, shape: tuple[int, ...], attributes: dict[str, Any]) -> Tensor:
         """uint8: bits of the sums, or the sums as :meth:`from_digits` reads them."""
         one, zero = _number(1.0), _number(0, torch.uint8)
         inputs = [self.operand(image, self.high, torch.uint8), one, _number(self.zero_point, torch.uint8)]
-        inputs += [self.weight_bits, one, _number(0, torch.int8), _number(self.output_step), zero, self.bias_bits]
+        inputs += [self.weight_bits, one, _number(0, torch.int8), _number(self.output_step), zero, bias]
         return onnx_node("QLinearConv", inputs, attributes, shape, torch.uint8)
 
     def from_digits(self, y: Tensor) -> Tensor:
@@ -192,18 +202,17 @@ def max_pool(pool: PackedMaxPool2d, network: Network) -> nn.Module:
     It shuffles instead of the layer before it: onnxruntime computes a convolution and a pooling next to it in one order
     of memory, that with the channels last. Raises ValueError where hooks hide what stands on its two sides.
     """
-    source = network.flow.before.get(pool)
+    source, shuffle, change = network.flow.before.get(pool), 1, None
     if source is None or pool not in network.flow.after:
         raise ValueError("the layers on both sides of it were not found, which invert bits for it; remove hooks there")
-    after_layer = isinstance(source, PackedLayer)
-    change = None if after_layer else pool.flip ^ source.flip  # one that follows another gets what that inverted
-    if change is not None:
-        change = torch.where(change, _LARGEST, 0).to(torch.uint8).view(1, -1, 1, 1) if bool(change.any()) else None
+    if isinstance(source, PackedLayer):
+        shuffle = source.folding.shuffle
+    elif isinstance(source, PackedMaxPool2d) and not torch.equal(pool.flip, source.flip):  # it gets what that inverted
+        change = torch.where(pool.flip ^ source.flip, _LARGEST, 0).to(torch.uint8).view(1, -1, 1, 1)
 
-    def forward(pool: nn.Module, input: Tensor) -> Tensor:
-        image = input if pool.change is None else input ^ pool.change
-        y = pool_node("MaxPool", pool, [image], dtype=torch.uint8)
-        return shuffled(y, source.folding.shuffle if after_layer else 1)
+    def forward(lowered: PackedMaxPool2d, input: Tensor) -> Tensor:
+        image = input if change is None else input ^ lowered.get_buffer("change")
+        return shuffled(pool_node("MaxPool", lowered, [image], dtype=torch.uint8), shuffle)
 
     return replaced(pool, {"change": change}, forward=forward)
 
@@ -228,12 +237,13 @@ def _least_sums(layer: PackedLayer, inverted: Tensor | None) -> tuple[Tensor, Te
     Its own threshold is on ``sum scale + bias`` in float32, which is evaluated at whole numbers.
     """
     count = math.prod(layer.geometry.filters[1:])
+    threshold, flip = cast(Tensor, layer.output_threshold), cast(Tensor, layer.output_flip)
 
     def bits(sums: Tensor) -> Tensor:
         y = sums.float()
         y = y if layer.scale is None else y * layer.scale
         y = y if layer.bias is None else y + layer.bias
-        return torch.where(layer.output_flip, y <= layer.output_threshold, y >= layer.output_threshold)
+        return torch.where(flip, y <= threshold, y >= threshold)
 
     largest = torch.full((layer.geometry.out_channels,), count)
     before, after, at_smallest, at_largest = bisect(bits, -largest, largest)

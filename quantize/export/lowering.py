@@ -72,6 +72,7 @@ class LoweredLayer(nn.Module):
     is kept here is in the file; it says what a model's own code asks of its layers.
     """
 
+    layer: PackedLayer
     threshold: Tensor
 
     def __init__(self, layer: PackedLayer):
@@ -94,7 +95,7 @@ class LoweredLayer(nn.Module):
         layer, image = self.layer, self.to_image(input)
         if layer.padding_mode != "zeros":
             image = layer.pad_with_values(image)
-        geometry = layer.geometry if layer.pad is None else layer.padded_geometry(tuple(image.shape[2:]))
+        geometry = layer.geometry if layer.pad is None else layer.padded_geometry((image.shape[2], image.shape[3]))
         scale = layer.window_mean(image, geometry, self.threshold) if layer.window_scale else None
         return self.from_image(self.convolve(image, geometry, scale), input)
 

@@ -23,6 +23,13 @@ from .lowering import LoweredLayer, Network, conv_attributes, keep, onnx_node, p
 class BinaryConv(LoweredLayer):
     """A packed convolution, which is a call."""
 
+    weight_bits: Tensor
+    scale: Tensor
+    bias: Tensor
+    turn: Tensor
+    output_threshold: Tensor
+    output_turn: Tensor
+
     def __init__(self, layer: PackedLayer, network: Network):
         super().__init__(layer)
         g = layer.geometry
@@ -86,7 +93,7 @@ def max_pool(pool: PackedMaxPool2d, network: Network) -> nn.Module:
 
 
 def _pool(pool: PackedMaxPool2d, input: Tensor) -> Tensor:
-    return pool_node(f"{DOMAIN}::BinaryMaxPool", pool, [input, pool.turn], version=VERSION)
+    return pool_node(f"{DOMAIN}::BinaryMaxPool", pool, [input, pool.get_buffer("turn")], version=VERSION)
 
 
 def with_called_weight(layer: ExpandedLayer, network: Network) -> nn.Module:

@@ -5,22 +5,21 @@ sums are whole numbers, and the scale is a ``Mul`` after them. Pappalardo et al.
 Arbitrary-Precision Quantized Neural Networks*, 2022. onnxruntime does not know these nodes.
 """
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..binary.quantized_layer import QuantizedLayer
 from ..scheme import FLOAT_BITS, QuantizedWeight, Scheme
 from .lowering import Network, onnx_node, replaced
-from .standard_format import STORED, constants_of, stored_weight
+from .standard_format import STORED, StoredLayer, constants_of, stored_weight
 
 DOMAIN = "qonnx.custom_op.general"
 VERSION = 1
 _MOST_BITS = 9  # of a signed weight: DoReFa's 8 bits are the odd numbers from -255 to 255
-
-
 _INSTEAD = "use format 'standard', or another scheme for it"
 
 
@@ -29,20 +28,22 @@ def with_dialect(layer: QuantizedLayer, network: Network) -> QuantizedLayer:
 
     Raises ValueError where it has values that neither ``BipolarQuant`` nor ``Quant`` gives exactly.
     """
-    scheme, constants = _DialectScheme(layer.scheme, _input_of(layer.scheme)), constants_of(layer)
+    input, constants = _input_of(layer.scheme), constants_of(layer)
     node = _make_whole(constants, layer)
 
-    def quantized_weight(lowered: QuantizedLayer) -> QuantizedWeight:
+    def quantized_weight(lowered: StoredLayer) -> QuantizedWeight:
         values, scale = stored_weight(lowered)
         return QuantizedWeight(node(values), scale)
 
     methods: dict[str, Callable] = {**STORED, "quantized_weight": quantized_weight}
     if not layer.kernel_size:
         methods["apply_weight"] = _matmul
-        stored = "weight_levels" if constants["weight_bits"] is None else "weight_bits"
-        constants[stored] = constants[stored].t().contiguous()
+        for name in ("weight_bits", "weight_levels"):
+            weight = constants[name]
+            constants[name] = None if weight is None else weight.t().contiguous()
     lowered = replaced(layer, constants, **methods)
-    lowered.scheme = scheme
+    lowered.scheme = copy.copy(layer.scheme)
+    vars(lowered.scheme)["input"] = input  # a scheme is frozen
     return lowered
 
 
@@ -52,17 +53,7 @@ def _matmul(layer: QuantizedLayer, x: Tensor, weight: Tensor, bias: Tensor | Non
     return y if bias is None else y + bias
 
 
-class _DialectScheme:
-    """A scheme whose quantized input is the output of a node."""
-
-    def __init__(self, scheme: Scheme, input: Callable[[Tensor, nn.Module], Tensor]):
-        self.scheme, self.input = scheme, input
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.scheme, name)
-
-
-def _input_of(scheme: Scheme) -> Callable[[Tensor, nn.Module], Tensor]:
+def _input_of(scheme: Scheme) -> Callable[[Tensor, Any], Tensor]:
     """What stands for ``scheme.input``. ValueError where there is nothing."""
     bits = scheme.input_bits
     if bits is None:
@@ -77,7 +68,7 @@ def _make_whole(constants: dict[str, Tensor | None], layer: QuantizedLayer) -> C
     bits, levels, scale = (constants[name] for name in ("weight_bits", "weight_levels", "weight_scale"))
     if bits is not None:
         whole = bits.float()
-    elif layer.float_weights or layer.scheme.weight_bits == FLOAT_BITS:
+    elif levels is None or layer.float_weights or layer.scheme.weight_bits == FLOAT_BITS:
         return lambda values: values
     else:
         whole, step = _whole_numbers(levels)

@@ -4,6 +4,8 @@ A layer gets its low-bit weight as buffers. Its forward pass stays the one of tr
 layer computes is defined once.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -32,8 +34,8 @@ def constants_of(layer: QuantizedLayer) -> dict[str, Tensor | None]:
     bias = None if layer.bias is None else layer.bias.detach()
     if bias is not None and scale is not None:
         bias = layer.per_channel(bias)
-    pending = layer.threshold is None or layer.unsettled
-    threshold = None if pending else layer.per_channel(layer.threshold.detach())
+    settled = None if layer.unsettled else layer.threshold
+    threshold = None if settled is None else layer.per_channel(settled.detach())
     return {
         "weight_bits": bits, "weight_levels": levels, "weight_scale": scale, "bias": bias, "threshold": threshold
     }  # fmt: skip
@@ -52,9 +54,17 @@ def _weight_of(layer: QuantizedLayer) -> tuple[Tensor | None, Tensor | None, Ten
     return bits, None, layer.per_channel(scale)
 
 
-def stored_weight(layer: QuantizedLayer) -> QuantizedWeight:
-    """The weight of a layer over :func:`constants_of`."""
-    values = layer.weight_levels if layer.weight_bits is None else layer.weight_bits.to(layer.weight_scale.dtype)
+class StoredLayer(QuantizedLayer):
+    """How the functions below see a layer over :func:`constants_of`, whose class is its own."""
+
+    weight_bits: Tensor | None
+    weight_levels: Tensor  # where there are no bits
+    weight_scale: Tensor | None
+
+
+def stored_weight(layer: StoredLayer) -> QuantizedWeight:
+    """The weight of a layer over its constants."""
+    values = layer.weight_levels if layer.weight_bits is None else layer.weight_bits.float()
     return QuantizedWeight(values, layer.weight_scale)
 
 
@@ -67,4 +77,8 @@ def _per_channel(layer: QuantizedLayer, values: Tensor) -> Tensor:
 
 
 # The methods of a layer over its constants.
-STORED = {"quantized_weight": stored_weight, "from_filters": _as_stored, "per_channel": _per_channel}
+STORED: dict[str, Callable] = {
+    "quantized_weight": stored_weight,
+    "from_filters": _as_stored,
+    "per_channel": _per_channel,
+}

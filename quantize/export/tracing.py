@@ -7,7 +7,7 @@ import traceback
 import types
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import onnx_ir as ir
 import torch
@@ -86,19 +86,21 @@ def _export(model: nn.Module, batch: Any, dynamic_size: bool) -> ir.Model:
     # Bound, because PyTorch wants what *args and **kwargs take as one tuple and one dict.
     bound = dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
     dims = tree_map(lambda x: {i: torch.export.Dim(name) for i, name in _sizes(x, dynamic_size).items()}, bound)
-    options = {"dynamo": True, "optimize": False, "verbose": False, "opset_version": OPSET}
     try:
         with _quiet(), AttentionOfAnyRank():
-            program = torch.onnx.export(model, args, kwargs=kwargs, dynamic_shapes=dims, **options).model
+            exported = torch.onnx.export(
+                model, args, kwargs=kwargs, dynamic_shapes=dims, opset_version=OPSET, dynamo=True, optimize=False,
+                verbose=False,
+            )  # fmt: skip
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
         what = "batch" + " and size" * dynamic_size
         raise RuntimeError(f"PyTorch cannot trace the model with a dynamic {what}: {failure(error, model)}") from error
+    program = cast(torch.onnx.ONNXProgram, exported).model
     for value, sizes in zip(program.graph.inputs, names, strict=True):
         for axis, name in sizes.items():
-            if isinstance(value.shape[axis], int):
-                raise RuntimeError(
-                    f"PyTorch traces the model for a {name} of {value.shape[axis]} only, whatever the input's is"
-                )
+            size = None if value.shape is None else value.shape[axis]
+            if isinstance(size, int):
+                raise RuntimeError(f"PyTorch traces the model for a {name} of {size} only, whatever the input's is")
     return program
 
 

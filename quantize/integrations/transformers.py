@@ -3,8 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import nn
-
 from .duties import Duties, explained
 
 try:
@@ -38,9 +36,9 @@ class BinaryCallback(TrainerCallback):
         self.log = log
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **_: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.duties.begin(model)
+        self.duties.begin(kwargs["model"])
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.duties.before_step(state.global_step, state.max_steps)

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+Pair = tuple[int, int]
+
 
 @dataclass(frozen=True)
 class ConvGeometry:

@@ -3,11 +3,12 @@
 import dataclasses
 import functools
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 from ..binary.adapters import added_zeros, no_padding
 from ..binary.quantized_layer import QuantizedLayer
 from ..kernels import ConvGeometry
+from ..kernels.geometry import Pair
 
 
 def conv2d_form(layer: QuantizedLayer) -> tuple[ConvGeometry, dict[str, Any]]:
@@ -19,14 +20,15 @@ def conv2d_form(layer: QuantizedLayer) -> tuple[ConvGeometry, dict[str, Any]]:
     geometry = ConvGeometry(
         layer.in_channels,
         layer.out_channels,
-        one + layer.kernel_size,
-        one + layer.stride,
-        dilation=one + layer.dilation,
+        cast(Pair, one + layer.kernel_size),
+        cast(Pair, one + layer.stride),
+        dilation=cast(Pair, one + layer.dilation),
         groups=layer.groups,
     )
     options: dict[str, Any] = {}
     if layer.padding_mode == "zeros":
-        geometry = dataclasses.replace(geometry, padding=(*none, *pads[-2::-2], *none, *pads[::-2]))
+        padding = cast(tuple[int, int, int, int], (*none, *pads[-2::-2], *none, *pads[::-2]))
+        geometry = dataclasses.replace(geometry, padding=padding)
     else:
         options.update(padding_mode=layer.padding_mode, pads=pads)
     if layer.adapter.pad is not no_padding:

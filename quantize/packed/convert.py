@@ -1,7 +1,6 @@
 """convert: a trained binary model as inference modules that hold one bit a weight."""
 
 import dataclasses
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
@@ -61,7 +60,8 @@ def convert(model: nn.Module, example_input: Any, check: bool = True) -> nn.Modu
         raise ValueError("nothing to convert: no layer of the model is binary; quantize.prepare makes them so")
     example_input = float_inputs(example_input)
     flow = _flow_of(model, example_input)
-    packed, kept = _packed(model, flow, flow.links), flow.links
+    kept: Sequence[Link] = flow.links
+    packed = _packed(model, flow, kept)
     if check:
         packed, kept = agreeing(model, packed, flow.links, lambda links: _packed(model, flow, links), example_input)
     _note_taken_back(model, packed, flow, kept)
@@ -78,8 +78,9 @@ def _places(model: nn.Module, copied: nn.Module) -> dict[nn.Module, nn.Module]:
 def _order_bits(packed: nn.Module, flow: Flow) -> None:
     """Put the bits of layers in the order of their kernels, as their first run would, which here could leave traces."""
     for module in packed.modules():
-        if isinstance(module, PackedLayer) and math.prod(flow.input_shape.get(module, (0,))):
-            module.prepare(module.size_of(flow.input_shape[module]), module.weights.device)
+        shape = flow.input_shape.get(module)
+        if isinstance(module, PackedLayer) and shape is not None and 0 not in shape:
+            module.prepare(module.size_of(shape), module.weights.device)
 
 
 def _flow_of(model: nn.Module, example_input: Any) -> Flow:
@@ -193,7 +194,7 @@ class _Converter:
         if before and before[-1] in self.packed:
             self._hand_on_bits(before[-1], before[-2::-1], layer)
             return
-        steps = []
+        steps: list[nn.Module] = []
         for module in before:
             if not fold.is_monotone(module):
                 break
@@ -230,7 +231,8 @@ class _Converter:
         """Let ``source`` end in the bits that ``layer`` starts with; ``between`` is what stands there, in order."""
         first, target = self.packed[source], self.packed[layer]
         threshold, flip = self._threshold(target)
-        groups, steps = 1, []
+        groups = 1
+        steps: list[nn.Module] = []
         for module in reversed(between):
             if fold.is_monotone(module):
                 steps.insert(0, module)

@@ -95,7 +95,7 @@ def _has_hooks(module: nn.Module) -> bool:
 class _Value:
     """A tensor as a watched module returned it, and its uses since then; None is a use by anything else."""
 
-    def __init__(self, tensor: Tensor, maker: nn.Module, when_gone: Callable[[Any], None]):
+    def __init__(self, tensor: Tensor, maker: nn.Module, when_gone: Callable[[Any], object]):
         self.tensor = weakref.ref(tensor, when_gone)
         self.maker = maker
         self.users: list[nn.Module | None] = []

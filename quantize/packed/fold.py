@@ -4,6 +4,7 @@ import inspect
 import math
 import pickle
 from collections.abc import Callable, Sequence
+from typing import TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ _LARGEST = int(torch.tensor(torch.finfo(torch.float32).max).view(torch.int32))
 _PROBE = 4  # pixels: the vectorized path of an operation
 
 
-def is_kind(module: nn.Module, kinds: type | Sequence[type]) -> bool:
+def is_kind(module: nn.Module, kinds: type[nn.Module] | Sequence[type[nn.Module]]) -> bool:
     """Whether ``module`` is of one of ``kinds``, has its forward pass, not one of its own, and does not train.
 
     A class may keep its batch norms or dropouts in training whatever the model's mode.
@@ -35,7 +36,7 @@ def is_kind(module: nn.Module, kinds: type | Sequence[type]) -> bool:
     return any(isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds)
 
 
-def is_batch_norm(module: nn.Module) -> bool:
+def is_batch_norm(module: nn.Module) -> TypeGuard[_BatchNorm]:
     """Whether it is a batch norm with running statistics: a scale and an offset a channel."""
     return is_kind(module, _BatchNorm) and module.running_mean is not None
 
@@ -169,10 +170,11 @@ def _float_at(ordinals: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def affine_of(bn: nn.Module) -> tuple[Tensor, Tensor]:
+def affine_of(bn: _BatchNorm) -> tuple[Tensor, Tensor]:
     """(a, b) a channel, in float64: ``bn(x) = a x + b``."""
-    a = 1 / (bn.running_var.double() + bn.eps).sqrt()
+    mean, variance = cast(Tensor, bn.running_mean), cast(Tensor, bn.running_var)
+    a = 1 / (variance.double() + bn.eps).sqrt()
     if bn.weight is not None:
         a = a * bn.weight.double()
-    b = -bn.running_mean.double() * a
+    b = -mean.double() * a
     return a, b if bn.bias is None else b + bn.bias.double()

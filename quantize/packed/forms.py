@@ -11,7 +11,7 @@ A *form* holds a layer's weights bit by bit, ``sum_j 2^j t_j`` with signs t_j, a
 
 import dataclasses
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from .. import kernels, packing
 from ..binary.quantized_layer import QuantizedLayer
 from ..kernels import Binarize, ConvGeometry, Epilogue, PreparedWeights
+from ..kernels.geometry import Pair
 from ..ste import plus_minus
 from . import ops
 from .as_conv2d import conv2d_form
@@ -70,12 +71,12 @@ class BitPlanes(NamedTuple):
     Attributes:
         weights: plane by plane inside a group.
         geometry: of the convolution with all of them.
-        count: of planes.
+        bits: of a weight.
     """
 
     weights: PreparedWeights
     geometry: ConvGeometry
-    count: int
+    bits: int
 
     @classmethod
     def of(cls, filters: Tensor, bits: int, geometry: ConvGeometry) -> "BitPlanes":
@@ -98,10 +99,10 @@ class BitPlanes(NamedTuple):
         return self._weighted(backend.conv2d(words, data, self.geometry, _SUMS), bits)
 
     def _weighted(self, sums: Tensor, bits: int) -> Tensor:
-        parts = sums.unflatten(1, (self.geometry.groups, self.count, -1)).unflatten(0, (bits, -1))
+        parts = sums.unflatten(1, (self.geometry.groups, self.bits, -1)).unflatten(0, (bits, -1))
         total = parts[0, :, :, 0].float()
         for i in range(bits):
-            for j in range(self.count):
+            for j in range(self.bits):
                 if i or j:
                     total.add_(parts[i, :, :, j], alpha=2 ** (i + j))
         return total.flatten(1, 2)
@@ -139,10 +140,10 @@ class Volume:
         geometry = ConvGeometry(
             layer.in_channels,
             len(filters),
-            layer.kernel_size[1:],
-            layer.stride[1:],
+            cast(Pair, layer.kernel_size[1:]),
+            cast(Pair, layer.stride[1:]),
             (top, left, bottom, right),
-            layer.dilation[1:],
+            cast(Pair, layer.dilation[1:]),
             layer.groups,
         )
         self.planes = BitPlanes.of(filters, layer.scheme.weight_bits, geometry)

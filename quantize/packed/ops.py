@@ -14,7 +14,7 @@ from torch.compiler import is_compiling
 from torch.jit import is_tracing
 
 from .. import kernels, packing
-from ..kernels import Binarize, ConvGeometry, Epilogue, Layout, PoolGeometry, PreparedWeights
+from ..kernels import Binarize, ConvGeometry, Epilogue, Layout, Output, PoolGeometry, PreparedWeights
 
 _LIBRARY = torch.library.Library("xnorkit", "DEF")
 _LIBRARY.define(
@@ -103,7 +103,7 @@ def _of_operator(compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
         x, weights, geometry, scale=None, bias=None, input_scale=None, threshold=None, flip=None,
         output_threshold=None, output_flip=None, relu=False, shuffle=1, bits=False,
     ):  # fmt: skip
-        output = "bits" if bits else "float32"
+        output: Output = "bits" if bits else "float32"
         epilogue = Epilogue(scale, bias, input_scale, relu, output_threshold, output_flip, shuffle, output)
         return compute(x, weights, _conv_geometry(*geometry), Binarize(threshold, flip), epilogue)
 

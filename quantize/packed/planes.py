@@ -50,14 +50,14 @@ class LayerPlanes:
         """
         if self.form is None:
             return None
-        batch = to_batch(layer, x)
-        if layer.scheme.signed_input:
+        batch, bits = to_batch(layer, x), layer.scheme.input_bits
+        if layer.scheme.signed_input or bits is None:
             y = self.form.weighted_sums(batch, 1, Binarize()).div_(self.largest)
         else:
-            y = self._of_levels(layer.scheme.input(batch, layer), layer.scheme.input_bits)
+            y = self._of_levels(self.form, layer.scheme.input(batch, layer), bits)
         return from_batch(layer, y, x)
 
-    def _of_levels(self, batch: Tensor, bits: int) -> Tensor:
+    def _of_levels(self, form: Form, batch: Tensor, bits: int) -> Tensor:
         """Of floats of ``bits`` bits in 0 to 1."""
         largest = 2**bits - 1
         q = batch.mul(largest).round_()
@@ -66,13 +66,13 @@ class LayerPlanes:
             q = q.to(torch.uint8)
             q = torch.cat([(q >> i) & 1 for i in range(bits)]).to(torch.float32, memory_format=order)
         half = torch.full((batch.shape[1],), 0.5, device=batch.device)
-        y = self.form.weighted_sums(q, bits, Binarize(half))
-        return y.add_(self._inside_sums(batch), alpha=largest).div_(2 * largest * self.largest)
+        y = form.weighted_sums(q, bits, Binarize(half))
+        return y.add_(self._inside_sums(form, batch.shape[2:]), alpha=largest).div_(2 * largest * self.largest)
 
-    def _inside_sums(self, batch: Tensor) -> Tensor:
-        size, held = batch.shape[2:], self._inside
+    def _inside_sums(self, form: Form, size: torch.Size) -> Tensor:
+        held = self._inside
         if held is None or held[0] != size:
-            held = self._inside = size, self.form.inside_sums(size)
+            held = self._inside = size, form.inside_sums(size)
         return held[1]
 
 

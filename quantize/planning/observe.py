@@ -47,10 +47,17 @@ class Observation:
         """The same of the layers and parameters of ``model``, of which ``copied`` is a copy."""
         layer = dict(zip(copied.modules(), model.modules(), strict=True))
         parameter = dict(zip(map(id, copied.parameters()), map(id, model.parameters()), strict=True))
+
+        def originals(found: set[nn.Module]) -> set[nn.Module]:
+            return {layer[one] for one in found}
+
         return Observation(
             [layer[one] for one in self.ran],
             Counter({layer[one]: calls for one, calls in self.calls.items()}),
-            *({layer[one] for one in found} for found in (self.first, self.last, self.projections, self.gates)),
+            originals(self.first),
+            originals(self.last),
+            originals(self.projections),
+            originals(self.gates),
             Counter({parameter[one]: count for one, count in self.products.items() if one in parameter}),
             {layer[one]: sums for one, sums in self.input_sums.items()},
             {layer[one]: size for one, size in self.output_size.items()},
@@ -114,7 +121,7 @@ class _Run:
             with (
                 torch.inference_mode(inference),
                 torch.enable_grad(),
-                saved_tensors_hooks(lambda _: None, lambda _: None),
+                saved_tensors_hooks(lambda _: None, lambda nothing: nothing),
             ):
                 result = run(self.model, tracked)
         finally:
@@ -153,8 +160,8 @@ class _Run:
 
     def _find_ends(self, topology: Topology, results: list[Node | None]) -> None:
         self.seen.first.update(layer for layer, node in self.inputs if topology.is_first(node))
-        latest = {topology.latest(node) for node in results} - {None, -1}
-        self.seen.last.update(self.seen.ran[i] for i in latest)
+        latest = {topology.latest(node) for node in results}
+        self.seen.last.update(self.seen.ran[i] for i in latest if i is not None and i != -1)
         # Inputs without a gradient, such as token ids; outputs without one.
         if not any(topology.is_from_input(node) for _, node in self.inputs):
             self.seen.first.update(self.seen.ran[:1])

@@ -33,7 +33,8 @@ def find_layers(model: nn.Module) -> dict[str, nn.Module]:
     for name, module in model.named_modules():
         if isinstance(module, BinaryLayer):
             raise ValueError(f"layer {name!r} is binary already; quantize.restore(model) gives the float model back")
-        if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
+        # torch types the method for modules of a protocol, which its mixin alone is not.
+        if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():  # type: ignore[misc]
             raise ValueError(f"layer {name!r} is lazy and has no shape yet; run the model once, then prepare it")
         if binary_class(module) is None:
             continue

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..binary import transposed  # noqa: F401  (registers its layer)
+from ..binary.adapters import own_weight
 from ..binary.attention import join, split_all
 from ..binary.quantized_layer import channel_dim
 from ..binary.threshold import needs_threshold, threshold_start
@@ -97,7 +98,7 @@ class Plan(Sequence[LayerPlan]):
 
     def __str__(self) -> str:
         header: tuple[str, ...] = ("layer", "type", "weight", "becomes", "threshold", "why", "warning")
-        rows = [
+        rows: list[tuple[str, ...]] = [
             (
                 r.name or "(model)",
                 r.type,
@@ -197,7 +198,7 @@ def _keep_tied_together(layers: Mapping[str, nn.Module], choices: dict[str, Choi
 
 def _row(name: str, layer: nn.Module, choice: Choice, seen: Observation | None, min_fan_in: int) -> LayerPlan:
     scheme, reason = choice
-    row = LayerPlan(name, type(layer).__name__, tuple(layer.weight.shape), None, reason)
+    row = LayerPlan(name, type(layer).__name__, tuple(own_weight(layer).shape), None, reason)
     if scheme is None:
         return row
     row.scheme, row.configured = str(scheme), scheme
@@ -205,9 +206,11 @@ def _row(name: str, layer: nn.Module, choice: Choice, seen: Observation | None, 
     row.output_size = seen.output_size[layer] if seen else None
     scheme.check_output_size(row.output_size)
     sums = seen.input_sums[layer] if seen else None
-    if scheme.signed_input and (sums is None or not sums.any()):  # nothing has come in: an expert without tokens
+    if not scheme.signed_input:
+        return row
+    if sums is None or not sums.any():  # nothing has come in: an expert without tokens
         row.threshold = PENDING
-    elif scheme.signed_input:
+    else:
         row.threshold = LEARNED_FROM_ZERO if scheme.learned_threshold else ZERO
         if needs_threshold(sums):
             row.threshold, row.start = LEARNED_FROM_MEAN, _finite_start(name, sums)

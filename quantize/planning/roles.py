@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from torch import nn
 
+from ..binary.adapters import own_weight
 from ..binary.layers import out_channels
 from ..scheme import Scheme
 from .observe import Observation
@@ -18,7 +19,7 @@ MIN_FAN_IN = 32
 
 def fan_in(layer: nn.Module) -> int:
     """How many weights one output is the sum over."""
-    return layer.weight.numel() // out_channels(layer)
+    return own_weight(layer).numel() // out_channels(layer)
 
 
 def tiny(layer: nn.Module, seen: Observation | None, min_fan_in: int) -> str | None:

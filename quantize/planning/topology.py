@@ -40,7 +40,7 @@ class Topology:
         self._position = {node: i for i, node in enumerate(_topological(nodes))}
         self._from_input: set[Node] = set()
         self._past_weight: set[Node] = set()
-        self._latest: dict[Node, int] = {}
+        self._latest: dict[Node | None, int] = {}
         self._weights: dict[Node, frozenset[int]] = {}  # nodes that were computed from parameters alone
         self._layers = layers
         self.products: Counter[int] = Counter()

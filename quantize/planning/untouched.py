@@ -86,5 +86,5 @@ class _Snapshot:
                 tensor.copy_(values)
             if tensor.is_leaf and tensor.requires_grad != requires_grad:
                 tensor.requires_grad_(requires_grad)
-        for array, values in self._arrays:
-            array[...] = values
+        for array, numbers in self._arrays:
+            array[...] = numbers
