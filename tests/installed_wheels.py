@@ -33,8 +33,9 @@ def build_sdist(folder: Path) -> Path:
 
 def build_wheel(source: Path, folder: Path, **environment: str) -> Path:
     """The wheel of an unpacked sdist, in ``folder``; nothing is downloaded."""
+    copy = shutil.copytree(source, folder / source.name)  # a build takes what an earlier one has left
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", folder]
-    run([*command, source], **environment)
+    run([*command, copy], **environment)
     (wheel,) = folder.glob("*.whl")
     return wheel
 
