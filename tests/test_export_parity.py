@@ -133,3 +133,35 @@ class Columns(nn.Module):
 )
 def test_difference(found, expected, difference):
     assert parity._difference(torch.tensor(found).numpy(), torch.tensor(expected)) == difference
+
+
+class ChangesWhatALayerGot(nn.Module):
+    """In place, after the layer ran: the whole of it, or that of which it was a part."""
+
+    def __init__(self, part: bool):
+        super().__init__()
+        self.part = part
+        self.stem, self.a, self.b = nn.Linear(20, 32), nn.Linear(16, 16), nn.Linear(16, 16)
+        self.head = nn.Linear(32, 3)
+
+    def forward(self, x):
+        x = self.stem(x).clone()
+        left, right = x[:, :16], x[:, 16:]
+        if not self.part:
+            left = left.clone()
+        first = self.a(left)
+        if self.part:
+            x[:, :16] -= first
+        else:
+            left.mul_(-2)
+        return self.head(torch.cat([self.b(right) + left, first], 1))
+
+
+@pytest.mark.parametrize("part", [False, True])
+@pytest.mark.parametrize("format", ["packed", "standard"])
+def test_a_model_may_change_what_a_layer_got(part, format, tmp_path):
+    x = torch.randn(4, 20)
+    prepared = quantize.prepare(ChangesWhatALayerGot(part), "xnor", x)
+    assert {name for name, m in prepared.named_modules() if isinstance(m, quantize.BinaryLayer)} == {"a", "b"}
+    report = quantize.export_onnx(prepared, tmp_path / "net.onnx", x, format=format)
+    assert report.parity.difference < 1e-5

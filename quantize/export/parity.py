@@ -132,7 +132,7 @@ def _forced(model: nn.Module, taps: list[np.ndarray], batch: Any) -> tuple[list[
         def hook(layer: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
             x = layer_input(args, kwargs)
             places.append(f"the input of {name!r}")
-            values.append(x)
+            values.append(x.clone())  # the model may change it in place later
             tap = torch.from_numpy(next(forced)).to(x.dtype)
             return ((tap, *args[1:]), kwargs) if args else (args, {**kwargs, "input": tap})
 

@@ -40,11 +40,11 @@ def trace(model: nn.Module, batch: Any, dynamic_size: bool = False) -> ir.Model:
 
     Raises RuntimeError when PyTorch cannot trace the model, or only for one of these sizes.
     """
-    taps: list[Tensor] = []
+    taps: list[Tensor] = []  # copies: the model may change in place what a layer got
     # The exporter runs the model again, in another way, where its first one fails.
     handles = [model.register_forward_pre_hook(lambda *_: taps.clear())]
     handles += [
-        layer.register_forward_pre_hook(lambda _, *call: taps.append(layer_input(*call)), with_kwargs=True)
+        layer.register_forward_pre_hook(lambda _, *call: taps.append(layer_input(*call).clone()), with_kwargs=True)
         for layer in model.modules()
         if takes_signs(layer)
     ]
