@@ -13,10 +13,10 @@ from ..binary.layers import BinaryConv1d, BinaryConv2d, BinaryLayer, BinaryLinea
 from ..binary.quantized_layer import channel_dim
 from ..calling import copy_model, evaluation_copy, float_inputs, keeps_random_state
 from . import fold
-from .as_conv2d import conv2d_form
 from .check import agreeing
 from .expanded import ExpandedLayer, is_converted
 from .flow import Flow, Link, chain, trace_flow
+from .forms import conv2d_form
 from .layers import PackedConv1d, PackedConv2d, PackedLayer, PackedLinear
 from .pool import PackedMaxPool2d
 from .state import refuse_other_states
