@@ -55,7 +55,7 @@ LookupPlan lookup_plan(const Shape& s) {
 bool by_lookup(const Shape& s, const Kernel& kernel) {
   const bool aligned = s.groups == 1 || s.group_channels % 8 == 0;
   if (kernel.order != WeightOrder::kNibbles || !aligned || s.filter_bits > INT16_MAX) return false;
-  // Products, empty ones too, for each output pixel. Words take 1.6 times as long for one, on Sapphire Rapids.
+  // Products, empty ones too, for each output pixel. Words take 1.6 times as long for one, on an Intel Xeon with AMX.
   const int64_t lanes = kernel.microkernels->lookup_lanes;
   const int64_t looked_up = ceil_div(s.group_outputs, lanes) * lanes * s.taps * lookup_plan(s).octets * 8;
   const int64_t in_words = s.group_blocks * kLanes * word_plan(s).filter_words * kWordBits;
