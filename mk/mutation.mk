@@ -5,5 +5,4 @@ MUTANT_SEED ?= 0
 
 .PHONY: mutation
 mutation: $(VENV)/installed-test
-	$(INSTALL) -e '.[mutation]'
 	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m mutation --mutants $(MUTANTS) --seed $(MUTANT_SEED)
