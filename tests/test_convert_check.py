@@ -1,5 +1,6 @@
 """convert looks at what leaves a run in any way, compares before it returns, and takes back what changes answers."""
 
+import copy
 import random
 import warnings
 from types import SimpleNamespace
@@ -258,3 +259,38 @@ def test_bits_cannot_be_taken_for_numbers():
     ):
         with pytest.raises((TypeError, AttributeError), match="bits that one packed layer hands to|unsupported"):
             touch()
+
+
+class MeanOfNormalized(nn.Module):
+    """An output that is 0 but for rounding."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.norm = nn.Linear(64, 64), nn.Linear(64, 64), nn.LayerNorm(64)
+
+    def forward(self, x):
+        return self.norm(self.second(self.first(x))).mean(-1)
+
+
+@pytest.mark.parametrize("scheme", ["bwn", "dorefa", "binaryconnect"])
+def test_values_that_cancel_leave_rounding_alone(scheme):
+    x = torch.randn(4, 64)
+    prepared = quantize.prepare(MeanOfNormalized(), scheme, x, keep_float=()).eval()
+    packed = quantize.convert(prepared, x)
+    assert packed(x).abs().max() < 1e-5
+
+
+def test_a_small_output_is_compared_all_the_same():
+    x = torch.randn(4, 3, 8, 8)
+    layers = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3)
+    prepared = quantize.prepare(nn.Sequential(*layers), "xnor", x, keep_float=("first",)).eval()
+    packed = quantize.convert(prepared, x)
+    with torch.no_grad():
+        prepared[2].bias.mul_(0)
+        packed[2].bias.mul_(0)
+        packed[2].scale.mul_(1e-4)
+        wrong = copy.deepcopy(packed)
+        wrong[2].scale.mul_(1.01)
+        prepared[2].register_forward_hook(lambda module, args, output: output * 1e-4)
+    assert disagreement(prepared, packed, x) == ""
+    assert "differs by 0.01" in disagreement(prepared, wrong, x)

@@ -30,6 +30,10 @@ from .layers import PackedLayer
 # layers behind it make of them; a wrong fusion is off by 1e-2 and more.
 TOLERANCE = 1e-4
 
+# Relative to the largest value that a binary layer got: what is left of values that cancel, as the mean of normalized
+# ones does, is rounding alone.
+NOISE = 2.0**-23
+
 
 class ConversionMismatch(RuntimeError):
     """The converted model does not compute what the prepared one does."""
@@ -114,11 +118,13 @@ def disagreement(prepared: nn.Module, converted: nn.Module, example_input: Any) 
         found = _run_copy(converted, example_input, lambda model: _record(model, taps))
     except ValueError as error:
         return str(error)
-    if not _difference(found, expected):
+    inputs = [tap.values.abs().max() for calls in taps.values() for tap in calls if tap.values.numel()]
+    noise = NOISE * max((float(size) for size in inputs if size.isfinite()), default=0.0)
+    if not _difference(found, expected, noise):
         return ""
     places: list[str] = []
     forced = _run_copy(prepared, example_input, lambda model: _force(model, taps, places))
-    return next(iter(places), "") or _difference(found, forced)
+    return next(iter(places), "") or _difference(found, forced, noise)
 
 
 def _run_copy(model: nn.Module, example_input: Any, watch=lambda model: []) -> dict[str, Any]:
@@ -153,19 +159,22 @@ def _leaves(name: str, value: Any, depth: int = 6) -> Iterator[tuple[str, Any]]:
             yield from _leaves(f"{name}.{key}", item, depth - 1)
 
 
-def _difference(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+def _difference(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], noise: float) -> str:
     """Where the first tensor is that differs beyond rounding, and by how much; "" where none does."""
     for name, reference in expected.items():
         if name not in found:
             return f"{name} is missing"
-        apart = relative_difference(found[name], reference)
+        apart = relative_difference(found[name], reference, noise)
         if not apart <= TOLERANCE:
             return f"{name} differs by {apart:.2g} of its largest value"
     return ""
 
 
-def relative_difference(found: Tensor, expected: Tensor) -> float:
-    """max |found - expected| / max |expected|; infinite where shapes, kinds or the places of NaN differ."""
+def relative_difference(found: Tensor, expected: Tensor, noise: float = 0.0) -> float:
+    """max |found - expected| / max |expected|, 0 where the first is ``noise`` at most.
+
+    Infinite where shapes, kinds or the places of NaN differ.
+    """
     if found.shape != expected.shape or found.is_floating_point() != expected.is_floating_point():
         return float("inf")
     if not expected.is_floating_point():
@@ -175,6 +184,8 @@ def relative_difference(found: Tensor, expected: Tensor) -> float:
         return 0.0
     largest = expected[expected.isfinite()].abs().max() if bool(expected.isfinite().any()) else expected.new_ones(())
     apart = (found[~same].double() - expected[~same].double()).abs().max()
+    if apart <= noise:
+        return 0.0
     return float("inf") if bool(apart.isnan()) else float(apart / (largest.double() or 1.0))
 
 
