@@ -216,6 +216,36 @@ def test_signs_that_rounding_has_moved_are_no_disagreement():
     assert "signs that are others" in disagreement(prepared, packed, x)
 
 
+LAYERS = {
+    "images": (lambda: nn.Conv2d(8, 8, 3, padding=1, bias=False), (3, 8, 6, 7)),
+    "sequences": (lambda: nn.Conv1d(8, 8, 3, bias=False), (3, 8, 15)),
+    "tokens": (lambda: nn.Linear(8, 8, bias=False), (3, 5, 8)),
+    "rows": (lambda: nn.Linear(8, 8, bias=False), (6, 8)),
+}
+
+
+@pytest.mark.parametrize("second", ["xnor", "xnor:input_scale=true", "bwn"], ids=["signs", "scaled", "floats"])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_what_a_moved_sign_makes_of_later_layers_is_no_disagreement(kind, second):
+    """Layers that get signs, signs and floats for a scale, or floats; a wrong one before them is named."""
+    build, shape = LAYERS[kind]
+    x = torch.randn(shape)
+    x.view(-1)[::7] = 1e-6
+    net = nn.Sequential(build(), nn.PReLU(), build(), nn.PReLU(), build())
+    prepared = quantize.prepare(net, "xnor", x, keep_float=(), overrides={"2": second}).eval()
+    packed = quantize.convert(prepared, x)
+    assert packed[0].threshold is None
+    packed[0].threshold = torch.full((8,), 2e-6)  # moves each seventh sign
+    assert not torch.allclose(packed(x), prepared(x), rtol=0.01)
+    assert disagreement(prepared, packed, x) == ""
+    packed[0].scale = packed[0].scale * 1.5  # whose signs are the same
+    wrong = "" if second == "xnor" else "the input of '2' differs by 0.5 of its largest value"
+    assert disagreement(prepared, packed, x) == wrong
+    packed[0].threshold = torch.full((8,), 0.2)
+    between = int(((x > 2e-6) & (x < 0.2)).sum())  # a sign that is so near to its threshold may move
+    assert disagreement(prepared, packed, x) == f"the input of '0' has {between} of {x.numel():,} signs that are others"
+
+
 def test_another_input_of_the_same_shapes():
     example = {"x": torch.randn(1000) * 3 + 5, "ids": torch.arange(10), "n": 3, "none": torch.zeros(0)}
     other = random_like(example)
@@ -247,6 +277,8 @@ def test_bits_cannot_be_taken_for_numbers():
     _, packed = converted(Blocks(nn.MaxPool2d(2)), X, keep_float=())
     bits = packed.between(packed.conv1(packed.bn1(X)))
     words = bits.words
+    assert bits != type(bits)(words)
+    assert len({bits, bits}) == 1  # they are themselves, and equal to nothing else
     assert torch.equal(packed.conv2(bits), packed(X))
     for touch in (
         lambda: torch.relu(bits),

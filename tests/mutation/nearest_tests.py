@@ -11,7 +11,7 @@ NEAREST: dict[str, tuple[str, ...]] = {
     "quantize/planning/observe.py": ("observe", *_PLAN),
     "quantize/planning/topology.py": ("observe", *_PLAN),
     "quantize/planning/plan.py": _PLAN,
-    "quantize/packing.py": ("packing", "packed_state", "convert_neighbours"),
+    "quantize/packing.py": ("packing", "packed_state", "convert_neighbours", "convert_check"),
     "quantize/binary/threshold.py": ("thresholds", "plan"),
     "training/data/__init__.py": ("training_data", "training_folders"),
     "training/data/augment.py": ("training_data",),
