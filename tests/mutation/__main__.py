@@ -3,7 +3,7 @@
 PYTHONPATH=tests python -m mutation --mutants 160 --seed 0 --results build/mutation
 
 Mutants are numbered and the same everywhere. What --results knows already is not run again, so that a cut run goes on
-where it was; `--first N --mutants 1` repeats number N alone. Needs cosmic-ray, the extra `mutation`.
+where it was; `--first N --mutants 1` repeats number N alone. Needs cosmic-ray, of the extra `dev`.
 """
 
 import argparse
