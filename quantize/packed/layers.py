@@ -265,7 +265,8 @@ class PackedLayer(nn.Module):
         with _preparing:
             if self.prepared is None and device.type in ("cpu", "cuda"):
                 prepared = kernels.prepare_weights(self.weights, self.geometry, size=size)
-                self.weights, self.prepared = prepared.data, prepared
+                # Past the hooks on new buffers: torch before 2.14 leaves the one of an export that failed behind.
+                self._buffers["weights"], self.prepared = prepared.data, prepared
 
     def _refuse_trace(self, image: Tensor) -> None:
         if ops.is_traced(image):
