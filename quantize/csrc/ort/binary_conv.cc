@@ -3,11 +3,90 @@
 #include <cinttypes>
 
 #include "error.h"
+#include "ort/call.h"
 #include "shape.h"
 
 namespace xk::ort {
 
 namespace {
+
+// What becomes of sum * scale + bias.
+enum class ConvEpilogue { kFloat, kBits, kRelu };
+
+struct ConvVariant {
+  const char* name;
+  bool from_bits;
+  ConvEpilogue epilogue;
+  bool scaled;
+  bool shuffled;
+};
+
+// The inputs of a variant, in order: x, weight_bits, scale, bias, [threshold, turn,] [output_threshold, output_turn,]
+// [input_scale].
+class ConvInputs {
+ public:
+  explicit ConvInputs(const ConvVariant& variant) : v_(variant) {}
+  static constexpr size_t kX = 0, kWeightBits = 1, kScale = 2, kBias = 3;
+  size_t threshold() const { return 4; }
+  size_t output_threshold() const { return v_.from_bits ? 4 : 6; }
+  size_t input_scale() const { return output_threshold() + (v_.epilogue == ConvEpilogue::kBits ? 2 : 0); }
+  size_t count() const { return input_scale() + v_.scaled; }
+
+ private:
+  const ConvVariant& v_;
+};
+
+class ConvKernel : public NodeKernel {
+ public:
+  ConvKernel(const ConvVariant& variant, const Api& api, const Node& node);
+  void compute(OrtKernelContext* context) const override;
+
+ private:
+  // A comparison a channel, as xk_binarize has it. In the file it is turn * value >= threshold, with the input `turn`
+  // -1 where it is flipped, else 1.
+  struct Comparison {
+    std::vector<float> threshold;
+    std::vector<uint8_t> flip;
+    Comparison() = default;
+    Comparison(const Node& node, size_t index, const char* threshold, const char* turn, int64_t count);
+    xk_binarize view() const { return {threshold.data(), flip.data()}; }
+  };
+  struct alignas(64) CacheLine {
+    char bytes[64];
+  };
+
+  void read_weights(const Node& node);
+  xk_epilogue epilogue_for(const Call& call, const std::vector<int64_t>& output) const;
+
+  const ConvVariant& variant_;
+  const ConvInputs inputs_;
+  xk_conv_shape shape_;  // without batch, height and width
+  int64_t shuffle_ = 1;
+  std::vector<CacheLine> weights_;
+  size_t weights_bytes_ = 0;
+  std::vector<float> scale_, bias_;
+  Comparison input_, output_;
+};
+
+constexpr ConvVariant kConvs[] = {
+    // name, from bits, epilogue, scaled, shuffled
+    {"BinaryConv", false, ConvEpilogue::kFloat, false, false},
+    {"BinaryConvRelu", false, ConvEpilogue::kRelu, false, false},
+    {"BinaryConvToBits", false, ConvEpilogue::kBits, false, false},
+    {"BinaryConvScaled", false, ConvEpilogue::kFloat, true, false},
+    {"BinaryConvReluScaled", false, ConvEpilogue::kRelu, true, false},
+    {"BinaryConvFromBits", true, ConvEpilogue::kFloat, false, false},
+    {"BinaryConvFromBitsRelu", true, ConvEpilogue::kRelu, false, false},
+    {"BinaryConvFromBitsToBits", true, ConvEpilogue::kBits, false, false},
+    {"BinaryConvShuffle", false, ConvEpilogue::kFloat, false, true},
+    {"BinaryConvReluShuffle", false, ConvEpilogue::kRelu, false, true},
+    {"BinaryConvToBitsShuffle", false, ConvEpilogue::kBits, false, true},
+    {"BinaryConvScaledShuffle", false, ConvEpilogue::kFloat, true, true},
+    {"BinaryConvReluScaledShuffle", false, ConvEpilogue::kRelu, true, true},
+    {"BinaryConvFromBitsShuffle", true, ConvEpilogue::kFloat, false, true},
+    {"BinaryConvFromBitsReluShuffle", true, ConvEpilogue::kRelu, false, true},
+    {"BinaryConvFromBitsToBitsShuffle", true, ConvEpilogue::kBits, false, true},
+};
 
 xk_conv_shape shape_of(const Node& node) {
   xk_conv_shape shape{};
@@ -38,8 +117,6 @@ void check_tails(const uint8_t* weights, const Shape& shape) {
            filter);
 }
 
-}  // namespace
-
 ConvKernel::Comparison::Comparison(const Node& node, size_t index, const char* threshold_name, const char* turn_name,
                                    int64_t count)
     : threshold(node.floats(index, threshold_name, count)), flip(node.flips(index + 1, turn_name, count)) {
@@ -48,9 +125,8 @@ ConvKernel::Comparison::Comparison(const Node& node, size_t index, const char* t
     if (flip[c]) threshold[c] = -threshold[c];
 }
 
-ConvKernel::ConvKernel(const ConvVariant& variant, const Api& api, const OrtKernelInfo* info)
-    : variant_(variant), inputs_(variant), api_(api) {
-  const Node node(api_, info);
+ConvKernel::ConvKernel(const ConvVariant& variant, const Api& api, const Node& node)
+    : NodeKernel(api), variant_(variant), inputs_(variant) {
   shape_ = shape_of(node);
   if (variant.from_bits) check_holds_bits("the input", shape_.channels);
   if (variant.epilogue == ConvEpilogue::kBits) check_holds_bits("the output", shape_.out_channels);
@@ -120,6 +196,22 @@ void ConvKernel::compute(OrtKernelContext* context) const {
                   : xk_conv_float(&shape, floats_in(x, "x"), XK_NCHW, &binarize, weights_.data(), weights_bytes_,
                                   &epilogue, &output, &parallel));
   if (bits) mark_as_bits(y);
+}
+
+Operator conv_operator(const ConvVariant& variant) {
+  std::vector<ElementType> inputs(ConvInputs(variant).count(), kFloat);
+  inputs[ConvInputs::kWeightBits] = kUint8;
+  return {variant.name, inputs, [&variant](const Api& api, const Node& node) {
+            return std::make_unique<ConvKernel>(variant, api, node);
+          }};
+}
+
+}  // namespace
+
+std::vector<Operator> conv_operators() {
+  std::vector<Operator> operators;
+  for (const ConvVariant& variant : kConvs) operators.push_back(conv_operator(variant));
+  return operators;
 }
 
 }  // namespace xk::ort

@@ -3,11 +3,25 @@
 #include <cinttypes>
 
 #include "error.h"
+#include "ort/call.h"
 #include "shape.h"
 
 namespace xk::ort {
 
 namespace {
+
+class PoolKernel : public NodeKernel {
+ public:
+  PoolKernel(const Api& api, const Node& node);
+  void compute(OrtKernelContext* context) const override;
+
+ private:
+  xk_pool_shape sized_for(const Tensor& x) const;
+
+  xk_pool_shape shape_;  // without batch, height, width and the output's size
+  bool ceil_mode_ = false;
+  std::vector<uint8_t> flip_;
+};
 
 // As ONNX and PyTorch count: with ceil_mode a last window that starts behind the input is left out.
 int64_t extent(const Axis& axis, bool ceil_mode) {
@@ -25,10 +39,7 @@ void check_padding(const Axis& axis) {
            pad, span);
 }
 
-}  // namespace
-
-PoolKernel::PoolKernel(const Api& api, const OrtKernelInfo* info) : api_(api) {
-  const Node node(api_, info);
+PoolKernel::PoolKernel(const Api& api, const Node& node) : NodeKernel(api) {
   shape_ = {};
   read_window(node, &shape_);
   check_window(shape_);
@@ -58,6 +69,14 @@ void PoolKernel::compute(OrtKernelContext* context) const {
   const xk_parallel parallel = call.parallel();
   call.check_parallel(xk_max_pool(&shape, bits_in(x, "x"), flip_.data(), bits_to_write(y), &parallel));
   mark_as_bits(y);
+}
+
+}  // namespace
+
+Operator max_pool_operator() {
+  return {"BinaryMaxPool", {kFloat, kFloat}, [](const Api& api, const Node& node) {
+            return std::make_unique<PoolKernel>(api, node);
+          }};
 }
 
 }  // namespace xk::ort

@@ -8,12 +8,13 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "error.h"
 #include "ort/binary_conv.h"
 #include "ort/binary_max_pool.h"
 #include "ort/c_api.h"
-#include "ort/node.h"
+#include "ort/operator.h"
 
 namespace xk::ort {
 namespace {
@@ -24,35 +25,18 @@ constexpr const char* kDomain = "xnorkit";
 // a file's nodes are run here, or none.
 constexpr int64_t kVersion = 1;
 
-constexpr ConvVariant kConvs[] = {
-    // name, from bits, epilogue, scaled, shuffled
-    {"BinaryConv", false, ConvEpilogue::kFloat, false, false},
-    {"BinaryConvRelu", false, ConvEpilogue::kRelu, false, false},
-    {"BinaryConvToBits", false, ConvEpilogue::kBits, false, false},
-    {"BinaryConvScaled", false, ConvEpilogue::kFloat, true, false},
-    {"BinaryConvReluScaled", false, ConvEpilogue::kRelu, true, false},
-    {"BinaryConvFromBits", true, ConvEpilogue::kFloat, false, false},
-    {"BinaryConvFromBitsRelu", true, ConvEpilogue::kRelu, false, false},
-    {"BinaryConvFromBitsToBits", true, ConvEpilogue::kBits, false, false},
-    {"BinaryConvShuffle", false, ConvEpilogue::kFloat, false, true},
-    {"BinaryConvReluShuffle", false, ConvEpilogue::kRelu, false, true},
-    {"BinaryConvToBitsShuffle", false, ConvEpilogue::kBits, false, true},
-    {"BinaryConvScaledShuffle", false, ConvEpilogue::kFloat, true, true},
-    {"BinaryConvReluScaledShuffle", false, ConvEpilogue::kRelu, true, true},
-    {"BinaryConvFromBitsShuffle", true, ConvEpilogue::kFloat, false, true},
-    {"BinaryConvFromBitsReluShuffle", true, ConvEpilogue::kRelu, false, true},
-    {"BinaryConvFromBitsToBitsShuffle", true, ConvEpilogue::kBits, false, true},
-};
-constexpr size_t kConvCount = sizeof kConvs / sizeof kConvs[0];
+std::vector<Operator> all_operators() {
+  std::vector<Operator> operators = conv_operators();
+  operators.push_back(max_pool_operator());
+  return operators;
+}
 
-// One of kConvs, or BinaryMaxPool where `conv` is NULL.
-struct Operator : CustomOp {
-  const ConvVariant* conv;
-  const char* name() const { return conv ? conv->name : "BinaryMaxPool"; }
-  size_t inputs() const { return conv ? ConvInputs(*conv).count() : 2; }
+// An operator as onnxruntime takes it.
+struct Registered : CustomOp {
+  Operator op;
 };
 
-const Operator& operator_of(const CustomOp* op) { return *static_cast<const Operator*>(op); }
+const Operator& operator_of(const CustomOp* op) { return static_cast<const Registered*>(op)->op; }
 
 // Runs function(), and turns what it throws into a status: nothing may be thrown through onnxruntime.
 template <class Function>
@@ -79,15 +63,9 @@ void check_version(const Node& node) {
          needed, kVersion);
 }
 
-template <class Kernel>
 OrtStatus* compute(void* kernel, OrtKernelContext* context) {
-  const Kernel& k = *static_cast<const Kernel*>(kernel);
+  const NodeKernel& k = *static_cast<const NodeKernel*>(kernel);
   return guarded(k.api(), "", [&] { k.compute(context); });
-}
-
-template <class Kernel>
-void destroy(void* kernel) {
-  delete static_cast<Kernel*>(kernel);
 }
 
 OrtStatus* create(const CustomOp* op, const OrtApi* table, const OrtKernelInfo* info, void** kernel) {
@@ -96,33 +74,29 @@ OrtStatus* create(const CustomOp* op, const OrtApi* table, const OrtKernelInfo* 
   const Operator& self = operator_of(op);
   std::string where;
   return guarded(api, where, [&] {
-    where = std::string("xnorkit: ") + self.name() + " node '" + node.name() + "': ";
+    where = std::string("xnorkit: ") + self.name + " node '" + node.name() + "': ";
     check_version(node);
-    *kernel = self.conv ? static_cast<void*>(new ConvKernel(*self.conv, api, info)) : new PoolKernel(api, info);
+    *kernel = self.make(api, node).release();
   });
 }
 
-int32_t input_type(const CustomOp* op, size_t index) {
-  return operator_of(op).conv && index == ConvInputs::kWeightBits ? kUint8 : kFloat;
-}
-
-Operator make_operator(const ConvVariant* conv) {
-  Operator op{};
-  op.conv = conv;
-  op.version = kApiVersion;
-  op.GetName = [](const CustomOp* self) { return operator_of(self).name(); };
-  op.GetExecutionProviderType = [](const CustomOp*) -> const char* { return nullptr; };  // the CPU
-  op.GetInputType = input_type;
-  op.GetInputTypeCount = [](const CustomOp* self) { return operator_of(self).inputs(); };
-  op.GetOutputType = [](const CustomOp*, size_t) -> int32_t { return kFloat; };
-  op.GetOutputTypeCount = [](const CustomOp*) -> size_t { return 1; };
-  op.GetInputCharacteristic = [](const CustomOp*, size_t) -> int32_t { return 0; };   // required
-  op.GetOutputCharacteristic = [](const CustomOp*, size_t) -> int32_t { return 0; };  // required
-  op.GetInputMemoryType = [](const CustomOp*, size_t) -> int32_t { return 0; };       // the default
-  op.CreateKernelV2 = create;
-  op.KernelComputeV2 = conv ? compute<ConvKernel> : compute<PoolKernel>;
-  op.KernelDestroy = conv ? destroy<ConvKernel> : destroy<PoolKernel>;
-  return op;
+Registered registered(const Operator& op) {
+  Registered r{};
+  r.op = op;
+  r.version = kApiVersion;
+  r.GetName = [](const CustomOp* self) { return operator_of(self).name; };
+  r.GetExecutionProviderType = [](const CustomOp*) -> const char* { return nullptr; };  // the CPU
+  r.GetInputType = [](const CustomOp* self, size_t index) -> int32_t { return operator_of(self).inputs[index]; };
+  r.GetInputTypeCount = [](const CustomOp* self) { return operator_of(self).inputs.size(); };
+  r.GetOutputType = [](const CustomOp*, size_t) -> int32_t { return kFloat; };
+  r.GetOutputTypeCount = [](const CustomOp*) -> size_t { return 1; };
+  r.GetInputCharacteristic = [](const CustomOp*, size_t) -> int32_t { return 0; };   // required
+  r.GetOutputCharacteristic = [](const CustomOp*, size_t) -> int32_t { return 0; };  // required
+  r.GetInputMemoryType = [](const CustomOp*, size_t) -> int32_t { return 0; };       // the default
+  r.CreateKernelV2 = create;
+  r.KernelComputeV2 = compute;
+  r.KernelDestroy = [](void* kernel) { delete static_cast<NodeKernel*>(kernel); };
+  return r;
 }
 
 // The domain with all operators, as one onnxruntime of the process knows it.
@@ -130,10 +104,8 @@ class Domain {
  public:
   explicit Domain(const OrtApi* table) : api_(table) {
     check(api_.CreateCustomOpDomain(kDomain, &domain_));
-    for (size_t i = 0; i <= kConvCount; ++i) {
-      operators_[i] = make_operator(i < kConvCount ? &kConvs[i] : nullptr);
-      check(api_.CustomOpDomain_Add(domain_, &operators_[i]));
-    }
+    for (const Operator& op : all_operators()) operators_.push_back(registered(op));
+    for (const Registered& op : operators_) check(api_.CustomOpDomain_Add(domain_, &op));  // which keeps the pointer
   }
   Domain(const Domain&) = delete;
   ~Domain() { api_.ReleaseCustomOpDomain(domain_); }
@@ -142,7 +114,7 @@ class Domain {
  private:
   const Api api_;
   OrtCustomOpDomain* domain_ = nullptr;
-  Operator operators_[kConvCount + 1];
+  std::vector<Registered> operators_;
 };
 
 // Sessions use a domain as long as the library is loaded.
