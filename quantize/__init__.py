@@ -16,6 +16,7 @@ from .binary.layers import (
 )
 from .compact import compact_state, load_compact_state
 from .complexity import LayerCost, Summary, summary
+from .mixed_precision import LayerChoice, MixedPrecision, search
 from .optim import (
     anneal_after_step,
     clip_after_step,
@@ -57,9 +58,11 @@ __all__ = [
     "ConversionReport",
     "ExportMismatch",
     "ExportReport",
+    "LayerChoice",
     "LayerConversion",
     "LayerCost",
     "LayerPlan",
+    "MixedPrecision",
     "PackedConv1d",
     "PackedConv2d",
     "PackedLayer",
@@ -90,6 +93,7 @@ __all__ = [
     "register_scheme",
     "restore",
     "schemes",
+    "search",
     "set_progress",
     "summary",
     "use_float_weights",

@@ -24,6 +24,7 @@ class State:
 class Formula:
     """The quantized filters and input of a scheme, and the gradients on the latent ones.
 
+    ``input`` takes (examples, numbers of one): a row of a linear layer is an example.
     ``output_scale``: None, "window mean" (K of XNOR-Net), or "rows and columns" (XNOR-Net++, case 4).
     """
 
@@ -160,6 +161,12 @@ def ternary_weight(w, _):
     return quantized
 
 
+def integers(x, *_):
+    """Multiples of 1/127 of the largest, for each filter or example."""
+    step = per_filter(np.max, np.abs(x)) / 127
+    return np.rint(x / np.where(step > 0, step, 1)) * step
+
+
 def standardized(w):
     return (w - per_filter(np.mean, w)) / spread(w)
 
@@ -231,6 +238,8 @@ FORMULAS: dict[str, Formula] = {
     "dorefa:w_bits=8,a_bits=8": Formula(dorefa_bits(8), dorefa_bits_grad, unit_levels(8), pass_unit),
     "dorefa:w_bits=32,a_bits=3": Formula(identity, straight_through, unit_levels(3), pass_unit),
     "dorefa:w_bits=3,a_bits=32": Formula(dorefa_bits(3), dorefa_bits_grad, identity, pass_all),
+    "int8": Formula(integers, straight_through, integers, pass_all),
+    "int8:inputs=false": Formula(integers, straight_through, identity, pass_all),
     "irnet": Formula(irnet_weight, irnet_weight_grad, sign, pass_annealed),
     "react": Formula(*BIREAL),
     "recu": Formula(recu_weight, recu_weight_grad, sign, pass_triangle),

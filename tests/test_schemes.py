@@ -112,7 +112,8 @@ def reference(spec: str, layer: nn.Module, binary: nn.Module, x: torch.Tensor, g
     latent = to_filters(layer, layer.weight).detach().numpy()
 
     filters = torch.tensor(formula.weight(latent, state)).requires_grad_()
-    quantized = torch.tensor(formula.input(x.numpy())).requires_grad_()
+    examples = x.flatten(1) if getattr(layer, "kernel_size", ()) else x.flatten(0, -2)
+    quantized = torch.tensor(formula.input(examples.numpy())).reshape(x.shape).requires_grad_()
     magnitude = x.abs().requires_grad_()
     parameters = {"weight": from_filters(layer, filters)}
     bias = None if layer.bias is None else layer.bias.detach().clone().requires_grad_()

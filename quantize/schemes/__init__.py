@@ -5,6 +5,7 @@ from .bireal import BiReal as BiReal
 from .bnn import BNN as BNN
 from .bwn import BWN as BWN
 from .dorefa import DoReFa as DoReFa
+from .int8 import Int8 as Int8
 from .irnet import IRNet as IRNet
 from .react import ReAct as ReAct
 from .recu import ReCU as ReCU

@@ -7,10 +7,12 @@ mistyped flag is refused at once.
 import argparse
 import dataclasses
 import difflib
+import json
 import math
 import re
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, get_args, get_origin
 
 from ..installed import TRAINER, as_called
@@ -126,14 +128,29 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Override(argparse.Action):
-    """Collect ``--override PATTERN=SCHEME`` into a dict; "none" means float."""
+    """Collect ``--override PATTERN=SCHEME`` into a dict, and those of a file; "none" means float."""
 
     def __call__(self, parser, namespace, value, option_string=None):
         pattern, equals, scheme = value.partition("=")
-        if not (pattern and equals and scheme):
-            parser.error(f"argument --override: {value!r} is not PATTERN=SCHEME or PATTERN=none")
-        overrides = getattr(namespace, self.dest, {})
-        setattr(namespace, self.dest, {**overrides, pattern: None if scheme in FLOAT_SCHEMES else scheme})
+        if pattern.endswith(".json") and not equals:
+            more = self._in_file(parser, value)
+        elif pattern and equals and scheme:
+            more = {pattern: None if scheme in FLOAT_SCHEMES else scheme}
+        else:
+            parser.error(f"argument --override: {value!r} is not PATTERN=SCHEME, PATTERN=none or a .json file")
+        setattr(namespace, self.dest, {**getattr(namespace, self.dest, {}), **more})
+
+    @staticmethod
+    def _in_file(parser: argparse.ArgumentParser, path: str) -> dict[str, str | None]:
+        """What tools/search.py and quantize.search write."""
+        try:
+            content = json.loads(Path(path).read_text())
+        except (OSError, ValueError) as error:
+            parser.error(f"argument --override: {path!r} cannot be read: {error}")
+        overrides = content.get("overrides") if isinstance(content, dict) else None
+        if not isinstance(overrides, dict) or not all(isinstance(s, str | None) for s in overrides.values()):
+            parser.error(f'argument --override: {path!r} has no "overrides", an object of layer: scheme or null')
+        return overrides
 
 
 class _Evaluate(argparse.Action):
