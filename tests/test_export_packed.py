@@ -90,7 +90,10 @@ LAYERS = {
     ),
     "K of a linear layer": (lambda: nn.Linear(100, 12), K, (4, 100), "BinaryConvScaled"),
     "bwn": (lambda: nn.Conv2d(9, 33, 3, padding=1, groups=3), "bwn", (4, 9, 7, 6), "BinaryWeight"),
-    "ternary": (lambda: nn.Linear(33, 5), "ternary", (4, 33), "BinaryWeight"),
+    "bwn linear": (lambda: nn.Linear(33, 5), "bwn", (4, 33), "SignMatMul"),
+    "ternary": (lambda: nn.Linear(33, 5), "ternary", (4, 2, 33), "SignMatMul"),
+    "ternary, more rows": (lambda: nn.Linear(33, 5), "ternary", (4, 33, 33), "BinaryWeight"),
+    "int8": (lambda: nn.Conv2d(9, 32, 3), "int8", (4, 9, 7, 6), "BinaryWeight"),
     "transposed": (lambda: nn.ConvTranspose2d(9, 6, 3, stride=2), "xnor", (4, 9, 7, 6), "BinaryWeight"),
     "dorefa": (lambda: nn.Conv2d(9, 32, 3), "dorefa:w_bits=3,a_bits=2", (4, 9, 7, 6), "BinaryWeight"),
 }

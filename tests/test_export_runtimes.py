@@ -46,7 +46,7 @@ def test_old_versions_have_the_operators(name, format, tmp_path):
         assert types[node.input[0]] in TYPES[node.op_type], f"{node.op_type} of type {types[node.input[0]]}"
 
 
-@pytest.mark.parametrize("name", [*OPERATORS, "BinaryMaxPool", "BinaryWeight"])
+@pytest.mark.parametrize("name", [*OPERATORS, "BinaryMaxPool", "BinaryWeight", "SignMatMul"])
 def test_bodies_leave_nothing_that_1_21_rounds(name):
     """It rounds the weights of an operator behind a DequantizeLinear to 8 bits."""
     assert "DequantizeLinear" not in {node.op_type for node in function(name).node}

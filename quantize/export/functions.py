@@ -15,7 +15,7 @@ import functools
 import onnx
 
 DOMAIN = "xnorkit"
-VERSION = 1  # of the domain: a node of a later one may mean something else
+VERSION = 1  # of the domain: a node of a later one may mean something else; see quantize/csrc/ort/operators.cc
 OPSET = 21  # of the standard operators, in the bodies and in the files
 
 _CONV = ("kernel_shape", "strides", "pads", "dilations", "group", "filter_shape", "filter_bits", "size_hint")
@@ -63,6 +63,20 @@ _LEVELS = (
   weights = Gather (levels, places)
   shape = Constant <value_ints: ints = @filter_shape> ()
   y = Reshape (weights, shape)
+"""
+)
+
+# x times the signs of a linear layer's weight.
+_SIGN_MATMUL = (
+    _BITS.format(bytes="weight_bits", count="filter_bits")
+    + """
+  zero_one = Cast <to = 1> (used)
+  half = Constant <value = float {0.5}> ()
+  half_signs = Sub (zero_one, half)
+  two = Constant <value = float {2.0}> ()
+  rows_of_signs = Mul (half_signs, two)
+  signs = Transpose <perm = [1, 0]> (rows_of_signs)
+  y = MatMul (x, signs)
 """
 )
 
@@ -164,6 +178,8 @@ def function(name: str) -> onnx.FunctionProto:
         return _parse(name, attributes, ("x", "turn"), _MAX_POOL)
     if name == "BinaryWeight":
         return _parse(name, ("filter_shape", "filter_bits", "code_shape", "bit_values"), ("codes", "levels"), _LEVELS)
+    if name == "SignMatMul":
+        return _parse(name, ("filter_shape", "filter_bits"), ("x", "weight_bits"), _SIGN_MATMUL)
     parts = name.removeprefix("BinaryConv")
     from_bits, to_bits, scaled = ("FromBits" in parts), ("ToBits" in parts), ("Scaled" in parts)
     inputs = ["x", "weight_bits", "scale", "bias"]

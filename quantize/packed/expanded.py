@@ -173,7 +173,7 @@ def _levels_by_signs(stored: Tensor, count: int, bits: int, levels: Tensor) -> T
 def _computing(layer: ExpandedLayer) -> str:
     """How it computes on bits; "" where it does not."""
     if has_lookup(layer):
-        return f"looks sums up by its bits, of up to {MOST_ROWS} rows"
+        return f"looks sums up by its bits, of up to {MOST_ROWS // layer.code_bits} rows"
     return "computes on bits, plane by plane" if has_planes(layer) else ""
 
 

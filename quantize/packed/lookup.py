@@ -17,7 +17,7 @@ from ..binary.quantized_layer import QuantizedLayer
 from ..kernels import cpu
 from ..scheme import FLOAT_BITS
 
-MOST_ROWS = 64  # with more, a product of floats with the expanded weight is faster
+MOST_ROWS = 64  # times bits of a weight: with more, a product of floats with the expanded weight is faster
 SLOW = {"scalar": 4, "neon": 4}  # the same of kernels that look up one by one
 
 
@@ -53,9 +53,8 @@ class LookedUp:
         if self.even is not None:
             self.factors, self.middle = self.even.weights.tolist(), float(self.even.middle)
             self.outputs, inputs = layer.out_features, layer.in_features
-            planes = packing.bytes_to_bits(codes, inputs * bits).unflatten(1, (inputs, bits)).permute(2, 0, 1)
-            self.weights = cpu.prepare_lookup(packing.bits_to_bytes(planes.flatten(0, 1)), inputs)
-            self.most_rows = SLOW.get(cpu.lookup_kernel(self.weights), MOST_ROWS)
+            self.weights = cpu.prepare_lookup(sign_planes(codes, inputs, bits), inputs)
+            self.most_rows = SLOW.get(cpu.lookup_kernel(self.weights), MOST_ROWS) // bits
 
     def compute(self, layer: QuantizedLayer, x: Tensor) -> Tensor | None:
         """The layer's operation on ``x`` and the values of its weight; None where it has to expand it."""
@@ -70,6 +69,12 @@ class LookedUp:
         if self.middle:
             y = y.add(batch.sum(1, keepdim=True), alpha=self.middle)
         return y.view(*x.shape[:-1], self.outputs)
+
+
+def sign_planes(codes: Tensor, inputs: int, bits: int) -> Tensor:
+    """The bits of codes (out, bytes), ``inputs`` codes a row, as planes, lowest first: (bits out, ceil(inputs / 8))."""
+    planes = packing.bytes_to_bits(codes, inputs * bits).unflatten(1, (inputs, bits)).permute(2, 0, 1)
+    return packing.bits_to_bytes(planes.flatten(0, 1))
 
 
 def has_lookup(layer: QuantizedLayer) -> bool:

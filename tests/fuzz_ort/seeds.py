@@ -48,11 +48,20 @@ def chain() -> onnx.ModelProto:
     return _finish(net, net.conv("BinaryConvFromBitsRelu", bits, third))
 
 
+def linear() -> onnx.ModelProto:
+    net = Net(6)
+    bits = torch.randint(256, (5, 1), generator=torch.Generator().manual_seed(5), dtype=torch.uint8)
+    return _finish(
+        net, net.node("SignMatMul", "x", {"weight_bits": bits}, {"filter_shape": [5, 8], "filter_bits": [8]})
+    )
+
+
 # name: how it is built, and the shapes that it is fed
 SEEDS = {
     "one_layer": (one_layer, {"x": (2, 6, 7, 8)}),
     "scaled": (scaled, {"x": (2, 6, 7, 8), "input_scale": (2, 2, 4, 8)}),
     "chain": (chain, {"x": (2, 6, 12, 13)}),
+    "linear": (linear, {"x": (2, 6, 7, 8)}),
 }
 
 

@@ -109,14 +109,6 @@ xk_conv_shape shape_of(const Node& node) {
   return shape;
 }
 
-void check_tails(const uint8_t* weights, const Shape& shape) {
-  const int used = static_cast<int>(shape.filter_bits % 8);
-  for (int64_t filter = 0; used && filter < shape.out_channels; ++filter)
-    if (weights[(filter + 1) * shape.filter_bytes - 1] >> used)
-      fail(XK_INVALID_ARGUMENT, "filter %" PRId64 " of 'weight_bits' has bits set past its end: the data is damaged",
-           filter);
-}
-
 ConvKernel::Comparison::Comparison(const Node& node, size_t index, const char* threshold_name, const char* turn_name,
                                    int64_t count)
     : threshold(node.floats(index, threshold_name, count)), flip(node.flips(index + 1, turn_name, count)) {
@@ -153,7 +145,7 @@ void ConvKernel::read_weights(const Node& node) {
   checked_product("size_hint", {shape.height, shape.width});
   const Shape full = weight_shape(shape_);
   const uint8_t* dense = node.bytes(ConvInputs::kWeightBits, "weight_bits", full.out_channels, full.filter_bytes);
-  check_tails(dense, full);
+  check_tails(dense, full.out_channels, full.filter_bits);
   check_call(xk_weights_size(&shape, nullptr, &weights_bytes_));
   weights_.resize((weights_bytes_ + sizeof(CacheLine) - 1) / sizeof(CacheLine));
   check_call(xk_weights_pack(&shape, nullptr, dense, static_cast<size_t>(full.out_channels * full.filter_bytes),

@@ -12,10 +12,14 @@ void check_call(int32_t status) {
   if (status != XK_OK) fail(static_cast<xk_status>(status), "%s", xk_last_error());
 }
 
-Tensor Call::input(size_t index, const char* name) const {
+Tensor Call::tensor(size_t index) const {
   const OrtValue* value = nullptr;
   check(api_.KernelContext_GetInput(context_, index, &value));
-  Tensor tensor = tensor_of(api_, value);
+  return tensor_of(api_, value);
+}
+
+Tensor Call::input(size_t index, const char* name) const {
+  const Tensor tensor = this->tensor(index);
   if (tensor.dims.size() != 4)
     fail(XK_INVALID_ARGUMENT, "the input '%s' has shape %s; it must be (N, C, H, W)", name,
          text_of(tensor.dims).c_str());

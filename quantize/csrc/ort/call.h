@@ -20,6 +20,7 @@ class Call {
   Call(const Api& api, OrtKernelContext* context) : api_(api), context_(context) {}
   Call(const Call&) = delete;
 
+  Tensor tensor(size_t index) const;
   // The input, which must have four dimensions.
   Tensor input(size_t index, const char* name) const;
   Tensor output(const std::vector<int64_t>& dims) const;

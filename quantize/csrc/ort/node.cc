@@ -125,4 +125,12 @@ std::vector<uint8_t> Node::flips(size_t index, const char* name, int64_t count) 
 
 int64_t Node::length(size_t index, const char* name) const { return constant(index, name, kFloat, 1).dims[0]; }
 
+void check_tails(const uint8_t* weight_bits, int64_t rows, int64_t row_bits) {
+  const int64_t bytes = (row_bits + 7) / 8;
+  const int used = static_cast<int>(row_bits % 8);
+  for (int64_t row = 0; used && row < rows; ++row)
+    if (weight_bits[(row + 1) * bytes - 1] >> used)
+      fail(XK_INVALID_ARGUMENT, "filter %" PRId64 " of 'weight_bits' has bits set past its end: the data is damaged", row);
+}
+
 }  // namespace xk::ort

@@ -58,6 +58,9 @@ class Node {
   const OrtKernelInfo* info_;
 };
 
+// Fails where a row of bits, each padded to a byte, has bits set past its end.
+void check_tails(const uint8_t* weight_bits, int64_t rows, int64_t row_bits);
+
 // Reads how a window moves into an xk_conv_shape or an xk_pool_shape.
 template <class Sizes>
 void read_window(const Node& node, Sizes* s) {

@@ -1,0 +1,70 @@
+#include "ort/sign_matmul.h"
+
+#include <cinttypes>
+
+#include "error.h"
+#include "ort/call.h"
+#include "shape.h"
+
+namespace xk::ort {
+
+namespace {
+
+// y = x S, x (..., inputs) and S (inputs, outputs) of signs, which `weight_bits` has as rows of S transposed.
+class SignMatMul : public NodeKernel {
+ public:
+  SignMatMul(const Api& api, const Node& node);
+  void compute(OrtKernelContext* context) const override;
+
+ private:
+  struct alignas(64) CacheLine {
+    char bytes[64];
+  };
+
+  int64_t outputs_, inputs_;
+  std::vector<CacheLine> weights_;
+  size_t weights_bytes_ = 0;
+};
+
+SignMatMul::SignMatMul(const Api& api, const Node& node) : NodeKernel(api) {
+  const std::vector<int64_t> shape = node.integers("filter_shape", 2), bits = node.integers("filter_bits", 1);
+  for (int64_t size : shape) check_size("a size of filter_shape", size, 1);
+  outputs_ = shape[0], inputs_ = shape[1];
+  if (bits[0] != inputs_)
+    fail(XK_INVALID_ARGUMENT, "filter_bits is %" PRId64 "; filter_shape %s says %" PRId64, bits[0],
+         text_of(shape).c_str(), inputs_);
+  const int64_t bytes = ceil_div(inputs_, 8);
+  const size_t size = static_cast<size_t>(checked_product("filter_shape", {outputs_, bytes}));
+  const uint8_t* dense = node.bytes(1, "weight_bits", outputs_, bytes);
+  check_tails(dense, outputs_, inputs_);
+  check_call(xk_lookup_size(inputs_, outputs_, &weights_bytes_));
+  weights_.resize((weights_bytes_ + sizeof(CacheLine) - 1) / sizeof(CacheLine));
+  check_call(xk_lookup_pack(inputs_, outputs_, dense, size, weights_.data(), weights_bytes_));
+}
+
+void SignMatMul::compute(OrtKernelContext* context) const {
+  Call call(api_, context);
+  const Tensor x = call.tensor(0);
+  if (x.dims.empty() || x.dims.back() != inputs_)
+    fail(XK_INVALID_ARGUMENT, "x has shape %s; its last size must be %" PRId64, text_of(x.dims).c_str(), inputs_);
+  std::vector<int64_t> dims = x.dims;
+  dims.back() = outputs_;
+  int64_t rows = 1;
+  for (size_t i = 0; i + 1 < dims.size(); ++i) rows *= dims[i];
+  checked_product("the size of the output", {rows, outputs_, 4});
+  const Tensor y = call.output(dims);
+  if (rows == 0) return;
+  const xk_parallel parallel = call.parallel();
+  call.check_parallel(xk_lookup(rows, inputs_, outputs_, static_cast<const float*>(x.data), weights_.data(),
+                                weights_bytes_, static_cast<float*>(y.data), &parallel));
+}
+
+}  // namespace
+
+Operator sign_matmul_operator() {
+  return {"SignMatMul", {kFloat, kUint8}, [](const Api& api, const Node& node) {
+            return std::make_unique<SignMatMul>(api, node);
+          }};
+}
+
+}  // namespace xk::ort
