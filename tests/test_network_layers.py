@@ -60,7 +60,8 @@ def test_input_dropout_of_a_float_layer_is_inverted_dropout(p):
     torch.testing.assert_close(dropout.eval()(x, layer), layer(x))
 
 
-@pytest.mark.parametrize("scheme", sorted(set(quantize.list_schemes()) - {"irnet", "recu"}))
+# int8 does not quantize element by element: its steps are those of an example's largest.
+@pytest.mark.parametrize("scheme", sorted(set(quantize.list_schemes()) - {"irnet", "recu", "int8"}))
 def test_input_dropout_drops_what_the_scheme_makes_of_the_input(scheme):
     torch.manual_seed(0)
     x = torch.randn(20, 50, requires_grad=True)
