@@ -77,4 +77,4 @@ include mk/training.mk
 include mk/mutation.mk
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) runs build .cache *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -24,7 +24,7 @@ WITHIN_XNORKIT = ("training", "tools")
 OF_THE_CLONE = (
     *("tools/constraints.py", "tools/draw_schemes.py", "tools/draw_zoo.py", "tools/reproduce.py", "tools/results.py"),
     "tools/ship.py",
-    "tools/moving_objects/classify_speed.py",
+    *("tools/moving_objects/classify_speed.py", "tools/moving_objects/picture.py"),
     *("tools/sweep_models.py", "tools/sweep_networks.py", "tools/sweep_page.py", "tools/zoo_page.py"),
 )
 

@@ -10,6 +10,9 @@ import pytest
 
 pytest.importorskip("cv2")
 
+import cv2
+
+from tools.moving_objects import picture
 from tools.moving_objects.classify import Label
 from tools.moving_objects.output import Detection, draw
 from tools.moving_objects.regions import Box
@@ -36,3 +39,14 @@ def test_without_opencv_one_line_says_what_to_install(tmp_path):
     assert found.returncode == 2
     assert "this needs opencv-python-headless, which is not installed: pip install 'xnorkit[video]'" in found.stderr
     assert found.stderr.count("\n") == 1
+
+
+def test_the_picture_of_the_guide_is_drawn(tmp_path, capsys):
+    assert picture.main(["--out", str(tmp_path / "new" / "boxes.jpg")]) == 0
+    drawn = cv2.imread(str(tmp_path / "new" / "boxes.jpg"))
+    assert drawn.shape == (432, 264 * len(picture.FRAMES), 3)
+    red = (drawn[..., 2] > 200) & (drawn[..., 1] < 80)
+    assert red[:216].sum() > 500
+    assert not red[216:].any()
+    assert picture.main(["--out", str(tmp_path / "boxes.gif")]) == 2
+    assert "is not a .jpg file" in capsys.readouterr().err
