@@ -31,11 +31,22 @@ def test_the_class_is_written_whole_within_the_picture(box):
     assert white(200, 100, box) == white(800, 600, (300, 300, 340, 340)) > 100
 
 
-def test_without_opencv_one_line_says_what_to_install(tmp_path):
+@pytest.mark.parametrize(
+    "program",
+    [
+        ["tools/moving_objects", "--video", "street.mp4"],
+        ["-m", "tools.moving_objects.synthetic", "made"],
+        ["-m", "tools.moving_objects.classify_speed", "net.pt"],
+        ["-m", "tools.moving_objects.picture", "--out", "boxes.jpg"],
+    ],
+    ids=lambda program: program[1].rpartition(".")[2],
+)
+def test_without_opencv_one_line_says_what_to_install(tmp_path, program):
     (tmp_path / "cv2.py").write_text("raise ModuleNotFoundError('no such module', name='cv2')")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    command = [sys.executable, "tools/moving_objects", "--video", "street.mp4"]
-    found = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        [sys.executable, *program], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
     assert found.returncode == 2
     assert "this needs opencv-python-headless, which is not installed: pip install 'xnorkit[video]'" in found.stderr
     assert found.stderr.count("\n") == 1
