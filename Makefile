@@ -1,5 +1,8 @@
 # make quickstart     install into $(VENV), train, export and check a 1-bit network (1.5 minutes after the install)
 # make test           install what the tests need, check style and types, run all tests
+# make docs           the guides, the notebooks and a reference as a site, build/site
+# make test-docs      that it builds without a warning, every link in it, and the notebooks, run
+# make notebooks      run the notebooks and keep their outputs
 # make test-triton    of these, the Triton kernels' through Triton's interpreter
 # make test-native    the C++ library's own tests, under sanitizers, and under qemu for ARM
 # make test-runtimes  exported files in old versions of onnxruntime and in JavaScript, without our library
@@ -66,6 +69,7 @@ $(VENV)/installed-test: $(INSTALLED_FROM) | $(VENV)/bin/pip
 	touch $(VENV)/installed $@
 
 include mk/native.mk
+include mk/docs.mk
 include mk/versions.mk
 include mk/runtimes.mk
 include mk/benchmark.mk
@@ -73,4 +77,4 @@ include mk/training.mk
 include mk/mutation.mk
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) runs build .cache *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -30,7 +30,8 @@ build/versions/newest.txt:
 
 constraints:
 	rm -rf build/versions/constraints
-	$(MAKE) VENV=build/versions/constraints CONSTRAINTS= build/versions/constraints/installed-test
+	$(MAKE) VENV=build/versions/constraints CONSTRAINTS= build/versions/constraints/installed-test \
+		build/versions/constraints/installed-docs
 	build/versions/constraints/bin/python tools/constraints.py > build/versions/constraints.txt
 	mv build/versions/constraints.txt constraints.txt
 	rm -rf build/versions/constraints

@@ -1,6 +1,7 @@
 """xnorkit: turn any PyTorch network into a 1-bit network, train it, inspect it and ship it."""
 
 import importlib
+from typing import TYPE_CHECKING
 
 from . import schemes
 from .binary.adapters import register_layer
@@ -34,6 +35,9 @@ from .planning.plan import LayerPlan, Plan, plan
 from .prepare import apply_plan, prepare, restore
 from .scheme import QuantizedWeight, Scheme, get_scheme, list_schemes, register_scheme
 from .version import __version__
+
+if TYPE_CHECKING:  # for type checkers, editors and the reference
+    from .export import ExportMismatch, ExportReport, custom_ops_library, export_onnx, ort_session
 
 # Loaded on first use: onnx and onnxruntime take a second to import.
 _EXPORT = ("ExportMismatch", "ExportReport", "custom_ops_library", "export_onnx", "ort_session")

@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("cv2")
 
 import cv2
+import woman_boxes
 
 from tools.moving_objects.box_scores import Item, Scores, evaluate, pairwise_iou
 from tools.moving_objects.detector import Detector
@@ -73,36 +74,9 @@ def test_a_new_picture_size_starts_a_new_background():
     assert detect.motion is not None
 
 
-# Where the woman is, read off every twentieth frame by eye: x1, y1, x2, y2.
-WOMAN_BOXES = {
-    40: (212, 108, 248, 208),
-    60: (207, 103, 258, 200),
-    80: (200, 120, 245, 202),
-    100: (213, 122, 236, 165),
-    120: (230, 122, 262, 195),
-    140: (225, 115, 268, 195),
-    160: (220, 106, 242, 170),
-    180: (208, 137, 234, 195),
-    200: (207, 136, 236, 222),
-    220: (206, 124, 236, 202),
-    240: (161, 100, 201, 152),
-    260: (135, 100, 174, 172),
-    280: (147, 112, 198, 200),
-    300: (150, 105, 192, 190),
-    320: (159, 100, 196, 160),
-    340: (153, 94, 186, 192),
-    360: (150, 78, 178, 168),
-    380: (150, 120, 180, 200),
-    400: (164, 98, 192, 172),
-    420: (137, 92, 163, 168),
-    440: (148, 103, 178, 178),
-    460: (214, 45, 282, 192),
-}
-
-
 @pytest.mark.skipif(not WOMAN.exists(), reason="the video woman.mp4 is not in ../shared/data/video")
 def test_woman_is_found_by_a_hand_held_camera():
-    known = np.array(list(WOMAN_BOXES.values()))
+    known = np.array(list(woman_boxes.READ_OFF.values()))
     capture, detect = cv2.VideoCapture(str(WOMAN)), Detector()
     found = []
     for number in range(1, 480):
@@ -112,6 +86,23 @@ def test_woman_is_found_by_a_hand_held_camera():
         if number > WARM_UP:
             # Between the frames read off, the place is interpolated; the camera shakes, so a low overlap counts,
             # which a box around half of the picture does not reach.
-            woman = np.array([[np.interp(number, list(WOMAN_BOXES), side) for side in known.T]])
+            woman = np.array([[np.interp(number, list(woman_boxes.READ_OFF), side) for side in known.T]])
             found.append(bool(boxes) and pairwise_iou(np.array(boxes, float), woman).max() > 0.1)
     assert np.mean(found) >= 0.8
+
+
+@pytest.mark.skipif(not WOMAN.exists(), reason="the video woman.mp4 is not in ../shared/data/video")
+def test_boxes_fit_the_woman():
+    images, detect = woman_boxes.read(WOMAN), Detector()
+    truth = {frame: [Item(box)] for frame, box in woman_boxes.boxes(images).items()}
+    found = {n: [Item(box) for box in detect(image)] for n, image in enumerate(images, start=1)}
+    scores = evaluate(found, truth, truth)
+    assert scores.objects == 421
+    assert scores.recall >= 0.6
+    assert scores.precision >= 0.5
+    assert evaluate(found, {n: truth[n] for n in woman_boxes.READ_OFF}, woman_boxes.READ_OFF).recall >= 0.65
+
+
+def test_the_same_video_gives_the_same_boxes(video):
+    first, second = Detector(), Detector()
+    assert all(first(image) == second(image) for image, _ in video)

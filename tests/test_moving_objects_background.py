@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("cv2")
 
-from tools.moving_objects.background import BackgroundModel
+from tools.moving_objects.background import CERTAIN, BackgroundModel
 
 # (height, width): the last blocks have a pixel or two; or three, and see beyond the edge while their centre is inside.
 SIZES = [(30, 41), (31, 39)]
@@ -70,12 +70,12 @@ class SlowModel:
         new_variance = max(400, observed) if age == 0 else rate * variance + (1 - rate) * observed
         model[:] = [new_mean, new_variance, min(30, age + 1)]
 
-    def foreground(self, grey):
+    def foreground(self, grey, variances=4):
         mask = np.zeros((self.height, self.width), np.uint8)
         for y in range(self.height):
             for x in range(self.width):
                 mean, variance, age = self.blocks[y // 4, x // 4][0]
-                if age > 1 and (float(grey[y, x]) - mean) ** 2 > 4 * variance:
+                if age > 1 and (float(grey[y, x]) - mean) ** 2 > variances * variance:
                     mask[y, x] = 255
         return mask
 
@@ -131,6 +131,7 @@ def test_model_equals_the_loop_over_blocks(size):
         for index, state in enumerate((fast.mean, fast.variance, fast.age)):
             np.testing.assert_allclose(state, states[:, :, index].T, rtol=1e-3, atol=1e-3)
         np.testing.assert_array_equal(mask, slow.foreground(grey))
+        np.testing.assert_array_equal(fast.foreground(CERTAIN), slow.foreground(grey, 9))
         foreground += int((mask > 0).sum())
     assert foreground > 100
     assert outside > 20

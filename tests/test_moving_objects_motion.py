@@ -70,11 +70,23 @@ def mask_of(*rectangles):
         ([(50, 60, 61, 71)], [(46, 56, 65, 75)]),
         ([(50, 60, 80, 90), (82, 60, 110, 90)], [(46, 56, 114, 94)]),  # 2 = 1% of 200 apart: one object
         ([(50, 60, 80, 90), (83, 60, 110, 90)], [(46, 56, 84, 94), (79, 56, 114, 94)]),
+        ([(50, 60, 80, 90), (50, 100, 80, 130)], [(46, 56, 84, 134)]),  # 10 = 5% of 200 above one another: one object
+        ([(50, 60, 80, 90), (50, 101, 80, 130)], [(46, 56, 84, 94), (46, 97, 84, 134)]),
+        ([(50, 60, 80, 66), (50, 70, 80, 76)], [(46, 56, 84, 80)]),  # each too low by itself
         ([], []),
     ],
 )
 def test_regions_of_a_mask(rectangles, boxes):
     assert find_regions(mask_of(*rectangles)) == boxes
+
+
+@pytest.mark.parametrize(("certain", "kept"), [(45, True), (44, False), (0, False)])
+def test_a_region_with_few_certain_pixels_is_left_out(certain, kept):
+    mask = mask_of((50, 60, 80, 90), (200, 60, 230, 90))  # 900 pixels each, of which 5% are 45
+    sure = np.zeros_like(mask)
+    sure[60:90, 50:80] = 255
+    sure[60:90, 200:230].flat[:certain] = 255
+    assert find_regions(mask, sure) == [(46, 56, 84, 94)] + kept * [(196, 56, 234, 94)]
 
 
 def test_joining_goes_on_until_nothing_is_near():

@@ -1,6 +1,10 @@
 """Packed files: what tools/convert.py writes, who loads it, and what is said of files that cannot be used."""
 
+import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -200,3 +204,11 @@ def test_bits_of_another_network_are_refused(run, packed_file, tmp_path):
         assert reason in str(caught.value)
         assert "write it again with tools/convert.py" in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_the_flags_are_read_before_torch_is_imported():
+    code = "from tools import convert; convert.main(['--help'])"
+    run = [sys.executable, "-X", "importtime", "-c", code]
+    found = subprocess.run(run, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True)
+    assert "a .pt file, or the directory of a run" in found.stdout
+    assert not re.search(r"\| +torch$", found.stderr, re.MULTILINE)

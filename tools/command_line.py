@@ -1,8 +1,9 @@
 """What the tools' command lines have in common: how they explain themselves, and how they fail."""
 
 import argparse
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from training.installed import as_called, missing_extra
 
@@ -34,6 +35,20 @@ def exit_code(program: str, run: Callable[[], int | None]) -> int:
         if (sentence := missing_extra(error)) is None:
             raise
         return fail(program, sentence)
+
+
+@contextlib.contextmanager
+def imports_of(module: str, program: str) -> Iterator[None]:
+    """Around the imports of a module that is a program too: one sentence and exit code 2 where an extra's is missing.
+
+    Only where it is started as one (``module``, its ``__name__``, is "__main__"); whoever imports it gets the error.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if module != "__main__" or (sentence := missing_extra(error)) is None:
+            raise
+        raise SystemExit(fail(program, sentence)) from None
 
 
 def fail(program: str, message: object) -> int:

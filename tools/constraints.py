@@ -19,8 +19,8 @@ from packaging.version import Version
 ROOT = Path(__file__).resolve().parent.parent
 INSTALLERS = {"pip", "setuptools", "wheel"}
 HEADER = """\
-# Versions that work together: what `pip install '.[test,dev]'` took with Python {python}. `make test` installs these.
-# `make constraints` writes this file anew; `make CONSTRAINTS= test` takes the newest versions instead.
+# Versions that work together: what `pip install '.[test,dev,docs]'` took with Python {python}. `make`
+# installs these. `make constraints` writes this file anew; `make CONSTRAINTS= test` takes the newest versions instead.
 """
 
 

@@ -14,10 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import quantize
 from tools.command_line import exit_code, tool_parser
-from training.checkpoint import BEST, find_checkpoint, read_checkpoint, save_checkpoint
-from training.evaluation import pack
 
 PACKED_FILE = "packed.pt"
 
@@ -39,6 +36,10 @@ def convert(checkpoint: Path, out: Path | None = None) -> str:
 
     Raises ValueError or OSError, in one sentence.
     """
+    import quantize  # here: torch takes seconds, which --help and a mistyped flag need not wait for
+    from training.checkpoint import BEST, find_checkpoint, read_checkpoint, save_checkpoint
+    from training.evaluation import pack
+
     source = find_checkpoint(checkpoint, BEST)
     out = choose_output(out, source)
     trained = read_checkpoint(source)

@@ -5,7 +5,8 @@
 
 What ships is the run's last network (the average with --ema), not the best one on the test set. It is built anew from
 the files written and tested on the run's own test set, and the figure found goes into the registry. Both files and the
-log replace older ones of the same name. Afterwards python tools/zoo_page.py writes the page.
+log replace older ones of the same name. Afterwards tools/draw_zoo.py draws the picture, and tools/zoo_page.py writes
+the page, anew.
 Exit codes: 0 done, 1 the files would not compute what the run's network computes, 2 something that cannot be used.
 """
 

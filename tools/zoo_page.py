@@ -3,7 +3,7 @@
     python tools/zoo_page.py
 
 Accuracies are those of the registry, which tools/ship.py measured; times those that tools/benchmark.py --network has
-kept in READMEs/performance/, one processor beside the other.
+kept in READMEs/performance/, one processor beside the other. The picture is drawn by tools/draw_zoo.py.
 """
 
 import sys
@@ -43,6 +43,8 @@ of it, bits that are computed on. `onnx_path` is the packed ONNX file, for `quan
 *top-1* is that of the last epoch on the whole test set, of the network built from the files that ship, and *float* that
 of its float twin. *state* and *ONNX* are the bytes of the two files, *float bytes* those of the parameters in float32.
 The times are of one image on one thread: the packed ONNX file with our kernels, and the float twin in onnxruntime.
+
+![Accuracy against kB and against ms, float and binary](images/zoo.png)
 """
 
 
@@ -50,12 +52,16 @@ def bytes_of(file: str) -> str:
     return f"{(zoo.WEIGHTS / file).stat().st_size:,}"
 
 
+def float_bytes(entry: zoo.Pretrained) -> int:
+    """Of the network's parameters in float32."""
+    network = models.create_model(entry.name, pretrained=entry.dataset)
+    return sum(4 * parameter.numel() for parameter in network.parameters())
+
+
 def row(entry: zoo.Pretrained) -> list[str]:
     """One network's cells, but for the times."""
     with_float = "" if entry.float_accuracy is None else f"{entry.float_accuracy:.2f}"
-    network = models.create_model(entry.name, pretrained=entry.dataset)
-    weights = sum(4 * parameter.numel() for parameter in network.parameters())
-    sizes = [bytes_of(entry.state["file"]), bytes_of(entry.onnx["file"]), f"{weights:,}"]
+    sizes = [bytes_of(entry.state["file"]), bytes_of(entry.onnx["file"]), f"{float_bytes(entry):,}"]
     log = f"[log](runs/{entry.log})"
     return [entry.name, entry.data, f"{entry.accuracy:.2f}", with_float, *sizes, str(entry.epochs), entry.date, log]
 

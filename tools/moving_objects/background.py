@@ -5,6 +5,9 @@ the background; slot 1 collects what does not fit it, and takes its place once i
 that an object which passes does not soil the background.
 """
 
+from itertools import product
+
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,7 +21,7 @@ AGE_DECAY = 0.001  # ...by exp(-0.001 * excess)
 MAX_AGE = 30.0  # frames; the learning rate stays at least 1/31
 MATCH = 2.0  # variances between a block's mean and its model's
 FOREGROUND = 4.0  # variances between a pixel and the background
-PIXELS = BLOCK * BLOCK
+CERTAIN = 9.0  # variances: three standard deviations, beyond which one pixel in 370 lies by chance
 
 
 class BackgroundModel:
@@ -37,12 +40,10 @@ class BackgroundModel:
         self.mean = np.zeros((2, blocks), np.float32)
         self.variance = np.full((2, blocks), INITIAL_VARIANCE, np.float32)
         self.age = np.zeros((2, blocks), np.float32)
-        self._mixed = np.empty((2, blocks), np.float32)
         self._corners = [np.empty((2, 4, blocks), np.float32) for _ in range(3)]
-        self._pixels = np.empty((PIXELS, blocks), np.float32)
-        self._distance = np.empty((PIXELS, blocks), np.float32)
-        self._foreground = np.empty((PIXELS, blocks), np.bool_)
-        self._centres = self._block_centres()
+        self._index = np.empty((4, blocks), np.intp)
+        self._shares = np.empty((4, blocks), np.float32)
+        self._grey = np.empty((self.rows * BLOCK, self.columns * BLOCK), np.uint8)
 
     def apply(self, grey: NDArray[np.uint8], homography: NDArray[np.float64]) -> NDArray[np.uint8]:
         """Bring the model to the picture ``grey`` (height, width) and return its foreground, 255 or 0 a pixel.
@@ -67,21 +68,17 @@ class BackgroundModel:
         variance += mean
         np.einsum("mkn,kn->mn", variance, weight, out=self.variance)
         np.maximum(self.variance, LEAST_VARIANCE, out=self.variance)
-        np.subtract(self.variance, NOISY_VARIANCE, out=self._mixed)
-        np.maximum(self._mixed, 0, out=self._mixed)
-        self._mixed *= -AGE_DECAY
-        np.exp(self._mixed, out=self._mixed)
-        self.age *= self._mixed  # mixing and decay keep it at most MAX_AGE
+        noisy = self.variance > NOISY_VARIANCE
+        self.age[noisy] *= np.exp(AGE_DECAY * (NOISY_VARIANCE - self.variance[noisy]))  # it stays at most MAX_AGE
         self.variance[:, ~inside] = INITIAL_VARIANCE
         self.age[:, ~inside] = 0
 
     def update(self, grey: NDArray[np.uint8]) -> None:
         """Learn the picture ``grey`` (height, width)."""
         block_mean, lowest, highest = self._read_blocks(grey)
-        self._promote(block_mean)
+        older = self._promote()
         first = self._matches(0, block_mean)
-        restart = ~(first | self._matches(1, block_mean))
-        self._restart(restart, block_mean)
+        self._restart(older | ~(first | self._matches(1, block_mean)), block_mean)
         mean, variance, age = (np.where(first, s[0], s[1]) for s in (self.mean, self.variance, self.age))
         new = age == 0
         rate = age / (age + 1)
@@ -95,57 +92,74 @@ class BackgroundModel:
             np.copyto(state[0], value, where=first)
             np.copyto(state[1], value, where=~first)
 
-    def foreground(self) -> NDArray[np.uint8]:
+    def foreground(self, variances: float = FOREGROUND) -> NDArray[np.uint8]:
         """(height, width): 255 where the last learned picture is far from a background older than a frame, else 0."""
-        np.subtract(self._pixels, self.mean[0], out=self._distance)
-        self._distance *= self._distance
-        np.greater(self._distance, FOREGROUND * self.variance[0], out=self._foreground)
-        self._foreground &= self.age[0] > 1
-        planes = self._foreground.view(np.uint8).reshape(BLOCK, BLOCK, self.rows, self.columns)
-        mask = planes.transpose(2, 0, 3, 1).reshape(self.rows * BLOCK, self.columns * BLOCK)
-        return mask[: self.height, : self.width] * np.uint8(255)
+        deviation = np.sqrt(variances * self.variance[0])
+        # A grey level is a whole number: it is below a bound where it is below the next whole number.
+        low, high = np.ceil(self.mean[0] - deviation), np.floor(self.mean[0] + deviation)
+        young = self.age[0] <= 1
+        low[young], high[young] = 0, 255
+        low, high = self._across_pixels(np.maximum(low, 0)), self._across_pixels(np.minimum(high, 255))
+        lines = self._grey.reshape(self.rows, BLOCK, -1)
+        far = (lines < low) | (lines > high)
+        return np.negative(far.view(np.uint8)).reshape(self._grey.shape)[: self.height, : self.width]
 
-    def _block_centres(self) -> NDArray[np.float64]:
-        """(3, n): homogeneous pixel coordinates x, y, 1."""
-        y, x = np.indices((self.rows, self.columns)).reshape(2, -1)
-        middle = (BLOCK - 1) / 2
-        return np.stack([BLOCK * x + middle, BLOCK * y + middle, np.ones(len(x))])
+    def _across_pixels(self, blocks: Array) -> NDArray[np.uint8]:
+        """Whole numbers of 0 to 255 a block, each as often as a block is wide: (rows, 1, pixels)."""
+        repeated = blocks.astype(np.uint32) * np.uint32(0x01010101)  # the byte, four times
+        return repeated.view(np.uint8).reshape(self.rows, 1, -1)
 
     def _neighbours(self, homography: NDArray[np.float64]) -> tuple[NDArray[np.intp], Array, NDArray[np.bool_]]:
         """Blocks around each warped centre (4, n), their bilinear weights (4, n), and which lie in the picture (n,)."""
-        x, y, scale = homography @ self._centres
+        middle = (BLOCK - 1) / 2
+        across = BLOCK * np.arange(self.columns, dtype=np.float32) + np.float32(middle)
+        down = (BLOCK * np.arange(self.rows, dtype=np.float32) + np.float32(middle))[:, None]
+        x, y, scale = (a * across + (b * down + c) for a, b, c in homography.astype(np.float32))
         inside = scale > 1e-9  # what is not was behind the camera
         scale[~inside] = 1
-        x, y = x / scale, y / scale
+        x /= scale
+        y /= scale
         inside &= (x >= -0.5) & (x <= self.width - 0.5) & (y >= -0.5) & (y <= self.height - 0.5)
-        middle = (BLOCK - 1) / 2
-        column, row = (np.where(inside, (v - middle) / BLOCK, 0.0) for v in (x, y))
-        left, top = np.floor(column), np.floor(row)
-        right_share, bottom_share = column - left, row - top
-        # Clamping gives a neighbour beyond the edge the edge's own values: the same as leaving it out and
-        # sharing its weight, since bilinear weights are products of a row's and a column's.
-        columns = [np.clip(left + step, 0, self.columns - 1).astype(np.intp) for step in (0, 1)]
-        rows = [np.clip(top + step, 0, self.rows - 1).astype(np.intp) * self.columns for step in (0, 1)]
-        index = np.stack([r + c for r in rows for c in columns])
-        shares = [r * c for r in (1 - bottom_share, bottom_share) for c in (1 - right_share, right_share)]
-        return index, np.stack(shares).astype(np.float32), inside
+        left, right_share = self._between(x, self.columns)
+        top, bottom_share = self._between(y, self.rows)
+        corner = (top * self.columns + left).ravel()
+        corner[~inside.ravel()] = 0
+        index = self._index
+        for place, step in enumerate((0, 1, self.columns, self.columns + 1)):
+            np.add(corner, step, out=index[place])
+        left_share, top_share = 1 - right_share, 1 - bottom_share
+        shares = self._shares.reshape(4, self.rows, self.columns)
+        for place, (down, across) in enumerate(product((top_share, bottom_share), (left_share, right_share))):
+            np.multiply(down, across, out=shares[place])
+        return index, self._shares, inside.ravel()
+
+    @staticmethod
+    def _between(pixels: Array, blocks: int) -> tuple[NDArray[np.intp], Array]:
+        """The block at or before each place along an axis, and the share of the next one.
+
+        A place beyond the first or the last block has that block's value alone: the same as leaving out the neighbour
+        that there is not and sharing its weight, since bilinear weights are products of a row's and a column's.
+        """
+        place = (pixels - (BLOCK - 1) / 2) / BLOCK
+        np.maximum(place, 0, out=place)
+        np.minimum(place, blocks - 1, out=place)
+        first = np.minimum(place, max(blocks - 2, 0)).astype(np.intp)
+        return first, place - first.astype(np.float32)
 
     def _read_blocks(self, grey: NDArray[np.uint8]) -> tuple[Array, Array, Array]:
-        """Keep the pixels by place in their block (16, n); mean, lowest and highest of each block (n,)."""
-        missing = (self.rows * BLOCK - self.height, self.columns * BLOCK - self.width)
-        if any(missing):
-            grey = np.pad(grey, [(0, m) for m in missing], mode="edge")
-        planes = grey.reshape(self.rows, BLOCK, self.columns, BLOCK).transpose(1, 3, 0, 2).reshape(PIXELS, -1)
-        np.copyto(self._pixels, planes)
-        mean = self._pixels.sum(axis=0) / np.float32(PIXELS)
-        return mean, planes.min(axis=0).astype(np.float32), planes.max(axis=0).astype(np.float32)
+        """Keep the picture, continued to whole blocks; mean, lowest and highest pixel of each block (n,)."""
+        height, width = self._grey.shape
+        missing = height - self.height, width - self.width
+        cv2.copyMakeBorder(grey, 0, missing[0], 0, missing[1], cv2.BORDER_REPLICATE, dst=self._grey)
+        total = _reduced(self._grey.astype(np.uint16), np.add)  # 16 * 255 fits
+        return total / np.float32(BLOCK * BLOCK), *(_reduced(self._grey, pick) for pick in (np.minimum, np.maximum))
 
-    def _promote(self, block_mean: Array) -> None:
-        """The older model takes slot 0; the slot it leaves starts anew."""
+    def _promote(self) -> NDArray[np.bool_]:
+        """The older model takes slot 0; where it was the other, which is to start anew (n,)."""
         older = self.age[1] > self.age[0]
         for state in (self.mean, self.variance, self.age):
             np.copyto(state[0], state[1], where=older)
-        self._restart(older, block_mean)
+        return older
 
     def _restart(self, where: NDArray[np.bool_], block_mean: Array) -> None:
         for state, value in ((self.mean, block_mean), (self.variance, INITIAL_VARIANCE), (self.age, 0)):
@@ -153,3 +167,12 @@ class BackgroundModel:
 
     def _matches(self, slot: int, block_mean: Array) -> NDArray[np.bool_]:
         return np.square(block_mean - self.mean[slot]) < MATCH * self.variance[slot]
+
+
+def _reduced(pixels: NDArray, pick: np.ufunc) -> Array:
+    """Of each block, all of its pixels by ``pick``, two at a time: (n,)."""
+    for _ in range(BLOCK.bit_length() - 1):
+        pixels = pick(pixels[::2], pixels[1::2])
+    for _ in range(BLOCK.bit_length() - 1):
+        pixels = pick(pixels[:, ::2], pixels[:, 1::2])
+    return pixels.ravel().astype(np.float32)

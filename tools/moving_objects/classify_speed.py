@@ -11,15 +11,16 @@ import functools
 import sys
 from collections.abc import Mapping, Sequence
 
-import cv2
-
 from quantize.words import format_table
 from tools.benchmarking.timing import Contestant, Timer, Times
-from tools.command_line import exit_code, positive, tool_parser
+from tools.command_line import exit_code, imports_of, positive, tool_parser
 
-from .classify import Classifier, load_classifier
-from .regions import Box
-from .synthetic import WIDTH, render
+with imports_of(__name__, "classify_speed"):
+    import cv2
+
+    from .classify import Classifier, load_classifier
+    from .regions import Box
+    from .synthetic import WIDTH, render
 
 ROUNDS = 50
 SIDE = 64  # pixels of a region

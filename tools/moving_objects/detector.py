@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .background import BackgroundModel
+from .background import CERTAIN, BackgroundModel
 from .motion import Motion, estimate_motion
 from .regions import Box, find_regions
 
@@ -66,4 +66,4 @@ class Detector:
             self.mask = self._model.apply(grey, homography)
         self._previous = grey
         with self.stopwatch("regions"):
-            return find_regions(self.mask)
+            return find_regions(self.mask, self._model.foreground(CERTAIN))

@@ -11,11 +11,15 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .regions import Box
+from tools.command_line import imports_of
+
+with imports_of(__name__, "synthetic"):
+    import cv2
+
+    from .regions import Box
 
 HEIGHT, WIDTH = 288, 352
 MARGIN = 120  # pixels of background around the picture, for the camera to move in
