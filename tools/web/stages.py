@@ -1,0 +1,161 @@
+"""A network as the page runs it: parts in standard operators, which onnxruntime-web runs, and nodes of our kernels."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from quantize.export.functions import DOMAIN, VERSION, conv_name
+
+from .standard import folded, inlined
+
+POOL = "BinaryMaxPool"
+CONVOLUTIONS = {
+    conv_name(from_bits, to_bits, relu, False, shuffle): (from_bits, to_bits, relu, shuffle)
+    for from_bits in (False, True)
+    for to_bits in (False, True)
+    for relu in (False, True)
+    for shuffle in (False, True)
+    if not (to_bits and relu)
+}
+KNOWN = frozenset({POOL, *CONVOLUTIONS})  # of page/kernels.js; other functions are inlined
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Consecutive nodes in standard operators, as a model of their own."""
+
+    model: ModelProto
+    inputs: list[str]
+    outputs: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """A node of our kernels: what page/kernels.js reads of it, and its tensors."""
+
+    facts: dict[str, Any]
+    tensors: dict[str, np.ndarray]
+
+
+def split(model: ModelProto) -> list[Part | Kernel] | None:
+    """The stages of a network in the order in which they run, or None where no kernel of ours takes part."""
+    if not any(_known(node) for node in model.graph.node):
+        return None
+    model = folded(inlined(model, KNOWN))
+    types = _types(model)
+    runs = _runs(model.graph.node, {value.name for value in model.graph.input} | _constants(model))
+    if not _bits_stay_within(model.graph.node, {value.name for value in model.graph.output}) or types is None:
+        return None
+    stages: list[Part | Kernel] = []
+    for i, run in enumerate(runs):
+        if _known(run[0]):
+            stages += [_kernel(node, model) for node in run]
+        else:
+            later = {name for other in runs[i + 1 :] for node in other for name in node.input}
+            stages.append(_part(model, run, later | {value.name for value in model.graph.output}, types))
+    return stages
+
+
+def _known(node: NodeProto) -> bool:
+    return node.domain == DOMAIN and node.op_type in KNOWN
+
+
+def _constants(model: ModelProto) -> set[str]:
+    return {tensor.name for tensor in model.graph.initializer} | {""}
+
+
+def _runs(nodes: Iterable[NodeProto], ready: set[str]) -> list[list[NodeProto]]:
+    """The nodes in an order with few changes between those of ours and others: each run has one kind."""
+    left, runs, ours = list(nodes), [], False
+    while left:
+        run, rest = [], []
+        for node in left:
+            if _known(node) == ours and ready.issuperset(node.input):
+                run.append(node)
+                ready.update(node.output)
+            else:
+                rest.append(node)
+        if run:
+            runs.append(run)
+        left, ours = rest, not ours
+    return runs
+
+
+def _bits_stay_within(nodes: Sequence[NodeProto], outputs: set[str]) -> bool:
+    """Whether only nodes of ours read the bits that nodes of ours write."""
+    bits = {node.output[0] for node in nodes if _known(node) and "ToBits" in node.op_type or node.op_type == POOL}
+    return not bits & (outputs | {name for node in nodes if not _known(node) for name in node.input})
+
+
+def _types(model: ModelProto) -> dict[str, int] | None:
+    """The element type of each value; None where one is not known, or a node has a graph inside."""
+    if any(
+        attribute.type in (attribute.GRAPH, attribute.GRAPHS) for n in model.graph.node for attribute in n.attribute
+    ):
+        return None
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    types = {value.name: value.type.tensor_type.elem_type for value in [*graph.value_info, *graph.input, *graph.output]}
+    types |= {node.output[0]: TensorProto.FLOAT for node in graph.node if _known(node)}
+    produced = {name for node in graph.node for name in node.output if name}
+    return types if all(types.get(name) for name in produced) else None
+
+
+def _part(model: ModelProto, nodes: list[NodeProto], later: set[str], types: dict[str, int]) -> Part:
+    produced = {name for node in nodes for name in node.output}
+    needed = {name for node in nodes for name in node.input} - produced
+    tensors = [tensor for tensor in model.graph.initializer if tensor.name in needed]
+    inputs = sorted(needed - _constants(model))
+    outputs = sorted(produced & later)
+    known = {value.name: value for value in [*model.graph.input, *model.graph.output]}
+
+    def info(name: str) -> onnx.ValueInfoProto:
+        return known.get(name) or helper.make_tensor_value_info(name, types[name], None)
+
+    graph = helper.make_graph(nodes, "part", [*map(info, inputs)], [*map(info, outputs)], tensors)
+    imports = [entry for entry in model.opset_import if entry.domain != DOMAIN]
+    return Part(helper.make_model(graph, ir_version=model.ir_version, opset_imports=imports), inputs, outputs)
+
+
+def _kernel(node: NodeProto, model: ModelProto) -> Kernel:
+    attributes = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
+    if attributes.get("xnorkit_version", 1) > VERSION:
+        raise ValueError(
+            f"node {node.name!r} needs version {attributes['xnorkit_version']} of xnorkit's operators and this is "
+            f"version {VERSION}; install a newer xnorkit"
+        )
+    facts = {"op": "pool" if node.op_type == POOL else "conv", "input": node.input[0], "output": node.output[0]}
+    facts |= {name: attributes[name] for name in ("kernel_shape", "strides", "pads", "dilations")}
+    tensors = [_tensor(model, name) for name in node.input[1:]]
+    if node.op_type == POOL:
+        return Kernel(facts | {"ceil_mode": attributes["ceil_mode"]}, {"flip": _flip(tensors[0])})
+    from_bits, to_bits, relu, shuffle = CONVOLUTIONS[node.op_type]
+    facts |= {"from_bits": from_bits, "to_bits": to_bits, "relu": relu, "group": attributes["group"]}
+    facts |= {"filter_shape": attributes["filter_shape"], "shuffle": attributes["shuffle"] if shuffle else 1}
+    weights, scale, bias, *comparisons = tensors
+    found = {"weights": weights, "scale": scale, "bias": bias}
+    if not from_bits:
+        found |= _comparison("threshold", "flip", *comparisons[:2])
+    if to_bits:
+        found |= _comparison("output_threshold", "output_flip", *comparisons[-2:])
+    return Kernel(facts, found)
+
+
+def _comparison(threshold: str, flip: str, values: np.ndarray, turn: np.ndarray) -> dict[str, np.ndarray]:
+    """``turn x >= t``, as the file has it, is ``x >= t``, or ``x <= -t`` where the turn is -1, as the kernels ask."""
+    return {threshold: values * turn, flip: _flip(turn)}
+
+
+def _flip(turn: np.ndarray) -> np.ndarray:
+    return (turn < 0).astype(np.uint8)
+
+
+def _tensor(model: ModelProto, name: str) -> np.ndarray:
+    """An input of a node of ours that is a constant. Raises ValueError where it is none."""
+    for tensor in model.graph.initializer:
+        if tensor.name == name:
+            return numpy_helper.to_array(tensor)
+    raise ValueError(f"{name!r}, an input of an xnorkit node, is no constant: the file is damaged")
