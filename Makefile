@@ -1,8 +1,9 @@
 # make quickstart     install into $(VENV), train, export and check a 1-bit network (1.5 minutes after the install)
 # make test           install what the tests need, check style and types, run all tests
 # make test-triton    of these, the Triton kernels' through Triton's interpreter
-# make test-native    the C++ library's own tests, under sanitizers, and under qemu for ARM
+# make test-native    the C++ library's own tests, under sanitizers, under qemu for ARM, and under Node.js
 # make test-runtimes  exported files in old versions of onnxruntime and in JavaScript, without our library
+# make web-kernels    our kernels in WebAssembly, for tools/export_web.py (needs emscripten)
 # make fuzz-ort       10,000 damaged ONNX files through the library in onnxruntime, under AddressSanitizer
 # make fuzz-graphs    2,000 random networks, converted and exported
 # make mutation       150 mutants of core modules, each against its nearest tests
@@ -66,6 +67,7 @@ $(VENV)/installed-test: $(INSTALLED_FROM) | $(VENV)/bin/pip
 	touch $(VENV)/installed $@
 
 include mk/native.mk
+include mk/web.mk
 include mk/versions.mk
 include mk/runtimes.mk
 include mk/benchmark.mk

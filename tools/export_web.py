@@ -4,8 +4,8 @@
     python tools/export_web.py lenet5_xnornet page --pretrained mnist  a network that comes with the package
     python tools/export_web.py net.onnx page --normalize imagenet      a file that does not say how its images are
 
-The folder is all that there is to serve, by any web server: python -m http.server -d page. It has onnxruntime-web in it,
-which npm fetches the first time (or --runtime DIR), and loads nothing from elsewhere. Where the file is in format
+The folder is all that there is to serve, by any web server: python -m http.server -d page. It has onnxruntime-web in
+it, which npm fetches the first time (or --runtime DIR), and loads nothing from elsewhere. Where the file is in format
 "packed", our kernels compute its binary layers.
 Exit codes: 0 done, 2 something that cannot be used.
 """

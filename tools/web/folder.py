@@ -41,7 +41,7 @@ def write_page(out: Path, file: Path, facts: OnnxFacts, normalization: Normaliza
         (page / RUNTIME).mkdir()
         for source in runtime:
             shutil.copyfile(source, page / RUNTIME / source.name)
-        described = _write_network(page / NETWORK, model, with_kernels=(page / WASM).exists())
+        described = write_network(page / NETWORK, model, with_kernels=(page / WASM).exists())
         described |= _about(model, file, facts, normalization)
         (page / NETWORK / DESCRIPTION).write_text(json.dumps(described, indent=1), encoding="utf-8")
         if out.exists():
@@ -50,7 +50,7 @@ def write_page(out: Path, file: Path, facts: OnnxFacts, normalization: Normaliza
     return _summary(out, described)
 
 
-def _write_network(folder: Path, model: ModelProto, with_kernels: bool) -> dict[str, Any]:
+def write_network(folder: Path, model: ModelProto, with_kernels: bool) -> dict[str, Any]:
     """The whole network for onnxruntime-web alone, and its stages where kernels of ours take part."""
     folder.mkdir()
     (folder / WHOLE).write_bytes(folded(inlined(model)).SerializeToString())

@@ -30,8 +30,8 @@ def runtime_files(folder: Path | None = None) -> list[Path]:
     places = [place for place in (folder / "dist", folder) if all((place / name).is_file() for name in FILES)]
     if not places:
         raise FileNotFoundError(
-            f"--runtime {str(folder)!r} has no {' and '.join(FILES)}; name the folder of the package {PACKAGE}, such as "
-            f"node_modules/{PACKAGE} after npm install {PACKAGE}"
+            f"--runtime {str(folder)!r} has no {' and '.join(FILES)}; name the folder of the package {PACKAGE}, such "
+            f"as node_modules/{PACKAGE} after npm install {PACKAGE}"
         )
     return [places[0] / name for name in FILES]
 

@@ -21,7 +21,7 @@ CONVOLUTIONS = {
     for shuffle in (False, True)
     if not (to_bits and relu)
 }
-KNOWN = frozenset({POOL, *CONVOLUTIONS})  # of page/kernels.js; other functions are inlined
+KNOWN = frozenset({POOL, *CONVOLUTIONS})  # of page/kernels.mjs; other functions are inlined
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """A node of our kernels: what page/kernels.js reads of it, and its tensors."""
+    """A node of our kernels: what page/kernels.mjs reads of it, and its tensors."""
 
     facts: dict[str, Any]
     tensors: dict[str, np.ndarray]

@@ -1,5 +1,5 @@
 // A network in stages: onnxruntime-web runs parts in standard operators, our kernels the nodes that they know.
-import { Kernels } from "./kernels.js";
+import { Kernels } from "./kernels.mjs";
 
 export class Network {
   // Args: ort, onnxruntime-web; read(name), which gives the bytes of a file of the network's folder;

@@ -1,7 +1,7 @@
 // The page: where pictures come from, and what is shown of the answers.
 import * as ort from "./onnxruntime/ort.wasm.bundle.min.mjs";
-import { Network, softmax } from "./network.js";
-import { fit, fitDrawing, invert, normalized } from "./picture.js";
+import { Network, softmax } from "./network.mjs";
+import { fit, fitDrawing, invert, normalized } from "./picture.mjs";
 
 const SHOWN = 10; // classes
 const MEASURED = 30; // images

@@ -1,0 +1,76 @@
+// WebAssembly with SIMD: sums by look-up of nibbles, see nibbles.inc. Browsers make of a swizzle what the machine has,
+// vpshufb or tbl; a popcount of bytes is one instruction of ARM and about eight of x86, so words come second there too.
+#if defined(__wasm_simd128__)
+#include <wasm_simd128.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "arch/microkernels.h"
+
+namespace xk::wasm {
+
+#define XK_TARGET
+#include "arch/portable.inc"
+
+constexpr int kVectorBytes = 16;
+using Vector = v128_t;
+
+static inline Vector repeat(const uint8_t* bytes) { return wasm_v128_load(bytes); }
+
+static inline Vector look_up(Vector table, Vector index) { return wasm_i8x16_swizzle(table, index); }
+
+static inline Vector sum_bytes(Vector v) {
+  const Vector fours = wasm_u32x4_extadd_pairwise_u16x8(wasm_u16x8_extadd_pairwise_u8x16(v));
+  return wasm_i64x2_add(wasm_u64x2_shr(fours, 32), wasm_v128_and(fours, wasm_i64x2_const_splat(0xffffffff)));
+}
+
+static inline void store_words(Vector words, int32_t* to) {
+  wasm_v128_store64_lane(to, wasm_i32x4_shuffle(words, words, 0, 2, 0, 2), 0);
+}
+
+static inline void store_sums(Vector even, Vector odd, int32_t* to, int64_t) {
+  const Vector low = wasm_i16x8_shuffle(even, odd, 0, 8, 1, 9, 2, 10, 3, 11);
+  const Vector high = wasm_i16x8_shuffle(even, odd, 4, 12, 5, 13, 6, 14, 7, 15);
+  wasm_v128_store(to, wasm_i32x4_extend_low_i16x8(low));
+  wasm_v128_store(to + 4, wasm_i32x4_extend_high_i16x8(low));
+  wasm_v128_store(to + 8, wasm_i32x4_extend_low_i16x8(high));
+  wasm_v128_store(to + 12, wasm_i32x4_extend_high_i16x8(high));
+}
+
+#define XK_COUNT_BITS wasm_i8x16_popcnt
+#include "arch/nibbles.inc"
+
+template <int kVectors>
+static void count_vectors(const PairTile& t) {
+  if (t.single) return count_tile<1, kVectors, true>(t, 0);
+  int64_t p = 0;
+  for (; p + 2 <= t.pairs; p += 2) count_tile<2, kVectors, false>(t, p);
+  if (p < t.pairs) count_tile<1, kVectors, false>(t, p);
+}
+
+// Two vectors of filters by two pairs: more would need more than 16 registers.
+static void count_pairs(const PairTile& tile) {
+  PairTile t = tile;
+  for (int lane = 0; lane < tile.lanes; lane += 2 * kVectorBytes) {
+    tile.lanes - lane > kVectorBytes ? count_vectors<2>(t) : count_vectors<1>(t);
+    t.nibbles += 2 * kVectorBytes;
+    t.octets += 2 * kVectorBytes;
+    t.counts += 2 * kVectorBytes;
+    t.dots += 2 * kVectorBytes / kLanes * t.dots_pitch;
+  }
+}
+
+constexpr Microkernels kMicrokernels = [] {
+  Microkernels m = portable::microkernels();
+  m.dot_words = dot_words;
+  m.lookup_lanes = kVectorBytes;
+  m.count_pairs = count_pairs;
+  m.offsets_of = offsets_of;
+  m.join_offsets = join_offsets;
+  m.split_nibbles = split_nibbles;
+  return m;
+}();
+
+}  // namespace xk::wasm
+#endif
