@@ -4,7 +4,7 @@
 EMXX ?= em++
 # Where Debian keeps acorn, for a Node.js of another origin.
 EMXX_RUN := NODE_PATH=$${NODE_PATH:-/usr/share/nodejs} $(EMXX)
-WASM_FLAGS := $(filter-out -pthread -Wno-maybe-uninitialized,$(NATIVE_FLAGS)) -msimd128 -fwasm-exceptions
+WASM_FLAGS := $(filter-out -pthread -Wno-maybe-uninitialized,$(NATIVE_FLAGS)) -msimd128
 WEB_SOURCES := $(sort $(wildcard quantize/csrc/*.cc quantize/csrc/conv/*.cc)) \
 	quantize/csrc/arch/scalar.cc quantize/csrc/arch/wasm.cc
 WEB_HEADERS := $(sort $(wildcard quantize/csrc/*.h quantize/csrc/conv/*.h)) \
@@ -14,7 +14,7 @@ WEB_EXPORTS := xk_conv xk_conv_float xk_max_pool xk_output_size xk_weights_size 
 comma := ,
 empty :=
 space := $(empty) $(empty)
-WEB_FLAGS := -O3 $(WASM_FLAGS) --no-entry -sSTANDALONE_WASM -sALLOW_MEMORY_GROWTH \
+WEB_FLAGS := -O3 $(WASM_FLAGS) -fwasm-exceptions --no-entry -sSTANDALONE_WASM -sALLOW_MEMORY_GROWTH \
 	-sEXPORTED_FUNCTIONS=$(subst $(space),$(comma),$(addprefix _,$(WEB_EXPORTS)))
 
 .PHONY: web-kernels web-sources test-native-wasm
@@ -28,7 +28,7 @@ web-kernels:
 web-sources:
 	@{ echo '$(WEB_FLAGS)'; cat $(WEB_SOURCES) $(WEB_HEADERS); } | sha256sum | cut -d' ' -f1
 
-# The library's test program under Node.js.
+# The library's test program under Node.js. With threads, Emscripten 3.1.6 has exceptions of JavaScript alone.
 test-native-wasm:
 	@if command -v $(EMXX) >/dev/null && command -v node >/dev/null; then \
 		$(MAKE) build/test_native_wasm.js && node build/test_native_wasm.js; \
@@ -38,5 +38,5 @@ test-native-wasm:
 
 build/test_native_wasm.js: $(NATIVE_SOURCES) $(NATIVE_HEADERS)
 	mkdir -p build
-	$(EMXX_RUN) -O1 $(WASM_FLAGS) -pthread $(NATIVE_SOURCES) \
-		-sPROXY_TO_PTHREAD -sEXIT_RUNTIME -sINITIAL_MEMORY=512MB -o $@
+	$(EMXX_RUN) -O1 $(WASM_FLAGS) -fexceptions -pthread $(NATIVE_SOURCES) \
+		-sPROXY_TO_PTHREAD -sEXIT_RUNTIME -sINITIAL_MEMORY=512MB -sSINGLE_FILE -o $@
