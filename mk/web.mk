@@ -21,7 +21,7 @@ WEB_FLAGS := -O3 $(WASM_FLAGS) -fwasm-exceptions --no-entry -sSTANDALONE_WASM -s
 web-kernels:
 	mkdir -p build
 	$(EMXX_RUN) $(WEB_FLAGS) $(WEB_SOURCES) -o build/kernels.wasm
-	mv build/kernels.wasm tools/web/page/kernels.wasm
+	install -m 644 build/kernels.wasm tools/web/page/kernels.wasm
 	$(MAKE) --no-print-directory -s web-sources > tools/web/kernels.sources
 
 # A hash of all that the module is made of.

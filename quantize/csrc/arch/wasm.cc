@@ -61,6 +61,22 @@ static void count_pairs(const PairTile& tile) {
   }
 }
 
+static void store_signs(const Epilogue& f, int64_t pixels, int32_t* dots, uint16_t* signs) {
+  if (!f.limits) return portable::store_signs(f, pixels, dots, signs);
+  Vector limit[4], flip[4];
+  for (int i = 0; i < 4; ++i) {
+    limit[i] = wasm_v128_load(f.limits->limit + 4 * i);
+    flip[i] = wasm_v128_load(f.limits->flip + 4 * i);
+  }
+  for (int64_t p = 0; p < pixels; ++p, dots += kLanes) {
+    Vector above[4];
+    for (int i = 0; i < 4; ++i)
+      above[i] = wasm_i32x4_gt(wasm_v128_xor(wasm_v128_load(dots + 4 * i), flip[i]), limit[i]);
+    const Vector low = wasm_i16x8_narrow_i32x4(above[0], above[1]), high = wasm_i16x8_narrow_i32x4(above[2], above[3]);
+    signs[p] = static_cast<uint16_t>(wasm_i8x16_bitmask(wasm_i8x16_narrow_i16x8(low, high)));
+  }
+}
+
 constexpr Microkernels kMicrokernels = [] {
   Microkernels m = portable::microkernels();
   m.dot_words = dot_words;
@@ -69,6 +85,7 @@ constexpr Microkernels kMicrokernels = [] {
   m.offsets_of = offsets_of;
   m.join_offsets = join_offsets;
   m.split_nibbles = split_nibbles;
+  m.store_signs = store_signs;
   return m;
 }();
 
