@@ -4,7 +4,7 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +31,18 @@ def check_replaceable(out: Path) -> None:
         raise FileExistsError(f"{str(out)!r} is a folder with other files; name a new one")
 
 
-def write_page(out: Path, file: Path, facts: OnnxFacts, normalization: Normalization, runtime: Sequence[Path]) -> str:
+def write_page(
+    out: Path, file: Path, facts: OnnxFacts, normalization: Normalization, runtime: Mapping[str, bytes]
+) -> str:
     """Write the page of the network in ``file`` to the folder ``out``, which appears whole; a line that says so."""
-    model = onnx.load(file)
+    model, out = onnx.load(file), out.resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
         page = Path(scratch) / "page"
         shutil.copytree(PAGE, page)
         (page / RUNTIME).mkdir()
-        for source in runtime:
-            shutil.copyfile(source, page / RUNTIME / source.name)
+        for name, contents in runtime.items():
+            (page / RUNTIME / name).write_bytes(contents)
         described = write_network(page / NETWORK, model, with_kernels=(page / WASM).exists())
         described |= _about(model, file, facts, normalization)
         (page / NETWORK / DESCRIPTION).write_text(json.dumps(described, indent=1), encoding="utf-8")
@@ -51,7 +53,7 @@ def write_page(out: Path, file: Path, facts: OnnxFacts, normalization: Normaliza
 
 
 def write_network(folder: Path, model: ModelProto, with_kernels: bool) -> dict[str, Any]:
-    """The whole network for onnxruntime-web alone, and its stages where kernels of ours take part."""
+    """Write the whole network, for onnxruntime-web alone, and its stages where our kernels take part; what is where."""
     folder.mkdir()
     (folder / WHOLE).write_bytes(folded(inlined(model)).SerializeToString())
     stages = split(model) if with_kernels else None

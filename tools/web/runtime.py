@@ -1,12 +1,13 @@
 """onnxruntime-web, which the page runs on: the package of npm, fetched once and kept."""
 
 import hashlib
-import os
 import shutil
 import subprocess
 import tarfile
 import tempfile
 from pathlib import Path
+
+from training.data.decoded import cache_folder
 
 PACKAGE, VERSION = "onnxruntime-web", "1.30.0"  # that the tests run
 # The runtime of the CPU alone, and the WebAssembly module that it loads from its own folder.
@@ -17,36 +18,39 @@ FILES = {
 OTHERWISE = f"or name the folder of the package {PACKAGE} with --runtime DIR"
 
 
-def runtime_files(folder: Path | None = None) -> list[Path]:
-    """The files of onnxruntime-web that a page needs.
+def runtime_files(folder: Path | None = None) -> dict[str, bytes]:
+    """The files of onnxruntime-web that a page needs, by their names.
 
     Args:
-        folder: the package of any version, or its files; None is the kept one, which npm fetches where there is none.
+        folder: the package, of any version, or its files. None is the kept one, which npm fetches where there is none.
 
     Raises OSError, in one sentence, where they cannot be had.
     """
     if folder is None:
-        return [_kept() / name for name in FILES]
+        return _kept()
     places = [place for place in (folder / "dist", folder) if all((place / name).is_file() for name in FILES)]
     if not places:
         raise FileNotFoundError(
             f"--runtime {str(folder)!r} has no {' and '.join(FILES)}; name the folder of the package {PACKAGE}, such "
             f"as node_modules/{PACKAGE} after npm install {PACKAGE}"
         )
-    return [places[0] / name for name in FILES]
+    return {name: (places[0] / name).read_bytes() for name in FILES}
 
 
-def _kept() -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    kept = cache / "xnorkit" / f"{PACKAGE}-{VERSION}"
-    if not all((kept / name).is_file() for name in FILES):
+def _kept() -> dict[str, bytes]:
+    cache = cache_folder()
+    kept = cache / f"{PACKAGE}-{VERSION}" if cache else None
+    if kept and all((kept / name).is_file() for name in FILES):
+        return {name: (kept / name).read_bytes() for name in FILES}
+    with tempfile.TemporaryDirectory() as scratch:
+        found = _fetched(Path(scratch))
+    if kept:
         kept.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
-            for name, contents in _fetched(Path(scratch)).items():
-                part = Path(scratch) / name
-                part.write_bytes(contents)
-                part.replace(kept / name)
-    return kept
+        for name, contents in found.items():
+            with tempfile.NamedTemporaryFile(dir=kept, delete=False) as part:
+                part.write(contents)
+            Path(part.name).replace(kept / name)
+    return found
 
 
 def _fetched(scratch: Path) -> dict[str, bytes]:

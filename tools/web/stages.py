@@ -46,17 +46,17 @@ def split(model: ModelProto) -> list[Part | Kernel] | None:
     if not any(_known(node) for node in model.graph.node):
         return None
     model = folded(inlined(model, KNOWN))
-    types = _types(model)
-    runs = _runs(model.graph.node, {value.name for value in model.graph.input} | _constants(model))
-    if not _bits_stay_within(model.graph.node, {value.name for value in model.graph.output}) or types is None:
+    types, outputs = _types(model), {value.name for value in model.graph.output}
+    if types is None or not _bits_stay_within(model.graph.node, outputs):
         return None
+    runs = _runs(model.graph.node, {value.name for value in model.graph.input} | _constants(model))
     stages: list[Part | Kernel] = []
     for i, run in enumerate(runs):
         if _known(run[0]):
             stages += [_kernel(node, model) for node in run]
         else:
             later = {name for other in runs[i + 1 :] for node in other for name in node.input}
-            stages.append(_part(model, run, later | {value.name for value in model.graph.output}, types))
+            stages.append(_part(model, run, later | outputs, types))
     return stages
 
 
@@ -93,13 +93,16 @@ def _bits_stay_within(nodes: Sequence[NodeProto], outputs: set[str]) -> bool:
 
 def _types(model: ModelProto) -> dict[str, int] | None:
     """The element type of each value; None where one is not known, or a node has a graph inside."""
-    if any(
-        attribute.type in (attribute.GRAPH, attribute.GRAPHS) for n in model.graph.node for attribute in n.attribute
-    ):
+    attributes = [attribute for node in model.graph.node for attribute in node.attribute]
+    if any(attribute.type in (attribute.GRAPH, attribute.GRAPHS) for attribute in attributes):
         return None
-    graph = onnx.shape_inference.infer_shapes(model).graph
+    typed = ModelProto()
+    typed.CopyFrom(model)
+    stated = {value.name for value in [*typed.graph.value_info, *typed.graph.output]}
+    ours = {node.output[0] for node in typed.graph.node if _known(node)} - stated
+    typed.graph.value_info.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in sorted(ours))
+    graph = onnx.shape_inference.infer_shapes(typed).graph
     types = {value.name: value.type.tensor_type.elem_type for value in [*graph.value_info, *graph.input, *graph.output]}
-    types |= {node.output[0]: TensorProto.FLOAT for node in graph.node if _known(node)}
     produced = {name for node in graph.node for name in node.output if name}
     return types if all(types.get(name) for name in produced) else None
 
