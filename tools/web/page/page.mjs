@@ -80,6 +80,7 @@ async function classify(image) {
   again = true;
   if (running) return;
   running = true;
+  element("classes").ariaBusy = "true";
   try {
     while (again) {
       again = false;
@@ -96,6 +97,7 @@ async function classify(image) {
     say(`This did not work: ${error.message}`);
   } finally {
     running = false;
+    element("classes").ariaBusy = "false";
   }
 }
 
