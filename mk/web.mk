@@ -9,7 +9,7 @@ WEB_SOURCES := $(sort $(wildcard quantize/csrc/*.cc quantize/csrc/conv/*.cc)) \
 	quantize/csrc/arch/scalar.cc quantize/csrc/arch/wasm.cc
 WEB_HEADERS := $(sort $(wildcard quantize/csrc/*.h quantize/csrc/conv/*.h)) \
 	$(addprefix quantize/csrc/arch/,microkernels.h nibbles.inc portable.inc)
-WEB_EXPORTS := xk_conv xk_conv_float xk_max_pool xk_output_size xk_weights_size xk_weights_pack xk_last_error \
+WEB_EXPORTS := xk_conv xk_conv_float xk_max_pool xk_average_pool xk_output_size xk_weights_size xk_weights_pack xk_last_error \
 	xk_kernel_count xk_kernel_name malloc free
 comma := ,
 empty :=

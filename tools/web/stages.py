@@ -12,7 +12,7 @@ from quantize.export.functions import DOMAIN, VERSION, conv_name
 
 from .standard import folded, inlined
 
-POOL = "BinaryMaxPool"
+POOL, AVERAGE = "BinaryMaxPool", "AveragePool"
 CONVOLUTIONS = {
     conv_name(from_bits, to_bits, relu, False, shuffle): (from_bits, to_bits, relu, shuffle)
     for from_bits in (False, True)
@@ -49,10 +49,11 @@ def split(model: ModelProto) -> list[Part | Kernel] | None:
     types, outputs = _types(model), {value.name for value in model.graph.output}
     if types is None or not _bits_stay_within(model.graph.node, outputs):
         return None
-    runs = _runs(model.graph.node, {value.name for value in model.graph.input} | _constants(model))
+    ours = _ours(model.graph.node)
+    runs = _runs(model.graph.node, {value.name for value in model.graph.input} | _constants(model), ours)
     stages: list[Part | Kernel] = []
     for i, run in enumerate(runs):
-        if _known(run[0]):
+        if run[0].output[0] in ours:
             stages += [_kernel(node, model) for node in run]
         else:
             later = {name for other in runs[i + 1 :] for node in other for name in node.input}
@@ -64,24 +65,43 @@ def _known(node: NodeProto) -> bool:
     return node.domain == DOMAIN and node.op_type in KNOWN
 
 
+def _ours(nodes: Iterable[NodeProto]) -> set[str]:
+    """The outputs of nodes that the page computes itself: those of ours, and averages of what they give."""
+    found: set[str] = set()
+    for node in nodes:
+        if _known(node) or node.op_type == AVERAGE and node.input[0] in found and _plain_average(node):
+            found.add(node.output[0])
+    return found
+
+
+def _plain_average(node: NodeProto) -> bool:
+    """Whether each window of an AveragePool counts its padding, and none reaches past it."""
+    found = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
+    counts_all = found.get("count_include_pad", 0) == 1 or not any(found.get("pads", ()))
+    undilated = set(found.get("dilations", (1, 1))) == {1} and not found.get("ceil_mode", 0)
+    return (
+        len(found["kernel_shape"]) == 2 and counts_all and undilated and found.get("auto_pad", b"NOTSET") == b"NOTSET"
+    )
+
+
 def _constants(model: ModelProto) -> set[str]:
     return {tensor.name for tensor in model.graph.initializer} | {""}
 
 
-def _runs(nodes: Iterable[NodeProto], ready: set[str]) -> list[list[NodeProto]]:
-    """The nodes in an order with few changes between those of ours and others: each run has one kind."""
-    left, runs, ours = list(nodes), [], False
+def _runs(nodes: Iterable[NodeProto], ready: set[str], ours: set[str]) -> list[list[NodeProto]]:
+    """The nodes in an order with few changes between those with outputs in ``ours`` and others: runs of one kind."""
+    left, runs, mine = list(nodes), [], False
     while left:
         run, rest = [], []
         for node in left:
-            if _known(node) == ours and ready.issuperset(node.input):
+            if (node.output[0] in ours) == mine and ready.issuperset(node.input):
                 run.append(node)
                 ready.update(node.output)
             else:
                 rest.append(node)
         if run:
             runs.append(run)
-        left, ours = rest, not ours
+        left, mine = rest, not mine
     return runs
 
 
@@ -125,6 +145,11 @@ def _part(model: ModelProto, nodes: list[NodeProto], later: set[str], types: dic
 
 def _kernel(node: NodeProto, model: ModelProto) -> Kernel:
     attributes = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
+    if node.op_type == AVERAGE:
+        defaults = {"strides": [1, 1], "pads": [0] * 4, "dilations": [1, 1]}
+        window = {name: attributes.get(name, default) for name, default in defaults.items()}
+        window |= {"kernel_shape": attributes["kernel_shape"], "ceil_mode": 0}
+        return Kernel({"op": "average", "input": node.input[0], "output": node.output[0], **window}, {})
     if attributes.get("xnorkit_version", 1) > VERSION:
         raise ValueError(
             f"node {node.name!r} needs version {attributes['xnorkit_version']} of xnorkit's operators and this is "

@@ -55,7 +55,7 @@ export class Kernels {
 
   // A node of the network: `facts` of it as tools/web/stages.py writes them, and its tensors in bytes.
   node(facts, tensors) {
-    return new (facts.op === "pool" ? Pool : Conv)(this, facts, tensors);
+    return new { conv: Conv, pool: Pool, average: AveragePool }[facts.op](this, facts, tensors);
   }
 }
 
@@ -72,6 +72,7 @@ class Node {
   run(value) {
     if (!this.dims) {
       const [batch, channels] = value.dims;
+      this.channels ??= channels;
       if (value.dims.length !== 4 || batch !== 1 || channels !== this.channels) this.refuse(value.dims);
       this.dims = value.dims;
       this.prepare();
@@ -161,26 +162,41 @@ class Conv extends Node {
 class Pool extends Node {
   constructor(kernels, facts, tensors) {
     super(kernels, facts, tensors);
-    this.channels = tensors.flip.byteLength;
+    this.channels = tensors.flip?.byteLength; // or those of the first input
   }
 
   prepare() {
-    const output = [0, 1].map((axis) => this.extent(axis));
+    const output = [0, 1].map((axis) => extent(this, axis));
     this.write(this.dims, this.facts.kernel_shape, "window", output);
     this.outputDims = [1, this.channels, ...output];
-    this.output = this.kernels.allocate(8 * output[0] * output[1] * Math.ceil(this.channels / 64));
+    this.output = this.kernels.allocate(output[0] * output[1] * this.pixelBytes());
   }
 
-  // Of the output, as ONNX counts: with ceil_mode a last window that starts behind the input is left out.
-  extent(axis) {
-    const { kernel_shape, strides, dilations, pads, ceil_mode } = this.facts;
-    const [size, before, stride] = [this.dims[2 + axis], pads[axis], strides[axis]];
-    const room = size + before + pads[2 + axis] - dilations[axis] * (kernel_shape[axis] - 1) - 1;
-    const count = Math.floor((room + (ceil_mode ? stride - 1 : 0)) / stride) + 1;
-    return ceil_mode && (count - 1) * stride >= size + before ? count - 1 : count;
+  pixelBytes() {
+    return 8 * Math.ceil(this.channels / 64);
   }
 
   compute(input) {
     return this.kernels.exports.xk_max_pool(this.shape, input, this.pointers.flip, this.output, 0);
   }
+}
+
+// The average of what a node of ours gives, in floats: between two of ours it spares the way to onnxruntime-web and back.
+class AveragePool extends Pool {
+  pixelBytes() {
+    return 4 * this.channels;
+  }
+
+  compute(input) {
+    return this.kernels.exports.xk_average_pool(this.shape, input, this.output, 0);
+  }
+}
+
+// Of the output of a pooling, as ONNX counts: with ceil_mode a last window that starts behind the input is left out.
+function extent({ facts, dims }, axis) {
+  const { kernel_shape, strides, dilations, pads, ceil_mode } = facts;
+  const [size, before, stride] = [dims[2 + axis], pads[axis], strides[axis]];
+  const room = size + before + pads[2 + axis] - dilations[axis] * (kernel_shape[axis] - 1) - 1;
+  const count = Math.floor((room + (ceil_mode ? stride - 1 : 0)) / stride) + 1;
+  return ceil_mode && (count - 1) * stride >= size + before ? count - 1 : count;
 }

@@ -38,11 +38,11 @@ export class Network {
     return (values) => values.set(facts.output, node.run(values.get(facts.input)));
   }
 
-  // A value as onnxruntime-web takes it.
+  // A value as onnxruntime-web takes it, which copies it before it runs.
   tensor(value) {
     if (value.pointer === undefined) return value;
     const count = value.dims.reduce((product, size) => product * size, 1);
-    return new this.ort.Tensor("float32", this.kernels.view(Float32Array, value.pointer, count).slice(), value.dims);
+    return new this.ort.Tensor("float32", this.kernels.view(Float32Array, value.pointer, count), value.dims);
   }
 
   // The outputs for an image, floats [C][H][W] normalized as the network needs them.
@@ -50,7 +50,7 @@ export class Network {
     const { input, output, input_size } = this.about;
     const values = new Map([[input, new this.ort.Tensor("float32", image, [1, ...input_size])]]);
     for (const stage of this.stages) await stage(values);
-    const outputs = this.tensor(values.get(output)).data;
+    const outputs = this.tensor(values.get(output)).data.slice();
     if (!outputs.every(Number.isFinite)) throw new Error("the network gave an answer that is not a number");
     return outputs;
   }
