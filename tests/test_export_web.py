@@ -258,6 +258,28 @@ def test_a_network_without_nodes_of_ours_has_no_stages():
     assert stages.split(net.model("y")) is None
 
 
+@pytest.mark.parametrize(
+    ("attributes", "ours"),
+    [
+        ({"pads": [1] * 4, "count_include_pad": 1}, True),
+        ({}, True),
+        ({"pads": [1] * 4}, False),
+        ({"ceil_mode": 1}, False),
+        ({"dilations": [2, 2]}, False),
+        ({"auto_pad": "SAME_UPPER", "count_include_pad": 1}, False),
+    ],
+)
+def test_averages_of_what_our_nodes_give(attributes, ours):
+    conv, _, _ = problem("BinaryConv", "64")
+    net = Net(64)
+    y = net.conv("BinaryConv", "x", conv)
+    net.nodes.append(helper.make_node("AveragePool", [y], ["average"], kernel_shape=[2, 2], **attributes))
+    net.nodes.append(helper.make_node("AveragePool", ["x"], ["other"], kernel_shape=[2, 2]))  # not ours
+    net.nodes.append(helper.make_node("Add", ["average", "other"], ["y"]))
+    middle = [["conv"], ["average"], ["Add"]] if ours else [["conv"], ["AveragePool", "Add"]]
+    assert operators(stages.split(net.model("y"))) == [["AveragePool"], *middle]
+
+
 @pytest.mark.parametrize("operator", ["BinaryConvToBits", "BinaryConvToBitsShuffle"])
 def test_bits_that_others_read_are_left_to_onnxruntime(operator):
     conv, _, _ = problem(operator, "64")

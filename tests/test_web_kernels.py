@@ -18,6 +18,12 @@ from tools.web.folder import DESCRIPTION, PAGE, WASM, write_network
 ROOT = Path(__file__).parent.parent
 RUN = ROOT / "tests" / "web" / "run.mjs"
 NODE = shutil.which("node")
+# kernel, strides, pads, whether padding counts; input
+AVERAGES = [
+    (((3, 3), (2, 2), (1, 1, 1, 1), 1), (2, 65, 8, 9)),
+    (((2, 2), (2, 2), (0, 0, 0, 0), 0), (1, 64, 8, 6)),
+    (((2, 3), (1, 3), (1, 0, 0, 2), 1), (1, 5, 7, 9)),
+]
 # A scale of the input is a second input, which the page leaves to onnxruntime-web.
 KNOWN = [operator for operator in OPERATORS if "Scaled" not in operator]
 
@@ -42,6 +48,15 @@ def cases():
         standard.nodes.append(helper.make_node("MaxPool", ["x"], ["y"], **attributes))
         largest = run(session(standard.model("y"), kernels=False), x * per_channel(turn)) * per_channel(turn)
         found[f"BinaryMaxPool-{i}"] = net.model(net.from_bits(bits, size[1])), x, largest
+    for i, (window, size) in enumerate(AVERAGES):
+        generator = torch.Generator().manual_seed(i)
+        x = torch.randn(size, generator=generator)
+        names = ("kernel_shape", "strides", "pads", "count_include_pad")
+        attributes = dict(zip(names, window, strict=True))
+        net = Net(size[1])
+        floats = net.from_bits(net.to_bits("x", size[1]), size[1])  # only what a node of ours gives is averaged
+        net.nodes.append(helper.make_node("AveragePool", [floats], ["average"], **attributes))
+        found[f"AveragePool-{i}"] = net.model("average"), x, run(session(net.model("average")), x)
     return found
 
 

@@ -95,8 +95,9 @@ Pool full_average(const xk_pool_shape& options) {
   checked_product("the size of the input", {p.batch, p.channels, p.height + p.kernel_h, p.width + p.kernel_w, 4});
   for (const auto& [axis, outputs] : {std::pair(vertical(p), p.out_height), std::pair(horizontal(p), p.out_width)})
     if (outputs != output_extent(axis))
-      fail(XK_INVALID_ARGUMENT, "the output %s is %" PRId64 "; windows that do not reach past the padding give %" PRId64,
-           axis.name, outputs, output_extent(axis));
+      fail(XK_INVALID_ARGUMENT,
+           "the output %s is %" PRId64 "; windows that do not reach past the padding give %" PRId64, axis.name, outputs,
+           output_extent(axis));
   return p;
 }
 
@@ -108,14 +109,14 @@ void average_plane(const Pool& p, const float* input, float* columns, float* out
     const Band& band = band_of(p.rows, oy);
     std::fill(inside, inside + p.width, 0.0f);
     for (int64_t ky = band.first; ky < band.last; ++ky) {
-      const float* row = input + (oy * p.stride_h - p.pad_top + ky * p.dilation_h) * p.width;
+      const float* const __restrict row = input + (oy * p.stride_h - p.pad_top + ky * p.dilation_h) * p.width;
       for (int64_t x = 0; x < p.width; ++x) inside[x] += row[x];
     }
-    for (int64_t ox = 0; ox < p.out_width; ++ox) {
-      float sum = 0.0f;
-      for (int64_t kx = 0; kx < p.kernel_w; ++kx) sum += columns[ox * p.stride_w + kx * p.dilation_w];
-      *output++ = sum / area;
-    }
+    float* const __restrict sums = output + oy * p.out_width;
+    std::fill(sums, sums + p.out_width, 0.0f);
+    for (int64_t kx = 0; kx < p.kernel_w; ++kx)
+      for (int64_t ox = 0; ox < p.out_width; ++ox) sums[ox] += columns[ox * p.stride_w + kx * p.dilation_w];
+    for (int64_t ox = 0; ox < p.out_width; ++ox) sums[ox] /= area;
   }
 }
 

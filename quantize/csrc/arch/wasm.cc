@@ -77,6 +77,24 @@ static void store_signs(const Epilogue& f, int64_t pixels, int32_t* dots, uint16
   }
 }
 
+// Four pixels by four lanes at a time.
+static void store_planes(const Epilogue& f, int64_t pixels, int32_t* dots, int32_t* output, int64_t pitch) {
+  if (!f.integers) portable::apply_epilogue(f, pixels, dots);
+  int64_t p = 0;
+  for (; p + 4 <= pixels; p += 4)
+    for (int first = 0; first < f.lanes; first += 4) {
+      Vector r[4];
+      for (int i = 0; i < 4; ++i) r[i] = wasm_v128_load(dots + (p + i) * kLanes + first);
+      const Vector a = wasm_i32x4_shuffle(r[0], r[1], 0, 4, 1, 5), b = wasm_i32x4_shuffle(r[2], r[3], 0, 4, 1, 5);
+      const Vector c = wasm_i32x4_shuffle(r[0], r[1], 2, 6, 3, 7), d = wasm_i32x4_shuffle(r[2], r[3], 2, 6, 3, 7);
+      const Vector columns[4] = {wasm_i64x2_shuffle(a, b, 0, 2), wasm_i64x2_shuffle(a, b, 1, 3),
+                                 wasm_i64x2_shuffle(c, d, 0, 2), wasm_i64x2_shuffle(c, d, 1, 3)};
+      for (int l = first; l < std::min(first + 4, f.lanes); ++l)
+        wasm_v128_store(output + l * pitch + p, columns[l - first]);
+    }
+  portable::transpose(dots + p * kLanes, pixels - p, f.lanes, output + p, pitch);
+}
+
 constexpr Microkernels kMicrokernels = [] {
   Microkernels m = portable::microkernels();
   m.dot_words = dot_words;
@@ -86,6 +104,7 @@ constexpr Microkernels kMicrokernels = [] {
   m.join_offsets = join_offsets;
   m.split_nibbles = split_nibbles;
   m.store_signs = store_signs;
+  m.store_planes = store_planes;
   return m;
 }();
 

@@ -4,8 +4,8 @@ import { Network, softmax } from "./network.mjs";
 import { fit, fitDrawing, invert, normalized } from "./picture.mjs";
 
 const SHOWN = 10; // classes
-const MEASURED = 30; // times
-const TOGETHER = 4; // milliseconds at least, each time
+const MEASURED = 20; // times
+const TOGETHER = 20; // milliseconds at least, each time
 const PEN = 22; // pixels of the pad, 280 wide
 const CLOSE = 1e-4; // of the largest output: what rounding may do
 const NAMES = { kernels: "our kernels", alone: "onnxruntime-web alone" };
