@@ -4,8 +4,9 @@
 # make test-docs      that it builds without a warning, every link in it, and the notebooks, run
 # make notebooks      run the notebooks and keep their outputs
 # make test-triton    of these, the Triton kernels' through Triton's interpreter
-# make test-native    the C++ library's own tests, under sanitizers, and under qemu for ARM
+# make test-native    the C++ library's own tests, under sanitizers, under qemu for ARM, and under Node.js
 # make test-runtimes  exported files in old versions of onnxruntime and in JavaScript, without our library
+# make web-kernels    our kernels in WebAssembly, for tools/export_web.py (needs emscripten)
 # make fuzz-ort       10,000 damaged ONNX files through the library in onnxruntime, under AddressSanitizer
 # make fuzz-graphs    2,000 random networks, converted and exported
 # make mutation       150 mutants of core modules, each against its nearest tests
@@ -70,6 +71,7 @@ $(VENV)/installed-test: $(INSTALLED_FROM) | $(VENV)/bin/pip
 
 include mk/native.mk
 include mk/docs.mk
+include mk/web.mk
 include mk/versions.mk
 include mk/runtimes.mk
 include mk/benchmark.mk

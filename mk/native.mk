@@ -1,5 +1,6 @@
 # The bit engine's own test program, under AddressSanitizer and UndefinedBehaviorSanitizer, and its NEON kernel
-# under qemu-user where the cross compiler and qemu are installed (g++-aarch64-linux-gnu, qemu-user).
+# under qemu-user where the cross compiler and qemu are installed (g++-aarch64-linux-gnu, qemu-user). That for browsers
+# runs under Node.js, see web.mk.
 CXX ?= g++
 AARCH64_CXX ?= aarch64-linux-gnu-g++
 QEMU_AARCH64 ?= qemu-aarch64
@@ -12,7 +13,7 @@ NATIVE_FLAGS := -std=c++17 -ffp-contract=off -fno-strict-aliasing -Wall -Wextra 
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined
 
 .PHONY: test-native test-native-host test-native-neon
-test-native: test-native-host test-native-neon
+test-native: test-native-host test-native-neon test-native-wasm
 
 test-native-host: build/test_native
 	build/test_native

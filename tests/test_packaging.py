@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 from torch import nn
 
 import quantize
+from tools.web.runtime import FILES as RUNTIME_FILES
 from training import installed
 
 SCRIPTS = ("xnorkit-train", "xnorkit-evaluate", "xnorkit-export", "xnorkit-convert", "xnorkit-benchmark")
@@ -85,6 +86,7 @@ def test_the_wheel_has_three_packages_and_their_data(wheel):
     data = {"quantize/py.typed", "quantize/csrc/xnorkit.h", "quantize/cmake/xnorkit-config.cmake"}
     data |= {f"models/weights/{path.name}" for path in (ROOT / "models" / "weights").glob("*")}
     data |= {f"xnorkit/training/recipes/{path.name}" for path in (ROOT / "training" / "recipes").glob("*.txt")}
+    data |= {f"xnorkit/tools/web/page/{path.name}" for path in (ROOT / "tools" / "web" / "page").iterdir()}
     data |= {"xnorkit/trainer_exp.py", "xnorkit/tools/moving_objects/__main__.py", "xnorkit/tools/report.py"}
     assert data <= names
     assert len([name for name in names if re.match(r"quantize/libxnorkit\.\w+$", name)]) == 1
@@ -196,6 +198,15 @@ def test_the_benchmark_runs_without_a_clone_and_writes_no_guides(trained):
     assert "192-192-3x3-8x8" in measured
     assert measured.endswith("exit code 0\n")
     assert '"command": "xnorkit-benchmark --shape' in (folder / "figures.json").read_text()
+
+
+def test_a_page_for_browsers_needs_no_clone(trained, tmp_path):
+    programs, _ = trained
+    for name in RUNTIME_FILES:
+        (tmp_path / name).touch()
+    command = [programs / "python", "-m", "xnorkit.tools.export_web", "lenet5_xnornet", "page", "--pretrained", "mnist"]
+    assert "our kernels compute 2 of its nodes" in run([*command, "--runtime", "."], cwd=tmp_path)
+    assert (tmp_path / "page" / "kernels.wasm").read_bytes()[:4] == b"\0asm"
 
 
 PROGRAM = """

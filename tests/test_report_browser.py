@@ -1,19 +1,11 @@
 """The page of tools/report.py in a real browser, at the size of a desk and of a phone."""
 
-import json
-import shutil
-
 import pytest
+from browsers import BROWSER, DRIVER, requests_of, started
 from logged_runs import write_log
 
 from tools import report
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-DRIVER = shutil.which("chromedriver")
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-)  # fmt: skip
 DESK, PHONE = (1280, 900), (390, 844)
 NAMES = ["lenet5_float", "lenet5_xnornet", "a_rather_long_name_of_a_run_" * 3]
 
@@ -38,31 +30,16 @@ def page(tmp_path_factory):
 @pytest.fixture(params=[DESK, PHONE], ids=["desk", "phone"])
 def browser(request, tmp_path, monkeypatch, page):
     """Chromium with the page open, and in ``requests`` all that it asked for; ``width`` of the screen."""
-    webdriver = pytest.importorskip("selenium.webdriver")
     monkeypatch.setenv("no_proxy", "localhost,127.0.0.1")
-    width, height = request.param
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},{height}"):
-        options.add_argument(flag)
-    if request.param == PHONE:
-        metrics = {"width": width, "height": height, "pixelRatio": 3.0}
-        options.add_experimental_option("mobileEmulation", {"deviceMetrics": metrics})
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    driver = started(tmp_path / "profile", request.param, phone=request.param == PHONE)
     try:
         driver.get("about:blank")
         driver.get_log("performance")  # of the page that a new profile begins with
         driver.get(page.as_uri())
-        driver.width = width
+        driver.width = request.param[0]
         yield driver
     finally:
         driver.quit()
-
-
-def requests_of(browser):
-    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    return [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
 
 
 def test_the_page_fits_the_screen_and_is_whole(browser, page):

@@ -36,6 +36,8 @@ const Kernel kKernels[] = {
 #endif
 #elif defined(__aarch64__)
     {"neon", always, for_all_shapes, WeightOrder::kWords, &neon::kMicrokernels, nullptr},  // part of every aarch64
+#elif defined(__wasm_simd128__)  // as what was compiled for it: a browser without SIMD does not load the module
+    {"wasm", always, for_all_shapes, WeightOrder::kNibbles, &wasm::kMicrokernels, nullptr},
 #endif
 };
 const int kKernelCount = sizeof kKernels / sizeof kKernels[0];

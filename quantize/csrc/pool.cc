@@ -1,6 +1,8 @@
-// Max pooling of bits.
+// Max pooling of bits, and averages of floats.
+#include <algorithm>
 #include <cinttypes>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "api.h"
@@ -88,10 +90,53 @@ void max_pool(const Pool& p, const uint64_t* bits, const uint8_t* flip, uint64_t
   });
 }
 
+Pool full_average(const xk_pool_shape& options) {
+  Pool p = full_pool(options);
+  checked_product("the size of the input", {p.batch, p.channels, p.height + p.kernel_h, p.width + p.kernel_w, 4});
+  for (const auto& [axis, outputs] : {std::pair(vertical(p), p.out_height), std::pair(horizontal(p), p.out_width)})
+    if (outputs != output_extent(axis))
+      fail(XK_INVALID_ARGUMENT,
+           "the output %s is %" PRId64 "; windows that do not reach past the padding give %" PRId64, axis.name, outputs,
+           output_extent(axis));
+  return p;
+}
+
+// `columns` are those of the padded input; those that are padded stay 0.
+void average_plane(const Pool& p, const float* input, float* columns, float* output) {
+  const float area = static_cast<float>(p.kernel_h * p.kernel_w);
+  float* const inside = columns + p.pad_left;
+  for (int64_t oy = 0; oy < p.out_height; ++oy) {
+    const Band& band = band_of(p.rows, oy);
+    std::fill(inside, inside + p.width, 0.0f);
+    for (int64_t ky = band.first; ky < band.last; ++ky) {
+      const float* const __restrict row = input + (oy * p.stride_h - p.pad_top + ky * p.dilation_h) * p.width;
+      for (int64_t x = 0; x < p.width; ++x) inside[x] += row[x];
+    }
+    float* const __restrict sums = output + oy * p.out_width;
+    std::fill(sums, sums + p.out_width, 0.0f);
+    for (int64_t kx = 0; kx < p.kernel_w; ++kx)
+      for (int64_t ox = 0; ox < p.out_width; ++ox) sums[ox] += columns[ox * p.stride_w + kx * p.dilation_w];
+    for (int64_t ox = 0; ox < p.out_width; ++ox) sums[ox] /= area;
+  }
+}
+
 }  // namespace
 }  // namespace xk
 
 using namespace xk;
+
+int32_t xk_average_pool(const xk_pool_shape* shape, const float* input, float* output, const xk_parallel* parallel) {
+  return guarded([&] {
+    check_pointers({{"shape", shape}});
+    const Pool p = full_average(*shape);
+    check_pointers({{"input", input}, {"output", output}});
+    const int64_t plane = p.height * p.width, out_plane = p.out_height * p.out_width;
+    parallel_for(parallel, p.batch * p.channels, [&](int64_t i) {
+      std::vector<float> columns(static_cast<size_t>(p.pad_left + p.width + p.pad_right));
+      average_plane(p, input + i * plane, columns.data(), output + i * out_plane);
+    });
+  });
+}
 
 int32_t xk_max_pool_size(const xk_pool_shape* shape, size_t* words) {
   return guarded([&] {

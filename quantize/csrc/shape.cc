@@ -9,7 +9,9 @@ namespace xk {
 
 namespace {
 
-constexpr int64_t kMaxSize = int64_t{1} << 40;  // sums and products of two stay inside int64
+// Sums and products of two sizes stay inside int64, and bytes of them inside a pointer.
+constexpr int kMaxBits = sizeof(size_t) > 4 ? 40 : 30;
+constexpr int64_t kMaxSize = int64_t{1} << kMaxBits;
 
 void check_options(const xk_conv_shape& s) {
   check_size("channels", s.channels, 1);
@@ -33,14 +35,15 @@ void even_part(int64_t total, int64_t parts, int64_t i, int64_t* begin, int64_t*
 
 void check_size(const char* name, int64_t value, int64_t low) {
   if (value < low || value > kMaxSize)
-    fail(XK_INVALID_ARGUMENT, "%s is %" PRId64 "; it must be between %" PRId64 " and 2^40", name, value, low);
+    fail(XK_INVALID_ARGUMENT, "%s is %" PRId64 "; it must be between %" PRId64 " and 2^%d", name, value, low,
+         kMaxBits);
 }
 
 int64_t checked_product(const char* what, std::initializer_list<int64_t> factors) {
   int64_t product = 1;
   for (int64_t factor : factors)
     if (__builtin_mul_overflow(product, factor, &product) || product > kMaxSize)
-      fail(XK_INVALID_ARGUMENT, "%s is over 2^40: the sizes are not those of a real tensor", what);
+      fail(XK_INVALID_ARGUMENT, "%s is over 2^%d: the sizes are not those of a real tensor", what, kMaxBits);
   return product;
 }
 

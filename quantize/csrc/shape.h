@@ -15,7 +15,7 @@ constexpr int kLanes = 16;  // output channels that a kernel computes together
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Fails, with the size's name, unless low <= value <= 2^40.
+// Fails, with the size's name, unless low <= value <= 2^40, or 2^30 where pointers have 32 bits.
 void check_size(const char* name, int64_t value, int64_t low);
 
 // Checks the size of a window and how it moves, in an xk_conv_shape or an xk_pool_shape.
@@ -33,7 +33,7 @@ void check_window(const Sizes& s) {
   check_size("pad_right", s.pad_right, 0);
 }
 
-// The product, or an error with its name where it is over 2^40. Nothing is read or written before sizes pass here.
+// The product, or an error with its name where it is over that. Nothing is read or written before sizes pass here.
 int64_t checked_product(const char* what, std::initializer_list<int64_t> factors);
 
 struct Shape : xk_conv_shape {

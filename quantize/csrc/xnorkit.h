@@ -146,6 +146,11 @@ XK_API int32_t xk_max_pool_size(const xk_pool_shape* shape, size_t* words);
 XK_API int32_t xk_max_pool(const xk_pool_shape* shape, const uint64_t* bits, const uint8_t* flip, uint64_t* output,
                            const xk_parallel* parallel);
 
+/* The averages of floats [batch][channels][height][width], to [batch][channels][out_height][out_width]: padding counts as
+ * 0, and no window reaches past it. Sums are formed down the columns of a window first, then along its row. */
+XK_API int32_t xk_average_pool(const xk_pool_shape* shape, const float* input, float* output,
+                               const xk_parallel* parallel);
+
 /* Training. Bits are 64 elements a word, in the order of memory, those past the last element zero.
  *
  * values = +1 where x >= 0, else -1; positive: where it is +1; inside: |x| < 1, or |x| <= 1 where closed is not 0.

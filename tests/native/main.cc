@@ -29,6 +29,7 @@ int main() {
   test_special_values();
   test_bad_arguments();
   test_max_pool();
+  test_average_pool();
   test_bad_pools();
   test_straight_through();
   test_bad_elements();

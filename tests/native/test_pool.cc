@@ -100,6 +100,45 @@ void test_max_pool() {
       check_pool(s, seed++);
 }
 
+// Small whole numbers, whose sums are exact in any order.
+void check_average(const xk_pool_shape& s, uint32_t seed) {
+  const Input input(s.batch, s.channels, s.height * s.width, seed);
+  const float area = static_cast<float>(s.kernel_h * s.kernel_w);
+  std::vector<float> wanted;
+  for (int64_t plane = 0; plane < s.batch * s.channels; ++plane)
+    for (int64_t oy = 0; oy < s.out_height; ++oy)
+      for (int64_t ox = 0; ox < s.out_width; ++ox) {
+        float sum = 0;
+        for (int64_t ky = 0; ky < s.kernel_h; ++ky)
+          for (int64_t kx = 0; kx < s.kernel_w; ++kx) {
+            const int64_t y = oy * s.stride_h - s.pad_top + ky * s.dilation_h;
+            const int64_t x = ox * s.stride_w - s.pad_left + kx * s.dilation_w;
+            if (y < 0 || y >= s.height || x < 0 || x >= s.width) continue;
+            sum += input.x[static_cast<size_t>((plane * s.height + y) * s.width + x)];
+          }
+        wanted.push_back(sum / area);
+      }
+  size_t count = 3;
+  const xk_parallel threads{threads_for, &count};
+  for (const xk_parallel* p : {static_cast<const xk_parallel*>(nullptr), &threads}) {
+    std::vector<float> output(wanted.size());
+    check(xk_average_pool(&s, input.x.data(), output.data(), p) == XK_OK && output == wanted, "average " + name_of(s));
+  }
+}
+
+void test_average_pool() {
+  uint32_t seed = 1;
+  for (int64_t c : {1, 5})
+    for (const xk_pool_shape& s : {
+             xk_pool_shape{2, c, 7, 9, 3, 3, 2, 2, 1, 1, 1, 1, 1, 1, 4, 5},
+             xk_pool_shape{1, c, 8, 7, 2, 2, 2, 2, 1, 1, 0, 0, 0, 0, 4, 3},
+             xk_pool_shape{3, c, 5, 6, 3, 2, 1, 3, 2, 1, 1, 0, 1, 1, 3, 2},  // dilation
+             xk_pool_shape{1, c, 6, 6, 3, 3, 1, 2, 1, 1, 0, 1, 2, 0, 6, 3},  // uneven padding
+             xk_pool_shape{2, c, 3, 4, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 3, 4},
+             xk_pool_shape{1, c, 4, 5, 9, 9, 1, 1, 1, 1, 4, 4, 4, 4, 4, 5}})  // windows larger than the input
+      check_average(s, seed++);
+}
+
 void test_bad_pools() {
   uint64_t* const nowhere = reinterpret_cast<uint64_t*>(64);
   const int64_t huge = int64_t{1} << 39, most = std::numeric_limits<int64_t>::max();
@@ -120,6 +159,14 @@ void test_bad_pools() {
     size_t words;
     check(xk_max_pool_size(&bad[i], &words) == XK_INVALID_ARGUMENT, name + " has no size");
   }
+  float* const no_floats = reinterpret_cast<float*>(nowhere);
+  for (size_t i = 0; i < bad.size(); ++i)
+    check(xk_average_pool(&bad[i], no_floats, no_floats, nullptr) == XK_INVALID_ARGUMENT,
+          "bad average " + std::to_string(i));
+  const xk_pool_shape past{1, 4, 8, 7, 2, 2, 2, 2, 1, 1, 0, 0, 0, 0, 4, 4};  // ceil_mode: right for a maximum
+  check(xk_average_pool(&past, no_floats, no_floats, nullptr) == XK_INVALID_ARGUMENT, "a window past the padding");
+  check(std::strstr(xk_last_error(), "the output width is 4"), "the error says which size it is");
+  check(xk_average_pool(&kGood, nullptr, no_floats, nullptr) == XK_INVALID_ARGUMENT, "NULL input");
   const xk_parallel* const alone = nullptr;
   check(xk_max_pool(nullptr, nowhere, nullptr, nowhere, alone) == XK_INVALID_ARGUMENT, "NULL shape");
   check(xk_max_pool(&kGood, nullptr, nullptr, nowhere, alone) == XK_INVALID_ARGUMENT, "NULL bits");

@@ -42,6 +42,7 @@ void test_extreme_sums();
 void test_special_values();
 void test_bad_arguments();
 void test_max_pool();
+void test_average_pool();
 void test_bad_pools();
 void test_straight_through();
 void test_bad_elements();

@@ -67,12 +67,19 @@ def _decode(pictures: Pictures, input_size: tuple[int, int, int], skip: bool) ->
         return images, torch.tensor(list(good))
 
 
-def cache_file(pictures: Pictures, input_size: tuple[int, int, int]) -> Path | None:
-    """Where the decoded split is kept, in a name that starts with that of the folder; None where nothing is kept."""
+def cache_folder() -> Path | None:
+    """Where what can be made again is kept, or None where nothing is."""
     place = os.environ.get(VARIABLE)
     if place == "":
         return None
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser(), "xnorkit")
+    return Path(place or Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser(), "xnorkit"))
+
+
+def cache_file(pictures: Pictures, input_size: tuple[int, int, int]) -> Path | None:
+    """Where the decoded split is kept, in a name that starts with that of the folder; None where nothing is kept."""
+    folder = cache_folder()
+    if folder is None:
+        return None
     split = hashlib.sha256(repr((os.path.commonpath(pictures.paths), input_size)).encode())
     contents = hashlib.sha256(repr((VERSION, input_size)).encode())
     for path in pictures.paths:
@@ -81,7 +88,7 @@ def cache_file(pictures: Pictures, input_size: tuple[int, int, int]) -> Path | N
         except OSError:
             return None  # who decodes it says so
         contents.update(repr((path, about.st_size, about.st_mtime_ns)).encode())
-    return Path(place or default, f"{split.hexdigest()[:16]}-{contents.hexdigest()[:16]}.npy")
+    return folder / f"{split.hexdigest()[:16]}-{contents.hexdigest()[:16]}.npy"
 
 
 def _read(file: Path, shape: tuple[int, ...]) -> Tensor | None:

@@ -298,6 +298,8 @@ namespace amx { bool usable(); extern const ByteMicrokernels kMicrokernels; }
 #endif
 #elif defined(__aarch64__)
 namespace neon { extern const Microkernels kMicrokernels; }
+#elif defined(__wasm_simd128__)
+namespace wasm { extern const Microkernels kMicrokernels; }
 #endif
 
 }  // namespace xk
