@@ -71,7 +71,7 @@ class TrainConfig:
     keep_float: tuple[str, ...] = _network("first last, mostly", many="*", metavar="LAYER")
     overrides: dict[str, str | None] = _network(
         "of one layer, or of those that a regular expression matches; PATTERN=none: float; or a .json file of "
-        "tools/search.py",
+        "quantize.search",
         name="--override",
         metavar="PATTERN=SCHEME",
         default_factory=dict,
