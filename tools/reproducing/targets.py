@@ -1,5 +1,7 @@
 """The published runs that tools/reproduce.py repeats, and ours beside them: a table, read top to bottom."""
 
+from training.config.defaults import list_schemes
+
 # Section of the results -> the flags that name its dataset.
 SECTIONS = {
     "MNIST": "--dataset mnist",
@@ -49,18 +51,8 @@ TARGETS = {
     ),
     "MNIST, every scheme for the same budget": (
         ("scheme_float", "--arch lenet5 --scheme none --recipe lenet5 --epochs 5", None, None),
-        ("scheme_binaryconnect",
-            "--arch lenet5 --scheme binaryconnect --recipe lenet5 --epochs 5", None, "scheme_float"),
-        ("scheme_bireal", "--arch lenet5 --scheme bireal --recipe lenet5 --epochs 5", None, "scheme_float"),
-        ("scheme_bnn", "--arch lenet5 --scheme bnn --recipe lenet5 --epochs 5", None, "scheme_float"),
-        ("scheme_bwn", "--arch lenet5 --scheme bwn --recipe lenet5 --epochs 5", None, "scheme_float"),
-        ("scheme_dorefa", "--arch lenet5 --scheme dorefa --recipe lenet5 --epochs 5", None, "scheme_float"),
-        ("scheme_irnet", "--arch lenet5 --scheme irnet --recipe lenet5 --epochs 5", None, "scheme_float"),
-        ("scheme_react", "--arch lenet5 --scheme react --recipe lenet5 --epochs 5", None, "scheme_float"),
-        ("scheme_recu", "--arch lenet5 --scheme recu --recipe lenet5 --epochs 5", None, "scheme_float"),
-        ("scheme_ternary", "--arch lenet5 --scheme ternary --recipe lenet5 --epochs 5", None, "scheme_float"),
-        ("scheme_xnor", "--arch lenet5 --scheme xnor --recipe lenet5 --epochs 5", None, "scheme_float"),
-        ("scheme_xnorpp", "--arch lenet5 --scheme xnorpp --recipe lenet5 --epochs 5", None, "scheme_float"),
+        *((f"scheme_{name}", f"--arch lenet5 --scheme {name} --recipe lenet5 --epochs 5", None, "scheme_float")
+            for name in list_schemes()),
     ),
     "CIFAR-10": (
         ("nin_published", "--arch nin --recipe sgd-steps", "92.37", None),
