@@ -41,6 +41,7 @@ ROOMS_OF_QUANTIZE = {
     "integrations": {"binary", "health", "optim"},
     "packed": {"binary", "scheme", "ste"} | BITS | CALLING | WORDS,
     "planning": {"binary", "scheme", "packed", "sharded"} | CALLING | WORDS,
+    "mixed_precision": {"binary", "planning", "prepare", "packed", "scheme", "optim", "complexity"} | CALLING | WORDS,
     "prepare": {"binary", "planning", "scheme", "packed"} | CALLING,
     "compact": {"binary", "packing", "ste"},
     "complexity": {"binary", "packed", "packing"} | CALLING | WORDS,

@@ -67,7 +67,7 @@ FLAGS = {
     "timm arch": (["--arch", "timm/resnet81"], "network 'timm/resnet81'", "see timm.list_models()", "'timm/resnet18'"),
     "dataset": (["--dataset", "digit"], "unknown dataset 'digit'", valid(DATASETS), "did you mean 'digits'"),
     "override": ([*TINY, "--override", "55=bwn"], "overrides: no layer matches '55'", "valid: 0, 2, 5, 9"),
-    "override's form": ([*TINY, "--override", "5"], "'5' is not PATTERN=SCHEME or PATTERN=none", "see --help"),
+    "override's form": ([*TINY, "--override", "5"], "'5' is not PATTERN=SCHEME, PATTERN=none or a .json", "see --help"),
     "override's scheme": ([*TINY, "--override", "5=xnr"], "'xnr'", valid(quantize.list_schemes()), "mean 'xnor'"),
     "override's pattern": ([*TINY, "--override", "(=bwn"], "'(' is neither a layer name nor a regular expression"),
     "keep-float": ([*TINY, "--keep-float", "fist"], "no layer matches 'fist'", "valid: 0, 2, 5, 9", "mean 'first'"),
