@@ -18,28 +18,24 @@ Exit codes: 0 done, 2 something that cannot be used.
 import argparse
 import copy
 import dataclasses
-import itertools
 import json
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import torch
 from torch import Tensor, nn
 
 import quantize
 from quantize.planning.plan import NO_THRESHOLD, PENDING, LayerPlan
 from quantize.words import format_table
 from tools.command_line import exit_code, tool_parser
+from tools.evaluating.runs import Sample, add_run_flags, check_folders, open_run
 from training import evaluate
-from training.checkpoint import BEST, find_checkpoint
 from training.config.defaults import resolve
-from training.data import Loader
-from training.evaluation import open_checkpoint
 from training.watch.console import progress
 
 DEFAULT_SCHEME = "xnor"
@@ -88,23 +84,6 @@ class Sensitivity:
     def costly(self, limit: float) -> list[str]:
         """The layers that cost more than ``limit`` points."""
         return [c.layer for c in self.changes if c.cost > limit]
-
-
-class Sample:
-    """``count`` images spread evenly over the set of ``loader``, all classes of a sorted set; iterate as over it."""
-
-    def __init__(self, loader: Loader, count: int):
-        if not 1 <= count <= loader.count:
-            raise ValueError(f"--count is {count}; it must be from 1 to the {loader.count:,} test images")
-        self.loader = loader
-        self.batches = torch.linspace(0, loader.count - 1, count, dtype=torch.float64).long().split(loader.batch_size)
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for images, labels in self.loader.raw_batches(self.batches):
-            yield self.loader.normalization(images), labels
 
 
 def estimate_statistics(model: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> None:
@@ -203,52 +182,41 @@ def table(found: Sensitivity) -> str:
 
 def check_flags(flags: argparse.Namespace) -> None:
     """Raises ValueError or FileNotFoundError for what would fail only after the measurement."""
-    if flags.calibrate < 1:
-        raise ValueError(f"--calibrate is {flags.calibrate}; it must be at least 1 batch")
     if flags.plot is not None and flags.plot.suffix not in PICTURES:
         raise ValueError(f"--plot {str(flags.plot)!r} must end in {', '.join(PICTURES)}")
-    for path in (flags.plot, flags.json):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise FileNotFoundError(f"there is no directory {str(path.parent)!r} for {path.name!r}; make it first")
+    check_folders(flags.plot, flags.json)
 
 
 def run(flags: argparse.Namespace) -> None:
     """Measure and report. Raises ValueError or OSError, in one sentence."""
     check_flags(flags)
-    given = {name: getattr(flags, name) for name in ("dataset", "data_dir", "gpu") if hasattr(flags, name)}
-    model, info, data, config = open_checkpoint(find_checkpoint(flags.checkpoint, BEST), given)
+    model, info, config, calibration, test = open_run(flags)
     scheme = flags.scheme or info.scheme or resolve(info.arch).scheme or DEFAULT_SCHEME
-    count = data.test.count if flags.count is None else flags.count
-    calibration = list(itertools.islice(data.train, flags.calibrate))
     kept = binary_rows(model, scheme, calibration[0][0], keep_float=config.keep_float).kept_float
-    found = measure(model, scheme, calibration, Sample(data.test, count))
+    found = measure(model, scheme, calibration, test)
     keep_float = [*config.keep_float, *(layer for layer in found.costly(flags.limit) if layer not in kept)]
     title = f"{info.arch} ({info.scheme or 'float'}) on {config.dataset}"
     print(
-        f"{title}: {found.stored_accuracy:.2f}% of {count:,} test images; {found.accuracy:.2f}% with batch norm's "
+        f"{title}: {found.stored_accuracy:.2f}% of {test.count:,} test images; {found.accuracy:.2f}% with batch norm's "
         f"statistics from {sum(len(labels) for _, labels in calibration):,} training images\n\n{table(found)}\n"
     )
     if flags.json is not None:
-        facts = {"checkpoint": str(info.path), "arch": info.arch, "scheme": scheme, "images": count}
+        facts = {"checkpoint": str(info.path), "arch": info.arch, "scheme": scheme, "images": test.count}
         changes = [dataclasses.asdict(c) | {"cost": c.cost} for c in found.changes]
         report = {**facts, **vars(found), "changes": changes, "limit": flags.limit, "keep_float": keep_float}
         flags.json.write_text(json.dumps(report, indent=1) + "\n")
     if flags.plot is not None:
         plot(found, flags.limit, title, flags.plot)
-    if 0 < flags.limit < 100 / count:
-        print(f"Warning: one of {count} test images is {100 / count:.2g} points, above --limit; test on more of them")
+    if 0 < flags.limit < 100 / test.count:
+        points = f"{100 / test.count:.2g} points"
+        print(f"Warning: one of {test.count} test images is {points}, above --limit; test on more of them")
     print(shlex.join(["--keep-float", *keep_float]))
 
 
 def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = tool_parser(__doc__)
-    parser.add_argument("checkpoint", type=Path, help="a .pt file, or the directory of a run")
-    parser.add_argument("--dataset", default=argparse.SUPPRESS, help="default: the one that it was trained on")
-    parser.add_argument("--data-dir", default=argparse.SUPPRESS, metavar="DIR", help="default: that of the training")
-    parser.add_argument("--gpu", default=argparse.SUPPRESS, help="as of trainer_exp.py")
+    add_run_flags(parser)
     parser.add_argument("--scheme", help=f"for float layers; default: the network's own, or {DEFAULT_SCHEME}")
-    parser.add_argument("--count", type=int, metavar="N", help="test images; default: all")
-    parser.add_argument("--calibrate", type=int, default=10, metavar="N", help="training batches; default: %(default)s")
     parser.add_argument("--limit", type=float, default=1, metavar="POINTS", help="default: %(default)s")
     parser.add_argument("--plot", type=Path, metavar="FILE", help=f"a bar plot, {' '.join(PICTURES)}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="the table and the flag, for programs")
