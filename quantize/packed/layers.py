@@ -265,8 +265,14 @@ class PackedLayer(nn.Module):
         with _preparing:
             if self.prepared is None and device.type in ("cpu", "cuda"):
                 prepared = kernels.prepare_weights(self.weights, self.geometry, size=size)
-                # Past the hooks on new buffers: torch before 2.14 leaves the one of an export that failed behind.
-                self._buffers["weights"], self.prepared = prepared.data, prepared
+                self._hold(prepared.data, prepared)
+
+    def _hold(self, weights: Tensor, prepared: kernels.PreparedWeights | None) -> None:
+        """Take bits, in the order of ``prepared`` or dense.
+
+        Past the hooks on new buffers: torch before 2.14 leaves the one of an export that failed behind.
+        """
+        self._buffers["weights"], self.prepared = weights, prepared
 
     def _refuse_trace(self, image: Tensor) -> None:
         if ops.is_traced(image):
@@ -288,7 +294,7 @@ class PackedLayer(nn.Module):
         return out * packing.filter_bytes(filters) + sum(b.numel() * b.element_size() for b in persistent)
 
     def _forget_preparation(self) -> None:
-        self.weights, self.prepared = self.dense_weights(), None
+        self._hold(self.dense_weights(), None)
 
     def _apply(self, fn, recurse=True):
         self._forget_preparation()  # another device has another order
@@ -338,7 +344,7 @@ class PackedLayer(nn.Module):
         if bits is None:
             missing_keys.append(prefix + "weight_bits")
         else:
-            self.weights, self.prepared = bits.detach().to(self.weights.device, copy=True), None
+            self._hold(bits.detach().to(self.weights.device, copy=True), None)
 
     def extra_repr(self) -> str:
         g, fold = self.geometry, self.folding
