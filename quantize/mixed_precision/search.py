@@ -165,6 +165,7 @@ class _Network:
 
     Attributes:
         now: what each layer that can be quantized has in the model as it was given.
+        float_model: the model without low-bit layers.
     """
 
     def __init__(self, model: nn.Module, evaluate, example_input: Any, schemes: list[str], calibration):
@@ -172,19 +173,16 @@ class _Network:
         self.calibration = None if calibration is None else list(calibration)
         self.model = evaluation_copy(model)
         trained = {n: str(m.scheme) for n, m in self.model.named_modules() if isinstance(m, BinaryLayer)}
-        self.plans = {s: plan(self._float(), s, example_input, keep_float=()) for s in schemes}
+        self.float_model = restore(self.model) if trained else self.model
+        self.plans = {s: plan(self.float_model, s, example_input, keep_float=()) for s in schemes}
         able = [row.name for row in self.plans[schemes[0]] if any(p[row.name].binary for p in self.plans.values())]
         self.now: Assignment = {name: trained.get(name) for name in able}
         self._scores: dict[tuple, float] = {}
 
-    def _float(self) -> nn.Module:
-        is_prepared = any(isinstance(module, BinaryLayer) for module in self.model.modules())
-        return restore(self.model) if is_prepared else copy.deepcopy(self.model)
-
     def costs(self, objective: str) -> costs.Costs:
         """Of all layers that can be quantized, under all schemes and those they have."""
         rows = [next(p[name] for p in self.plans.values() if p[name].binary) for name in self.now]
-        every = apply_plan(self._float(), Plan(map(self._row, rows)), inplace=True).eval()
+        every = apply_plan(self.float_model, Plan(map(self._row, rows))).eval()
         layers = {name: m for name, m in every.named_modules() if name in self.now and isinstance(m, BinaryLayer)}
         schemes = dict.fromkeys([*self.schemes, *(scheme for scheme in self.now.values() if scheme)])
         if objective == "size":
