@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..kernels import ConvGeometry
 from ..packed.expanded import ExpandedLayer
 from ..packed.layers import PackedLayer
-from ..packed.lookup import MOST_ROWS, EvenLevels, has_lookup, sign_planes
+from ..packed.lookup import EvenLevels, has_lookup, most_rows, sign_planes
 from ..packed.pool import PackedMaxPool2d
 from ..scheme import QuantizedWeight
 from .functions import DOMAIN, VERSION, conv_name, function
@@ -101,12 +101,11 @@ def with_called_weight(layer: ExpandedLayer, network: Network) -> nn.Module:
     """An expanded layer whose product is a call, where the sums of a sample are looked up, or else its weight."""
     rows = math.prod(network.flow.input_shape.get(layer, ())[1:-1])
     even = EvenLevels.of(layer.weight_levels) if has_lookup(layer) else None
-    if even is None or rows > MOST_ROWS // layer.code_bits:
+    if even is None or rows > most_rows(layer.code_bits):
         return replaced(layer, {}, quantized_weight=_weight)
     planes = sign_planes(layer.weight_codes, layer.in_features, layer.code_bits)
-    signs = len(even.weights) == 1 and even == (1, 0)
-    more = {"factors": None if signs else even.weights.unsqueeze(1), "middle": None if signs else even.middle}
-    return replaced(layer, {"sign_bits": planes, **more}, product=_product)
+    sums = {} if even.are_signs else {"factors": even.weights.unsqueeze(1), "middle": even.middle}
+    return replaced(layer, {"sign_bits": planes, **sums}, product=_product)
 
 
 def _product(layer: ExpandedLayer, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -114,11 +113,10 @@ def _product(layer: ExpandedLayer, x: Tensor) -> tuple[Tensor, Tensor | None]:
     planes, outputs = layer.code_bits, layer.out_features
     attributes = {"filter_shape": (planes * outputs, layer.in_features), "filter_bits": (layer.in_features,)}
     sums = _call("SignMatMul", [x, layer.get_buffer("sign_bits")], attributes, (*x.shape[:-1], planes * outputs))
-    factors, middle = (layer._buffers.get(name) for name in ("factors", "middle"))
-    if factors is None or middle is None:  # the weight is signs
+    if "factors" not in layer._buffers:  # the weight is signs
         return sums, layer.weight_scale
-    y = (sums.unflatten(-1, (planes, outputs)) * factors).sum(-2)
-    return y + middle * x.sum(-1, keepdim=True), layer.weight_scale
+    y = (sums.unflatten(-1, (planes, outputs)) * layer.get_buffer("factors")).sum(-2)
+    return y + layer.get_buffer("middle") * x.sum(-1, keepdim=True), layer.weight_scale
 
 
 def _weight(layer: ExpandedLayer) -> QuantizedWeight:

@@ -19,7 +19,7 @@ from ..binary.quantized_layer import QuantizedLayer
 from ..scheme import QuantizedWeight
 from . import ops
 from .layers import PackedLayer
-from .lookup import MOST_ROWS, EvenLevels, LookedUp, has_lookup
+from .lookup import EvenLevels, LookedUp, has_lookup, most_rows
 from .planes import LayerPlanes, has_planes
 from .state import form_problems
 
@@ -173,7 +173,7 @@ def _levels_by_signs(stored: Tensor, count: int, bits: int, levels: Tensor) -> T
 def _computing(layer: ExpandedLayer) -> str:
     """How it computes on bits; "" where it does not."""
     if has_lookup(layer):
-        return f"looks sums up by its bits, of up to {MOST_ROWS // layer.code_bits} rows"
+        return f"looks sums up by its bits, of up to {most_rows(layer.code_bits)} rows"
     return "computes on bits, plane by plane" if has_planes(layer) else ""
 
 

@@ -21,11 +21,21 @@ MOST_ROWS = 64  # times bits of a weight: with more, a product of floats with th
 SLOW = {"scalar": 4, "neon": 4}  # the same of kernels that look up one by one
 
 
+def most_rows(bits: int, kernel: str = "") -> int:
+    """Up to how many rows the sums of weights of ``bits`` are looked up; without a kernel, where one is fast."""
+    return SLOW.get(kernel, MOST_ROWS) // bits
+
+
 class EvenLevels(NamedTuple):
     """Levels of codes as ``sum_j weights[j] s_j + middle`` with the signs s_j of the code's bits."""
 
     weights: Tensor
     middle: Tensor
+
+    @property
+    def are_signs(self) -> bool:
+        """Whether the levels are -1 and +1, so that there is nothing to add up."""
+        return self.weights.tolist() == [1.0] and not self.middle
 
     @classmethod
     def of(cls, levels: Tensor) -> "EvenLevels | None":
@@ -54,7 +64,7 @@ class LookedUp:
             self.factors, self.middle = self.even.weights.tolist(), float(self.even.middle)
             self.outputs, inputs = layer.out_features, layer.in_features
             self.weights = cpu.prepare_lookup(sign_planes(codes, inputs, bits), inputs)
-            self.most_rows = SLOW.get(cpu.lookup_kernel(self.weights), MOST_ROWS) // bits
+            self.most_rows = most_rows(bits, cpu.lookup_kernel(self.weights))
 
     def compute(self, layer: QuantizedLayer, x: Tensor) -> Tensor | None:
         """The layer's operation on ``x`` and the values of its weight; None where it has to expand it."""
