@@ -59,7 +59,7 @@ def test_every_kernel_and_two_threads(kernel, monkeypatch):
 
 
 def test_the_kernel_ran_and_not_the_body(monkeypatch):
-    """A body adds all inputs up, in any runtime: only the kernel leaves an infinite one out of other rows' tables."""
+    """The library takes part with its kernel alone, which cannot be had under that name."""
     monkeypatch.setenv("XNORKIT_KERNEL", "no such kernel")
     session(model(random_signs(3, 8), 2), kernels=False)
     with pytest.raises(Exception, match="kernel 'no such kernel' is not one this machine can run"):
