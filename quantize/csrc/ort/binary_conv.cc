@@ -51,10 +51,6 @@ class ConvKernel : public NodeKernel {
     Comparison(const Node& node, size_t index, const char* threshold, const char* turn, int64_t count);
     xk_binarize view() const { return {threshold.data(), flip.data()}; }
   };
-  struct alignas(64) CacheLine {
-    char bytes[64];
-  };
-
   void read_weights(const Node& node);
   xk_epilogue epilogue_for(const Call& call, const std::vector<int64_t>& output) const;
 
@@ -62,8 +58,7 @@ class ConvKernel : public NodeKernel {
   const ConvInputs inputs_;
   xk_conv_shape shape_;  // without batch, height and width
   int64_t shuffle_ = 1;
-  std::vector<CacheLine> weights_;
-  size_t weights_bytes_ = 0;
+  PreparedBits weights_;
   std::vector<float> scale_, bias_;
   Comparison input_, output_;
 };
@@ -146,10 +141,11 @@ void ConvKernel::read_weights(const Node& node) {
   const Shape full = weight_shape(shape_);
   const uint8_t* dense = node.bytes(ConvInputs::kWeightBits, "weight_bits", full.out_channels, full.filter_bytes);
   check_tails(dense, full.out_channels, full.filter_bits);
-  check_call(xk_weights_size(&shape, nullptr, &weights_bytes_));
-  weights_.resize((weights_bytes_ + sizeof(CacheLine) - 1) / sizeof(CacheLine));
+  size_t bytes = 0;
+  check_call(xk_weights_size(&shape, nullptr, &bytes));
+  weights_ = PreparedBits(bytes);
   check_call(xk_weights_pack(&shape, nullptr, dense, static_cast<size_t>(full.out_channels * full.filter_bytes),
-                             weights_.data(), weights_bytes_));
+                             weights_.data(), weights_.size()));
 }
 
 xk_epilogue ConvKernel::epilogue_for(const Call& call, const std::vector<int64_t>& output) const {
@@ -184,8 +180,8 @@ void ConvKernel::compute(OrtKernelContext* context) const {
   const xk_parallel parallel = call.parallel();
   const xk_binarize binarize = input_.view();
   call.check_parallel(variant_.from_bits
-                  ? xk_conv(&shape, bits_in(x, "x"), weights_.data(), weights_bytes_, &epilogue, &output, &parallel)
-                  : xk_conv_float(&shape, floats_in(x, "x"), XK_NCHW, &binarize, weights_.data(), weights_bytes_,
+                  ? xk_conv(&shape, bits_in(x, "x"), weights_.data(), weights_.size(), &epilogue, &output, &parallel)
+                  : xk_conv_float(&shape, floats_in(x, "x"), XK_NCHW, &binarize, weights_.data(), weights_.size(),
                                   &epilogue, &output, &parallel));
   if (bits) mark_as_bits(y);
 }

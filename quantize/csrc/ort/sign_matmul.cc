@@ -17,13 +17,8 @@ class SignMatMul : public NodeKernel {
   void compute(OrtKernelContext* context) const override;
 
  private:
-  struct alignas(64) CacheLine {
-    char bytes[64];
-  };
-
   int64_t outputs_, inputs_;
-  std::vector<CacheLine> weights_;
-  size_t weights_bytes_ = 0;
+  PreparedBits weights_;
 };
 
 SignMatMul::SignMatMul(const Api& api, const Node& node) : NodeKernel(api) {
@@ -33,13 +28,14 @@ SignMatMul::SignMatMul(const Api& api, const Node& node) : NodeKernel(api) {
   if (bits[0] != inputs_)
     fail(XK_INVALID_ARGUMENT, "filter_bits is %" PRId64 "; filter_shape %s says %" PRId64, bits[0],
          text_of(shape).c_str(), inputs_);
-  const int64_t bytes = ceil_div(inputs_, 8);
-  const size_t size = static_cast<size_t>(checked_product("filter_shape", {outputs_, bytes}));
-  const uint8_t* dense = node.bytes(1, "weight_bits", outputs_, bytes);
+  const int64_t row_bytes = ceil_div(inputs_, 8);
+  const size_t dense_bytes = static_cast<size_t>(checked_product("filter_shape", {outputs_, row_bytes}));
+  const uint8_t* dense = node.bytes(1, "weight_bits", outputs_, row_bytes);
   check_tails(dense, outputs_, inputs_);
-  check_call(xk_lookup_size(inputs_, outputs_, &weights_bytes_));
-  weights_.resize((weights_bytes_ + sizeof(CacheLine) - 1) / sizeof(CacheLine));
-  check_call(xk_lookup_pack(inputs_, outputs_, dense, size, weights_.data(), weights_bytes_));
+  size_t bytes = 0;
+  check_call(xk_lookup_size(inputs_, outputs_, &bytes));
+  weights_ = PreparedBits(bytes);
+  check_call(xk_lookup_pack(inputs_, outputs_, dense, dense_bytes, weights_.data(), weights_.size()));
 }
 
 void SignMatMul::compute(OrtKernelContext* context) const {
@@ -56,7 +52,7 @@ void SignMatMul::compute(OrtKernelContext* context) const {
   if (rows == 0) return;
   const xk_parallel parallel = call.parallel();
   call.check_parallel(xk_lookup(rows, inputs_, outputs_, static_cast<const float*>(x.data), weights_.data(),
-                                weights_bytes_, static_cast<float*>(y.data), &parallel));
+                                weights_.size(), static_cast<float*>(y.data), &parallel));
 }
 
 }  // namespace
