@@ -90,13 +90,17 @@ BytePlan byte_plan(const Shape& s) {
   return plan;
 }
 
+constexpr int64_t kLeastByteBits = 512;
+
 // Where the tiles of a matrix unit are filled: by 16 pixels (taken for granted where the size is not known), 16
-// channels, and most of the 64 bytes of a step.
+// channels, and most of the 64 bytes of a step. A short filter ends before the tiles have paid for the bytes that its
+// bits become: 1x1 with 256 channels takes 0.7 to 0.95 of the time by vectors, with 512 as long.
 bool bytes_preferred(const Shape& s) {
   if (s.channels == 0) return false;
   const BytePlan plan = byte_plan(s);
   const bool pixels = s.height * s.width == 0 || s.height * s.width >= 16;
-  return pixels && s.group_outputs >= kLanes && 5 * plan.run_length >= 4 * 64 * plan.run_steps;
+  const bool long_enough = s.filter_bits >= kLeastByteBits;
+  return pixels && long_enough && s.group_outputs >= kLanes && 5 * plan.run_length >= 4 * 64 * plan.run_steps;
 }
 
 Driver choose_driver(const ConvCall& call) {
