@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 from torch import Tensor
 
+from .ste import ste_sign
 from .words import did_you_mean
 
 FLOAT_BITS = 32
@@ -55,6 +56,8 @@ class Scheme:
     Class attributes:
         name: the key in the registry, set by the decorator.
         signed_input: the input becomes ``sign(input - threshold)``: the layer may own a threshold.
+        surrogate: the derivative that stands for that of this sign, a function of :mod:`quantize.ste`; or None, where
+            :meth:`input` has a gradient of its own.
         learned_threshold: every layer owns one, whatever the signs of its input.
         annealed: the gradient depends on the progress of training, ``layer.progress``, which
             :func:`set_progress` moves from 0 to 1. The forward pass must not.
@@ -64,18 +67,19 @@ class Scheme:
 
     name: ClassVar[str] = ""
     signed_input: ClassVar[bool] = False
+    surrogate: ClassVar["staticmethod[[Tensor], Tensor] | None"] = None
     learned_threshold: ClassVar[bool] = False
     annealed: ClassVar[bool] = False
     clips_weights: ClassVar[bool] = False
     layouts: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls) -> None:
-        """A class that replaces :meth:`weight` does not inherit the faster form of the replaced one."""
+        """A class that replaces a method does not inherit what was said of the replaced one."""
         super().__init_subclass__()
-        order = cls.__mro__
-        weight, scaled = (next(c for c in order if name in vars(c)) for name in ("weight", "scaled_weight"))
-        if order.index(weight) < order.index(scaled):
-            cls.scaled_weight = Scheme.scaled_weight  # type: ignore[method-assign]  # of a class, while it is made
+        for method, said in (("weight", "scaled_weight"), ("output_scale", "scales_output")):
+            owner, of_said = (next(c for c in cls.__mro__ if name in vars(c)) for name in (method, said))
+            if cls.__mro__.index(owner) < cls.__mro__.index(of_said):
+                setattr(cls, said, vars(Scheme)[said])
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -109,6 +113,11 @@ class Scheme:
         """Whether :meth:`output_scale` is ``layer.window_mean(|x|)``, which packed layers compute themselves."""
         return False
 
+    @property
+    def scales_output(self) -> bool:
+        """Whether :meth:`output_scale` returns anything, ever."""
+        return type(self).output_scale is not Scheme.output_scale
+
     def check_output_size(self, output_size: tuple[int, ...] | None) -> None:
         """Raise ValueError where :meth:`attach` cannot do with this ``output_size``; a dry run asks this alone."""
 
@@ -140,8 +149,9 @@ class Scheme:
         return values * scale
 
     def input(self, x: Tensor, layer: Layer) -> Tensor:
-        """Quantize the layer's input, same shape; the default keeps it in float."""
-        return x
+        """Quantize the layer's input, same shape; the default is its sign where there is a surrogate, else float."""
+        surrogate = type(self).surrogate
+        return x if surrogate is None else ste_sign(x, surrogate)
 
     def output_scale(self, x: Tensor, layer: Layer, *args) -> Tensor | None:
         """What the output is multiplied by beside the weight's scale (K of XNOR-Net), or None.

@@ -35,7 +35,7 @@ ROOMS_OF_QUANTIZE = {
     "kept_bits": {"kernels"},
     "scheme": {"words", "ste"},
     "schemes": SCHEME,
-    "binary": SCHEME | {"sharded"},
+    "binary": SCHEME | BITS | {"sharded"},
     "optim": {"binary"} | CALLING,
     "health": {"binary", "ste"} | CALLING,
     "integrations": {"binary", "health", "optim"},

@@ -1,6 +1,7 @@
 """Binary layers that train: latent weights, and where inputs are signs a threshold that finds its start."""
 
 import functools
+import itertools
 import warnings
 from collections.abc import Sequence
 
@@ -13,6 +14,7 @@ from ..scheme import QuantizedWeight, Scheme, get_scheme
 from ..sharded import set_parameter
 from .adapters import PLAIN, LayerAdapter
 from .quantized_layer import QuantizedLayer
+from .sign_product import Operation, operation, sign_product
 from .threshold import channel_sums, threshold_start
 
 # The attributes that a binary layer has and its float layer has not, but for what a scheme learns.
@@ -27,6 +29,22 @@ STATE = (
     "drawn",
     "float_class",
     "float_keys",
+)
+
+
+# What a subclass of a binary layer may not replace without computing something else.
+_FORWARD = (
+    "forward",
+    "compute",
+    "apply_weight",
+    "quantized_weight",
+    "float_filters",
+    "to_filters",
+    "from_filters",
+    "per_channel",
+    "window_mean",
+    "_conv_forward",
+    "_output_padding",
 )
 
 
@@ -85,9 +103,18 @@ class BinaryLayer(QuantizedLayer):
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         if self.training:
             self._prepare_step(input)
+            of = self._operation(input) if output_size is None else None
+            if of is not None:
+                weight = self.scheme.scaled_weight(self.float_filters(), self)
+                return sign_product(input, self.threshold, weight, self.bias, of)
         elif self.drawn and not torch.compiler.is_compiling():
             warn_statistics(str(self.scheme))
         return super().forward(input, output_size)
+
+    def _operation(self, x: Tensor) -> Operation | None:
+        """What is computed on bits in a training step; None: nothing."""
+        plain = torch.compiler.is_compiling() or self.float_weights or computes_its_own_way(self)
+        return None if plain else operation(self, x)
 
     def compute(self, x: Tensor, output_scale: Tensor | None, *args) -> Tensor:
         """In training the scale goes into the weight: no second activation is kept for the backward pass."""
@@ -165,6 +192,18 @@ class BinaryLayer(QuantizedLayer):
     def extra_repr(self) -> str:
         threshold = "" if self.threshold is None else ", threshold=" + ("pending" if self.threshold_pending else "True")
         return f"{super().extra_repr()}, scheme={str(self.scheme)!r}{threshold}"
+
+
+def computes_its_own_way(layer: BinaryLayer) -> bool:
+    """Whether this module or its class replaces a part of what binary layers compute."""
+    kind: type = type(layer)
+    return not vars(layer).keys().isdisjoint(_FORWARD) or _replaces(kind)
+
+
+@functools.cache
+def _replaces(kind: type) -> bool:
+    own = itertools.takewhile(lambda base: base is not BinaryLayer, kind.__mro__)
+    return any(name in vars(base) for base in own for name in _FORWARD)
 
 
 @functools.cache  # once a process, not once a layer and step

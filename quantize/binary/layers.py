@@ -11,7 +11,7 @@ from torch import nn
 
 from ..scheme import Scheme
 from .adapters import PLAIN, LayerAdapter, find_adapter
-from .binary_layer import STATE, BinaryLayer
+from .binary_layer import STATE, BinaryLayer, computes_its_own_way
 
 
 class BinaryConv1d(BinaryLayer, nn.Conv1d):
@@ -102,29 +102,9 @@ def binary_class(layer: nn.Module) -> type[BinaryLayer] | None:
     return counterpart(type(layer))
 
 
-# What a subclass of a binary layer may not replace without computing something else.
-_FORWARD = (
-    "forward",
-    "compute",
-    "apply_weight",
-    "quantized_weight",
-    "float_filters",
-    "to_filters",
-    "from_filters",
-    "per_channel",
-    "window_mean",
-    "_conv_forward",
-    "_output_padding",
-)
-
-
 def plain_class(layer: BinaryLayer) -> type[BinaryLayer] | None:
     """The class of this module that computes what ``layer`` does; None: it, or its class, does so in its own way."""
-    if not vars(layer).keys().isdisjoint(_FORWARD):
-        return None
-    kind = next(binary for binary in _BINARY_CLASSES if isinstance(layer, binary))
-    same = (getattr(type(layer), name, None) is getattr(kind, name, None) for name in _FORWARD)
-    return kind if all(same) else None
+    return None if computes_its_own_way(layer) else next(kind for kind in _BINARY_CLASSES if isinstance(layer, kind))
 
 
 def layer_adapter(layer: nn.Module) -> LayerAdapter | None:

@@ -151,17 +151,34 @@ XK_API int32_t xk_max_pool(const xk_pool_shape* shape, const uint64_t* bits, con
 XK_API int32_t xk_average_pool(const xk_pool_shape* shape, const float* input, float* output,
                                const xk_parallel* parallel);
 
-/* Training. Bits are 64 elements a word, in the order of memory, those past the last element zero.
- *
- * values = +1 where x >= 0, else -1; positive: where it is +1; inside: |x| < 1, or |x| <= 1 where closed is not 0.
- * values and inside may be NULL: they are not wanted then. */
-XK_API int32_t xk_sign(const float* x, int64_t count, int32_t closed, float* values, uint64_t* positive,
-                       uint64_t* inside, const xk_parallel* parallel);
+/* Training. Bits are 64 elements a word, in the order of memory, those past the last element zero. */
+typedef enum xk_dtype { XK_FLOAT32 = 0, XK_BFLOAT16 = 1 } xk_dtype;
+
+/* The elements of a tensor without gaps in memory: element i belongs to channel i / inner % channels. */
+typedef struct xk_elements {
+  int64_t count, channels, inner;
+  int32_t dtype; /* xk_dtype */
+} xk_elements;
+
+/* With d = x - threshold[channel], in float32: values = +1 where d >= 0, else -1; positive: where it is +1; inside:
+ * |d| < 1, or |d| <= 1 where closed is not 0. A NULL threshold is 0. values and inside may be NULL: not wanted then. */
+XK_API int32_t xk_sign(const xk_elements* elements, const void* x, const float* threshold, int32_t closed, void* values,
+                       uint64_t* positive, uint64_t* inside, const xk_parallel* parallel);
 /* The values of xk_sign again. */
-XK_API int32_t xk_signs(const uint64_t* positive, int64_t count, float* values, const xk_parallel* parallel);
-/* The gradient of xk_sign by the straight-through estimator: that of its values where inside, else 0. */
-XK_API int32_t xk_pass_inside(const float* gradient, const uint64_t* inside, int64_t count, float* result,
-                              const xk_parallel* parallel);
+XK_API int32_t xk_signs(const xk_elements* elements, const uint64_t* positive, void* values,
+                        const xk_parallel* parallel);
+/* The gradient of xk_sign by the straight-through estimator: that of its values where inside, else 0. `sums`, NULL or
+ * [channels]: its sums over a channel; what the threshold gets is their opposite. */
+XK_API int32_t xk_pass_inside(const xk_elements* elements, const void* gradient, const uint64_t* inside, void* result,
+                              float* sums, const xk_parallel* parallel);
+/* The same with the triangle max(0, 2 - 2 |d|) as the derivative of the sign. */
+XK_API int32_t xk_pass_triangle(const xk_elements* elements, const void* gradient, const void* x, const float* threshold,
+                                void* result, float* sums, const xk_parallel* parallel);
+
+/* Bits of a tensor [batch][channels][pixels] (or [batch][pixels][channels]) in the order of memory to the words of its
+ * pixels, [batch][pixels][ceil(channels / 64)], which xk_conv takes. */
+XK_API int32_t xk_pixel_words(const uint64_t* bits, int32_t layout, int64_t batch, int64_t channels, int64_t pixels,
+                              uint64_t* words, const xk_parallel* parallel);
 
 /* Dense filters, [count][inputs][taps], or [count][taps][inputs] where inputs_last is not 0. */
 typedef struct xk_filters {
@@ -178,6 +195,11 @@ XK_API int32_t xk_scaled_sign(const xk_filters* filters, const float* weight, fl
 XK_API int32_t xk_scaled_sign_gradient(const xk_filters* filters, const float* gradient, const float* scale,
                                        const uint64_t* positive, const uint64_t* inside, float* result,
                                        const xk_parallel* parallel);
+
+/* Filters of +-alpha, alpha a filter's own, as weights that xk_weights_pack takes: `dense`, [count][ceil(inputs * taps /
+ * 8)] bytes, and alpha in `scale`. `valid` becomes 0, and the rest is not to be used, where a filter has other values. */
+XK_API int32_t xk_filter_signs(const xk_filters* filters, const float* values, uint8_t* dense, float* scale,
+                               int32_t* valid, const xk_parallel* parallel);
 
 /* Linear layers whose input stays float: y[row][o] = sum of x[row][i] over the set bits of filter o, less that over the
  * others, in float. Weights are made of dense ones, [outputs][ceil(inputs / 8)] bytes, for the kernel that XNORKIT_KERNEL

@@ -2,24 +2,29 @@
 
 import ctypes
 import math
+import os
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import library
+from .. import packing
+from . import cpu, library
 from .training import MemoryOrder, is_plain, memory_order
 
 _WORD = 64
+_DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 
 
 def takes(x: Tensor) -> bool:
-    """Whether ``x`` is a plain float32 tensor on the CPU, without gaps in memory, and the library is there."""
-    return x.dtype == torch.float32 and x.device.type == "cpu" and is_plain(x) and library.load() is not None
+    """Whether ``x`` is a plain tensor on the CPU, without gaps in memory, in float32 or bfloat16, and the library is
+    there.
+    """
+    return x.dtype in _DTYPES and x.device.type == "cpu" and is_plain(x) and library.load() is not None
 
 
 def takes_filters(filters: Tensor) -> bool:
-    return takes(filters)
+    return filters.dtype is torch.float32 and takes(filters)
 
 
 def _words(elements: int, rows: int = 1) -> Tensor:
@@ -27,26 +32,39 @@ def _words(elements: int, rows: int = 1) -> Tensor:
 
 
 def _call(function: str, *arguments) -> None:
-    """Of tensors the addresses."""
-    found = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments]
-    library.call(function, *found, library.parallel())
+    library.call(function, *map(_argument, arguments), library.parallel())
+
+
+def _argument(value):
+    """The address of a tensor, a reference to a structure or a number that is written, and other values as they are."""
+    if isinstance(value, Tensor):
+        return value.data_ptr()
+    return ctypes.byref(value) if isinstance(value, (ctypes.Structure, ctypes.c_int32)) else value
+
+
+def _elements(order: MemoryOrder, channel_dim: int | None = None) -> library.Elements:
+    """The library's view of a tensor, all of one channel where there is no ``channel_dim``."""
+    count, dtype = math.prod(order.size), _DTYPES[order.dtype]
+    if channel_dim is None or order.size[channel_dim] == 1:
+        return library.Elements(count, 1, count, dtype)
+    return library.Elements(count, order.size[channel_dim], order.stride[channel_dim], dtype)
 
 
 def sign(x: Tensor, closed: bool) -> tuple[Tensor, Tensor, Tensor]:
     values, positive, inside = torch.empty_like(x), _words(x.numel()), _words(x.numel())
-    _call("xk_sign", x, x.numel(), closed, values, positive, inside)
+    _call("xk_sign", _elements(memory_order(x)), x, None, closed, values, positive, inside)
     return values, positive, inside
 
 
 def positive_bits(x: Tensor) -> Tensor:
     positive = _words(x.numel())
-    _call("xk_sign", x, x.numel(), False, None, positive, None)
+    _call("xk_sign", _elements(memory_order(x)), x, None, False, None, positive, None)
     return positive
 
 
 def signs(positive: Tensor, order: MemoryOrder) -> Tensor:
     values = order.empty()
-    _call("xk_signs", positive, values.numel(), values)
+    _call("xk_signs", _elements(order), positive, values)
     return values
 
 
@@ -54,14 +72,52 @@ def signs_of_rows(dense: Tensor, count: int) -> Tensor:
     """+1 where a bit is set, else -1: of dense rows, uint8 (rows, bytes), the first ``count`` bits, float32."""
     words = F.pad(dense, (0, -dense.shape[1] % (_WORD // 8))).view(torch.int64)
     values = torch.empty((len(words), words.shape[1] * _WORD))
-    _call("xk_signs", words, values.numel(), values)
+    _call("xk_signs", _elements(memory_order(values)), words, values)
     return values[:, :count]
 
 
 def pass_inside(gradient: Tensor, inside: Tensor, order: MemoryOrder) -> Tensor:
     result = order.empty()
-    _call("xk_pass_inside", order.take(gradient), inside, result.numel(), result)
+    _call("xk_pass_inside", _elements(order), order.take(gradient), inside, result, None)
     return result
+
+
+# With a threshold a channel, float32 (channels,), or None; see quantize.binary.sign_product.
+
+
+def level_bits(x: Tensor, threshold: Tensor | None, channel_dim: int, closed: bool) -> tuple[Tensor, Tensor]:
+    """Where ``x - threshold`` is positive, and where it lies inside, as bits."""
+    positive, inside = _words(x.numel()), _words(x.numel())
+    _call("xk_sign", _elements(memory_order(x), channel_dim), x, threshold, closed, None, positive, inside)
+    return positive, inside
+
+
+def pass_level_inside(gradient: Tensor, inside: Tensor, order: MemoryOrder, channel_dim: int) -> tuple[Tensor, Tensor]:
+    """:func:`pass_inside` in the place of ``gradient``, and its sums over a channel, float32 (channels,)."""
+    result, sums = order.take(gradient), torch.empty(order.size[channel_dim])
+    _call("xk_pass_inside", _elements(order, channel_dim), result, inside, result, sums)
+    return result, sums
+
+
+def pass_triangle(gradient: Tensor, x: Tensor, threshold: Tensor | None, channel_dim: int) -> tuple[Tensor, Tensor]:
+    """``gradient * max(0, 2 - 2 |x - threshold|)``, in the place of ``gradient``, and its sums over a channel."""
+    order = memory_order(x)
+    result, sums = order.take(gradient), torch.empty(order.size[channel_dim])
+    _call("xk_pass_triangle", _elements(order, channel_dim), result, x, threshold, result, sums)
+    return result, sums
+
+
+def pixel_words(positive: Tensor, order: MemoryOrder, channel_dim: int) -> Tensor:
+    """Bits in memory order as words of pixels, int64 (pixels, words), as :mod:`quantize.packing` has them."""
+    count, channels = math.prod(order.size), order.size[channel_dim]
+    inner = _elements(order, channel_dim).inner
+    if inner == 1 and channels % _WORD == 0:
+        return positive.view(-1, channels // _WORD)
+    words = torch.empty((count // channels, packing.words_for(channels)), dtype=torch.int64)
+    # Channels that lie side by side are pixel by pixel; otherwise `inner` pixels of a channel make an image.
+    pixels = count // channels if inner == 1 else inner
+    _call("xk_pixel_words", positive, int(inner == 1), count // channels // pixels, channels, pixels, words)
+    return words
 
 
 def _filters(order: MemoryOrder, center: bool) -> library.Filters:
@@ -75,12 +131,33 @@ def scaled_sign(filters: Tensor, center: bool) -> tuple[Tensor, tuple[Tensor, ..
     values, scale, rows = torch.empty_like(filters), torch.empty(len(filters)), len(filters)
     positive, inside = (_words(filters.numel() // rows, rows) for _ in range(2))
     shape = _filters(memory_order(filters), center)
-    _call("xk_scaled_sign", ctypes.byref(shape), filters, values, scale, positive, inside)
+    _call("xk_scaled_sign", shape, filters, values, scale, positive, inside)
     return values, (scale, positive, inside)
 
 
 def scaled_sign_gradient(gradient: Tensor, filters: Tensor, center: bool, *kept: Tensor) -> Tensor:
     order = memory_order(filters)
     result, shape = order.empty(), _filters(order, center)
-    _call("xk_scaled_sign_gradient", ctypes.byref(shape), order.take(gradient), *kept, result)
+    _call("xk_scaled_sign_gradient", shape, order.take(gradient), *kept, result)
     return result
+
+
+def filter_signs(filters: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Filters (out, c, *kernel) that are +-alpha, as dense weights, uint8 (out, bytes), and alpha, float32 (out,).
+
+    None where one has other values.
+    """
+    filters = filters.float() if is_plain(filters) else filters.float().contiguous()
+    order = memory_order(filters)
+    count, rest = len(filters), order.size[1:]
+    dense = torch.empty((count, -(-math.prod(rest) // 8)), dtype=torch.uint8)
+    scale, valid = torch.empty(count), ctypes.c_int32()
+    _call("xk_filter_signs", _filters(order, False), filters, dense, scale, valid)
+    return (dense, scale) if valid.value else None
+
+
+def step_kernel() -> str | None:
+    """The kernel for weights that serve one step: the fastest but for one whose weights take long to bring in order."""
+    if "XNORKIT_KERNEL" in os.environ:
+        return None
+    return next(name for name in reversed(cpu.available_kernels()) if name != "amx")

@@ -46,6 +46,15 @@ class Filters(ctypes.Structure):
     ]
 
 
+class Elements(ctypes.Structure):
+    _fields_ = [
+        ("count", ctypes.c_int64),
+        ("channels", ctypes.c_int64),
+        ("inner", ctypes.c_int64),
+        ("dtype", ctypes.c_int32),
+    ]
+
+
 class Binarize(ctypes.Structure):
     _fields_ = [("threshold", ctypes.c_void_p), ("flip", ctypes.c_void_p)]
 
@@ -104,10 +113,13 @@ _SIGNATURES = {
     "xk_lookup_size": [ctypes.c_int64, ctypes.c_int64, POINTER],
     "xk_lookup_pack": [ctypes.c_int64, ctypes.c_int64, POINTER, SIZE, POINTER, SIZE],
     "xk_lookup": [*[ctypes.c_int64] * 3, POINTER, POINTER, SIZE, POINTER, POINTER],
-    "xk_sign": [POINTER, ctypes.c_int64, ctypes.c_int32, *[POINTER] * 4],
-    "xk_signs": [POINTER, ctypes.c_int64, *[POINTER] * 2],
-    "xk_pass_inside": [POINTER, POINTER, ctypes.c_int64, *[POINTER] * 2],
+    "xk_sign": [*[POINTER] * 3, ctypes.c_int32, *[POINTER] * 4],
+    "xk_signs": [POINTER] * 4,
+    "xk_pass_inside": [POINTER] * 6,
+    "xk_pass_triangle": [POINTER] * 7,
+    "xk_pixel_words": [POINTER, ctypes.c_int32, *[ctypes.c_int64] * 3, *[POINTER] * 2],
     "xk_scaled_sign": [POINTER] * 7,
+    "xk_filter_signs": [POINTER] * 6,
     "xk_scaled_sign_gradient": [POINTER] * 7,
 }
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import packing
+from ..binary.conv2d_form import conv2d_form
 from ..binary.forms import make_plain
 from ..binary.layers import BinaryConv1d, BinaryConv2d, BinaryLayer, BinaryLinear, plain_class
 from ..binary.quantized_layer import channel_dim
@@ -16,7 +17,6 @@ from . import fold
 from .check import agreeing
 from .expanded import ExpandedLayer, is_converted
 from .flow import Flow, Link, chain, trace_flow
-from .forms import conv2d_form
 from .layers import PackedConv1d, PackedConv2d, PackedLayer, PackedLinear
 from .pool import PackedMaxPool2d
 from .state import refuse_other_states

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from ..binary.adapters import no_padding
+from ..binary.conv2d_form import from_batch, to_batch
 from ..binary.quantized_layer import QuantizedLayer
 from ..kernels import Binarize
-from .forms import Form, form_of, from_batch, to_batch
+from .forms import Form, form_of
 
 MOST_PLANES = 8  # of a convolution: with more, one of floats is faster
 MOST_BITS = 4

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..scheme import Layer, QuantizedWeight, Scheme, register_scheme
-from ..ste import clip, sign, ste_sign, straight_through, triangle
+from ..ste import clip, sign, straight_through, triangle
 
 
 def clipped_sign(filters: Tensor) -> QuantizedWeight:
@@ -29,10 +29,8 @@ class BiReal(Scheme):
     """
 
     signed_input = True
+    surrogate = staticmethod(triangle)
     layouts = ("bireal",)
 
     def weight(self, filters: Tensor, layer: Layer) -> QuantizedWeight:
         return clipped_sign(filters)
-
-    def input(self, x: Tensor, layer: Layer) -> Tensor:
-        return ste_sign(x, triangle)

@@ -18,10 +18,8 @@ class BNN(Scheme):
     """``y = sign(x) * sign(W)``; gradient of both signs: hard tanh, 1 where ``|.| <= 1``."""
 
     signed_input = True
+    surrogate = staticmethod(inside_closed)
     clips_weights = True
 
     def weight(self, filters: Tensor, layer: Layer) -> QuantizedWeight:
         return QuantizedWeight(ste_sign(filters, inside_closed))
-
-    def input(self, x: Tensor, layer: Layer) -> Tensor:
-        return ste_sign(x, inside_closed)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..scheme import Layer, QuantizedWeight, Scheme, register_scheme
-from ..ste import clip, sign, ste_sign, straight_through, triangle
+from ..ste import clip, sign, straight_through, triangle
 from .irnet import standardize
 
 TAU_START, TAU_END = 0.85, 0.99
@@ -36,6 +36,7 @@ class ReCU(Scheme):
     """
 
     signed_input = True
+    surrogate = staticmethod(triangle)
     annealed = True
     layouts = ("bireal",)
 
@@ -43,6 +44,3 @@ class ReCU(Scheme):
         alpha = filters.detach().abs().mean(dim=tuple(range(1, filters.dim())), keepdim=True)
         v = standardize(filters)
         return QuantizedWeight(*straight_through(rectified_clamp(v, layer.progress), sign(v.detach()), alpha))
-
-    def input(self, x: Tensor, layer: Layer) -> Tensor:
-        return ste_sign(x, triangle)

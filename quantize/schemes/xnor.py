@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import kept_bits
 from ..scheme import Layer, QuantizedWeight, Scheme, register_scheme
-from ..ste import clip, inside_closed, magnitude, ste_sign
+from ..ste import clip, inside_closed, inside_open, magnitude, ste_sign
 
 
 def center_filters(filters: Tensor) -> Tensor:
@@ -73,6 +73,11 @@ class XNOR(Scheme):
     input_scale: bool = False
     center: bool = True
     signed_input = True
+    surrogate = staticmethod(inside_open)
+
+    @property
+    def scales_output(self) -> bool:
+        return self.input_scale
 
     @property
     def window_scale(self) -> bool:
@@ -86,9 +91,6 @@ class XNOR(Scheme):
 
     def scaled_weight(self, filters: Tensor, layer: Layer) -> Tensor:
         return kept_bits.scaled_sign(filters, self.center, partial(super().scaled_weight, layer=layer))
-
-    def input(self, x: Tensor, layer: Layer) -> Tensor:
-        return ste_sign(x)
 
     def output_scale(self, x: Tensor, layer: Layer, *args) -> Tensor | None:
         return layer.window_mean(magnitude(x), *args) if self.input_scale else None

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..scheme import Layer, QuantizedWeight, Scheme, register_scheme
-from ..ste import inside_closed, ste_sign
+from ..ste import inside_closed, inside_open, ste_sign
 
 SMALLEST = 1e-3  # of a latent weight: its sign must survive
 
@@ -30,7 +30,12 @@ class XNORPlusPlus(Scheme):
 
     spatial: bool = False
     signed_input = True
+    surrogate = staticmethod(inside_open)
     layouts = ("bireal",)
+
+    @property
+    def scales_output(self) -> bool:
+        return self.spatial
 
     def check_output_size(self, output_size: tuple[int, ...] | None) -> None:
         if self.spatial and output_size is None:
@@ -51,9 +56,6 @@ class XNORPlusPlus(Scheme):
     def latent_weight(self, values: Tensor, scale: Tensor) -> Tensor:
         """Gamma is a parameter of its own, which may have become negative or 0."""
         return values * scale.abs().clamp_min(SMALLEST)
-
-    def input(self, x: Tensor, layer: Layer) -> Tensor:
-        return ste_sign(x)
 
     def output_scale(self, x: Tensor, layer: Layer, *args) -> Tensor | None:
         dims = -1 - layer.channel_dim

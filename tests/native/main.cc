@@ -31,7 +31,7 @@ int main() {
   test_max_pool();
   test_average_pool();
   test_bad_pools();
-  test_straight_through();
+  test_training();
   test_bad_elements();
   test_lookup();
   test_bad_lookups();

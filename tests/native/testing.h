@@ -44,7 +44,7 @@ void test_bad_arguments();
 void test_max_pool();
 void test_average_pool();
 void test_bad_pools();
-void test_straight_through();
+void test_training();
 void test_bad_elements();
 void test_lookup();
 void test_bad_lookups();

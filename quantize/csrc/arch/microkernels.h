@@ -275,6 +275,11 @@ struct Microkernels {
   void (*compare)(const float* x, int64_t words, bool closed, uint64_t* positive, uint64_t* inside);
   void (*choose)(const uint64_t* positive, int64_t words, float size, float* values);
   void (*keep)(const uint64_t* inside, int64_t words, const float* x, float* result);
+  // And of any number of elements.
+  void (*lower)(const float* x, const float* level, bool one, int64_t count, float* y);
+  void (*fade)(const float* gradient, const float* x, int64_t count, float* y);
+  void (*widen)(const uint16_t* x, int64_t count, float* y);
+  void (*narrow)(const float* x, int64_t count, uint16_t* y);
 
   // Linear layers of floats: inputs of a field, 3 or 4, and their sums.
   int sum_signed_inputs;

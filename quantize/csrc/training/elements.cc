@@ -44,4 +44,14 @@ void keep(const uint64_t* inside, int64_t count, const float* x, float* result) 
     result[first + i] = inside[words] >> i & 1 ? x[first + i] : 0.0f;
 }
 
+void lower(const float* x, const float* level, bool one, int64_t count, float* y) {
+  best().lower(x, level, one, count, y);
+}
+
+void fade(const float* gradient, const float* x, int64_t count, float* y) { best().fade(gradient, x, count, y); }
+
+void widen(const uint16_t* x, int64_t count, float* y) { best().widen(x, count, y); }
+
+void narrow(const float* x, int64_t count, uint16_t* y) { best().narrow(x, count, y); }
+
 }  // namespace xk::elements
