@@ -36,6 +36,12 @@ def bytes_to_bits(data: Tensor, count: int) -> Tensor:
     return ((data.unsqueeze(-1) >> shifts) & 1).flatten(-2)[..., :count].bool()
 
 
+def codes_to_levels(codes: Tensor, count: int, bits: int, levels: Tensor) -> Tensor:
+    """What codes stand for, (rows, count): uint8 (rows, bytes), ``count`` of ``bits`` bits in a row, low bits first."""
+    found = bytes_to_bits(codes, count * bits).unflatten(1, (count, bits))
+    return levels[(found.long() << torch.arange(bits, device=codes.device)).sum(-1)]
+
+
 def _bits_to_words(bits: Tensor) -> Tensor:
     """Bool (..., n) to int64 (..., ceil(n / 64))."""
     data = bits_to_bytes(F.pad(bits, (0, -bits.shape[-1] % WORD_BITS)))

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..scheme import QuantizedWeight, Scheme
+from ..scheme import FLOAT_BITS, QuantizedWeight, Scheme
 from .adapters import LayerAdapter
 
 
@@ -57,8 +57,11 @@ class QuantizedLayer(nn.Module):
         """The output for the input less the threshold; ``args``: the further arguments of the layer's call.
 
         Sums of +-1 are integers, exact in float32 up to 2^24. Scale and bias come after them: the packed layer and
-        the ONNX file give the same numbers, and a sum of zero stays zero.
+        the ONNX file give the same numbers, and a sum of zero stays zero. Sums of floats round anyway: there the scale
+        goes into the weight, and no pass over the output multiplies by it.
         """
+        if output_scale is None and self.scheme.input_bits == FLOAT_BITS and not self.looks_up(x):
+            return self.apply_weight(self.scheme.input(x, self), self.scaled_weight(), self.bias, *args)
         y, scale = self.product(x, *args)
         if scale is not None:
             y = y * self.per_channel(scale)
@@ -74,6 +77,15 @@ class QuantizedLayer(nn.Module):
     def quantized_weight(self) -> QuantizedWeight:
         """Low-bit values of the weight and their scale, both in filter layout."""
         raise NotImplementedError
+
+    def scaled_weight(self) -> Tensor:
+        """The weight that the layer computes with, its scale included, in the float layer's shape."""
+        values, scale = self.quantized_weight()
+        return self.from_filters(values if scale is None else values * scale)
+
+    def looks_up(self, x: Tensor) -> bool:
+        """Whether :meth:`product` adds up ``x`` without the weight in floats."""
+        return False
 
     @property
     def unsettled(self) -> bool:

@@ -201,6 +201,11 @@ XK_API int32_t xk_scaled_sign_gradient(const xk_filters* filters, const float* g
 XK_API int32_t xk_filter_signs(const xk_filters* filters, const float* values, uint8_t* dense, float* scale,
                                int32_t* valid, const xk_parallel* parallel);
 
+/* What stored codes stand for: values[row][i] = levels[code i of the row], times scale[row] where it is not NULL. A row of
+ * `codes` has ceil(count * bits / 8) bytes, a code `bits` (1 to 8) of its bits, low first; levels has 2^bits values. */
+XK_API int32_t xk_levels(const uint8_t* codes, int64_t rows, int64_t count, int32_t bits, const float* levels,
+                         const float* scale, float* values, const xk_parallel* parallel);
+
 /* Linear layers whose input stays float: y[row][o] = sum of x[row][i] over the set bits of filter o, less that over the
  * others, in float. Weights are made of dense ones, [outputs][ceil(inputs / 8)] bytes, for the kernel that XNORKIT_KERNEL
  * names or this machine prefers. */

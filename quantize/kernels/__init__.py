@@ -35,10 +35,10 @@ __all__ = [
     "dense_weights",
     "is_native",
     "kernel_name",
+    "levels_of_codes",
     "max_pool2d",
     "pack",
     "prepare_weights",
-    "signs_of_rows",
     "training_backend",
     "weights_of_tensor",
 ]
@@ -121,11 +121,18 @@ def is_native(tensor: Tensor) -> bool:
     return _choose(None, tensor) is cpu
 
 
-def signs_of_rows(dense: Tensor, count: int) -> Tensor:
-    """The first ``count`` bits of dense rows, uint8 (rows, bytes), as float32 (rows, count): +1 where set, else -1."""
-    if dense.numel() and is_native(dense):
-        return cpu_signs.signs_of_rows(dense, count)
-    return packing.bytes_to_bits(dense, count).float() * 2 - 1
+def levels_of_codes(codes: Tensor, count: int, bits: int, levels: Tensor, scale: Tensor | None = None) -> Tensor:
+    """What stored codes stand for, (rows, count).
+
+    Args:
+        codes: uint8 (rows, bytes); ``count`` codes a row, of ``bits`` bits each, least significant bit first.
+        levels: (2^bits,), of any float dtype.
+        scale: a factor a row, (rows,), or None.
+    """
+    if codes.numel() and levels.dtype is torch.float32 and is_native(codes):
+        return cpu.levels_of_codes(codes, count, bits, levels, scale)
+    values = packing.codes_to_levels(codes, count, bits, levels)
+    return values if scale is None else values * scale.view(-1, 1)
 
 
 # One call each, of a caller without a layer that holds the parts together.

@@ -230,6 +230,19 @@ def max_pool2d(words: Tensor, channels: int, geometry: PoolGeometry, flip: Tenso
     return result
 
 
+# Layers whose weights are codes of a few bits.
+
+
+def levels_of_codes(codes: Tensor, count: int, bits: int, levels: Tensor, scale: Tensor | None = None) -> Tensor:
+    """What codes stand for, uint8 (rows, bytes) of ``count`` a row, times ``scale`` (rows,): float32 (rows, count)."""
+    rows = len(codes)
+    source = _address("codes", codes, torch.uint8, (rows, -(-count * bits // 8)))
+    of_codes, factors = _address("levels", levels, torch.float32, (2**bits,)), _values("scale", scale, rows)
+    values = torch.empty((rows, count))
+    library.call("xk_levels", source, rows, count, bits, of_codes, factors, values.data_ptr(), library.parallel())
+    return values
+
+
 # Linear layers whose input stays float.
 
 

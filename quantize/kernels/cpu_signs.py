@@ -6,7 +6,6 @@ import os
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from .. import packing
 from . import cpu, library
@@ -66,14 +65,6 @@ def signs(positive: Tensor, order: MemoryOrder) -> Tensor:
     values = order.empty()
     _call("xk_signs", _elements(order), positive, values)
     return values
-
-
-def signs_of_rows(dense: Tensor, count: int) -> Tensor:
-    """+1 where a bit is set, else -1: of dense rows, uint8 (rows, bytes), the first ``count`` bits, float32."""
-    words = F.pad(dense, (0, -dense.shape[1] % (_WORD // 8))).view(torch.int64)
-    values = torch.empty((len(words), words.shape[1] * _WORD))
-    _call("xk_signs", _elements(memory_order(values)), words, values)
-    return values[:, :count]
 
 
 def pass_inside(gradient: Tensor, inside: Tensor, order: MemoryOrder) -> Tensor:

@@ -27,7 +27,7 @@ _PACKED = {BinaryConv2d: PackedConv2d, BinaryConv1d: PackedConv1d, BinaryLinear:
 @keeps_random_state
 @torch.inference_mode(False)  # what is made in it cannot be loaded into
 @torch.no_grad()
-def convert(model: nn.Module, example_input: Any, check: bool = True) -> nn.Module:
+def convert(model: nn.Module, example_input: Any, check: bool = True, keep_expanded: bool = False) -> nn.Module:
     """A copy of a prepared model for inference: binary layers hold one bit a weight and compute with bits.
 
     A layer with 1-bit weights and signs as input becomes a :class:`PackedConv2d`, :class:`PackedConv1d` or
@@ -49,6 +49,8 @@ def convert(model: nn.Module, example_input: Any, check: bool = True) -> nn.Modu
             way through its code with every input: what one run shows of it is what is fused.
         check: compare the result with ``model``, on ``example_input`` and on another input of its shapes, and take
             back fusions that change the answers; :func:`conversion_report` names them.
+        keep_expanded: layers that expand their weight at each call do so at the first, and hold it in memory: as fast
+            as float, and as large, beside the bits. What is saved stays small.
 
     Raises ValueError where no layer is binary, the model is converted already, does not run on ``example_input``, or
     cannot be copied; ConversionMismatch where it computes something else though nothing is fused.
@@ -65,6 +67,9 @@ def convert(model: nn.Module, example_input: Any, check: bool = True) -> nn.Modu
     if check:
         packed, kept = agreeing(model, packed, flow.links, lambda links: _packed(model, flow, links), example_input)
     _note_taken_back(model, packed, flow, kept)
+    for module in packed.modules() if keep_expanded else ():
+        if isinstance(module, ExpandedLayer):
+            module.keep_weight()
     _order_bits(packed, flow.moved(_places(model, packed), ()))
     packed.register_load_state_dict_pre_hook(refuse_other_states)
     return packed

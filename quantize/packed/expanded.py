@@ -19,9 +19,11 @@ from ..binary.quantized_layer import QuantizedLayer
 from ..scheme import QuantizedWeight
 from . import ops
 from .layers import PackedLayer
-from .lookup import EvenLevels, LookedUp, has_lookup, most_rows
+from .lookup import LookedUp, has_lookup, most_rows
 from .planes import LayerPlanes, has_planes
 from .state import form_problems
+
+_EXPANDS = "expands its weight at each call"
 
 
 class ExpandedLayer(QuantizedLayer):
@@ -34,6 +36,7 @@ class ExpandedLayer(QuantizedLayer):
         weight_scale: as in :class:`quantize.QuantizedWeight`, or None.
 
     Attributes:
+        keeps_weight: see :meth:`keep_weight`.
         kind: the class of binary layers whose forward it has.
         filter_shape: (out_channels, in_channels / groups, *kernel).
     """
@@ -44,7 +47,9 @@ class ExpandedLayer(QuantizedLayer):
     kind: type[BinaryLayer]
     filter_shape: tuple[int, ...]
     code_bits: int
+    keeps_weight: bool = False
     _on_bits: LayerPlanes | LookedUp | None = None
+    _kept: Tensor | None = None
 
     @torch.no_grad()
     def __init__(self, layer: BinaryLayer, no_kernel: str):
@@ -64,15 +69,20 @@ class ExpandedLayer(QuantizedLayer):
         self.register_buffer("weight_codes", codes)
         self.register_buffer("weight_levels", levels)
         self.register_buffer("weight_scale", None if scale is None else scale.clone())
-        self.note = _computing(self) or f"{no_kernel}: expands its weight at each call"
+        self.note = _computing(self) or f"{no_kernel}: {_EXPANDS}"
         if layer.unsettled:  # it is 0 and says nothing
             self.threshold = None
 
     @property
     def weight(self) -> Tensor:
-        """The weight that the layer computes with, its scale included, in the float layer's shape: expanded anew."""
-        values, scale = self.quantized_weight()
-        return self.from_filters(values if scale is None else values * scale)
+        """:meth:`scaled_weight`, expanded anew."""
+        rows, scale = self.filter_shape[0], self.weight_scale
+        return self.from_filters(self._values(None if scale is None else scale.reshape(-1).expand(rows).contiguous()))
+
+    def keep_weight(self) -> None:
+        """Expand the weight once, and hold it: as fast as the float layer, and as large beside the codes."""
+        self.keeps_weight = True
+        self.note = self.note.replace(_EXPANDS, "keeps its weight expanded")
 
     def state_problems(self, state_dict: Mapping[str, Any], prefix: str) -> list[str]:
         """Why the state under ``prefix`` is not one of this layer; what is missing is no problem here."""
@@ -81,24 +91,50 @@ class ExpandedLayer(QuantizedLayer):
     def product(self, x: Tensor, *args) -> tuple[Tensor, Tensor | None]:
         if args or ops.is_traced(x) or x.dtype is not torch.float32 or not x.numel():
             return super().product(x, *args)
-        held = self._on_bits
-        if held is None or held.codes is not self.weight_codes:
-            held = self._on_bits = self._find_bits()
-        y = held.compute(self, x)
+        y = self._bits().compute(self, x)
         return super().product(x) if y is None else (y, self.weight_scale)
 
-    def _find_bits(self) -> LayerPlanes | LookedUp:
+    def looks_up(self, x: Tensor) -> bool:
+        if not has_lookup(self) or x.dtype is not torch.float32 or ops.is_traced(x) or not x.numel():
+            return False
+        held = self._bits()
+        return isinstance(held, LookedUp) and held.takes(x)
+
+    def _bits(self) -> LayerPlanes | LookedUp:
         """What computes on the bits that there are now: they are moved, loaded, and lent by functional_call."""
-        if has_lookup(self):
-            return LookedUp(self, self.weight_codes, self.code_bits, self.weight_levels)
-        return LayerPlanes(self, self.weight_codes)
+        held = self._on_bits
+        if held is None or held.codes is not self.weight_codes:
+            if has_lookup(self):
+                held = LookedUp(self, self.weight_codes, self.code_bits, self.weight_levels)
+            else:
+                held = LayerPlanes(self, self.weight_codes)
+            self._on_bits, self._kept = held, None
+        return held
+
+    def scaled_weight(self) -> Tensor:
+        if ops.is_traced(self.weight_codes):
+            return self.weight
+        self._bits()  # forgets what was made of other codes
+        if self._kept is None:
+            weight = self.weight
+            if not self.keeps_weight:
+                return weight
+            self._kept = weight
+        return self._kept
 
     def quantized_weight(self) -> QuantizedWeight:
-        count, traced = math.prod(self.filter_shape[1:]), ops.is_traced(self.weight_codes)
-        values = None if traced else _levels_by_signs(self.weight_codes, count, self.code_bits, self.weight_levels)
-        if values is None:
-            values = _levels_by_codes(self.weight_codes, count, self.code_bits, self.weight_levels)
-        return QuantizedWeight(values.reshape(self.filter_shape), self.weight_scale)
+        return QuantizedWeight(self._values(), self.weight_scale)
+
+    def _values(self, scale: Tensor | None = None) -> Tensor:
+        """The values of the filters, times a factor a filter."""
+        count = math.prod(self.filter_shape[1:])
+        codes, levels = self.weight_codes, self.weight_levels
+        if ops.is_traced(codes):
+            values = packing.codes_to_levels(codes, count, self.code_bits, levels)
+            values = values if scale is None else values * scale.unsqueeze(1)
+        else:
+            values = kernels.levels_of_codes(codes, count, self.code_bits, levels, scale)
+        return values.reshape(self.filter_shape)
 
     def forward(self, input: Tensor, *args, **kwargs) -> Tensor:
         ops.refuse_gradient(input)
@@ -120,14 +156,14 @@ class ExpandedLayer(QuantizedLayer):
             start = torch.empty_like(saved, device=self.weight_levels.device)
             self.threshold = nn.Parameter(start, requires_grad=False)
         super()._load_from_state_dict(state_dict, prefix, *rest)
-        self._on_bits = None  # the codes are the same tensor with other values
+        self._on_bits = self._kept = None  # the codes are the same tensor with other values
 
     def _apply(self, fn, recurse=True):
-        self._on_bits = None
+        self._on_bits = self._kept = None
         return super()._apply(fn, recurse)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_on_bits": None}
+        return {**self.__dict__, "_on_bits": None, "_kept": None}
 
     def extra_repr(self) -> str:
         options = self.kind.float_class.extra_repr(self)
@@ -137,7 +173,7 @@ class ExpandedLayer(QuantizedLayer):
 def _encode(values: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """(codes, levels) as an :class:`ExpandedLayer` stores filters. ValueError where they have more values.
 
-    Levels that no value has go on in even steps, so that :func:`_levels_by_signs` finds those of ternary weights even.
+    Levels that no value has go on in even steps, so that those of ternary weights are even, see :class:`EvenLevels`.
     """
     if bits > 8:
         raise ValueError("it has more values than bits")
@@ -151,23 +187,6 @@ def _encode(values: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     step = levels[-1] - levels[-2] if len(levels) > 1 else levels.new_ones(())
     more = levels[-1] + step * torch.arange(1, 2**bits - len(levels) + 1, device=levels.device)
     return packing.bits_to_bytes(coded), torch.cat([levels, more])
-
-
-def _levels_by_codes(stored: Tensor, count: int, bits: int, levels: Tensor) -> Tensor:
-    """The levels that ``count`` codes a row stand for, (rows, count)."""
-    found = packing.bytes_to_bits(stored, count * bits).unflatten(1, (count, bits))
-    return levels[(found.long() << torch.arange(bits, device=stored.device)).sum(-1)]
-
-
-def _levels_by_signs(stored: Tensor, count: int, bits: int, levels: Tensor) -> Tensor | None:
-    """The same in a twentieth of the time, where the levels are even; else None."""
-    if levels.dtype is torch.float32 and levels.tolist() == [-1.0, 1.0]:
-        return kernels.signs_of_rows(stored, count)
-    even = EvenLevels.of(levels)
-    if even is None:
-        return None
-    signs = kernels.signs_of_rows(stored, count * bits).reshape(-1, bits)
-    return torch.mv(signs, even.weights).add_(even.middle).view(-1, count)
 
 
 def _computing(layer: ExpandedLayer) -> str:

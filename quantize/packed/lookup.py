@@ -66,12 +66,15 @@ class LookedUp:
             self.weights = cpu.prepare_lookup(sign_planes(codes, inputs, bits), inputs)
             self.most_rows = most_rows(bits, cpu.lookup_kernel(self.weights))
 
+    def takes(self, x: Tensor) -> bool:
+        """Whether sums of ``x`` are looked up."""
+        return self.even is not None and math.prod(x.shape[:-1]) <= self.most_rows
+
     def compute(self, layer: QuantizedLayer, x: Tensor) -> Tensor | None:
         """The layer's operation on ``x`` and the values of its weight; None where it has to expand it."""
-        rows = math.prod(x.shape[:-1])
-        if self.even is None or rows > self.most_rows:
+        if not self.takes(x):
             return None
-        batch = x.reshape(rows, -1).contiguous()
+        batch = x.reshape(math.prod(x.shape[:-1]), -1).contiguous()
         planes = cpu.look_up(batch, self.weights, len(self.factors) * self.outputs).split(self.outputs, 1)
         y = planes[0] if self.factors[0] == 1 else planes[0].mul_(self.factors[0])
         for factor, plane in zip(self.factors[1:], planes[1:], strict=True):
