@@ -1,5 +1,6 @@
-"""``float_layers="int8"`` of :func:`quantize.export_onnx`: what 8 bits change on the images given, and whether they may."""
+"""``float_layers="int8"`` of :func:`quantize.export_onnx`: what 8 bits change on the images given."""
 
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,13 +125,13 @@ def _labels(labels: Any, images: Tensor) -> Tensor | None:
     return labels.detach().cpu().long()
 
 
-def quantize_float_layers(program: ir.Model, calibration: Calibration) -> Int8Report:
-    """Put the float layers of a packed program in 8 bits, in place.
+def quantize_float_layers(program: ir.Model, parameters: Container[str], calibration: Calibration) -> Int8Report:
+    """Put the layers of a packed program whose weights are ``parameters`` in 8 bits, in place.
 
     Raises ValueError where there are none, where an output has no classes, or where that costs more than
     ``calibration.max_drop``.
     """
-    layers = float_layers(program)
+    layers = float_layers(program, parameters)
     if not layers:
         raise ValueError("the network has no float layers that 8 bits could hold; leave float_layers out")
     names = tuple(str(layer.node.name) for layer in layers)
@@ -171,23 +172,21 @@ def _report(names: tuple[str, ...], before: np.ndarray, after: np.ndarray, calib
 
 
 def _run(
-    program: ir.Model, images: Tensor, layers: list[FloatLayer] | None = None
+    program: ir.Model, images: Tensor, layers: Sequence[FloatLayer] = ()
 ) -> tuple[np.ndarray, list[tuple[float, float]]]:
     """The first output for the images, and the range of the input of each of ``layers``, in onnxruntime."""
-    observed = list(dict.fromkeys(str(layer.input.name) for layer in layers or ()))
+    observed = list(dict.fromkeys(str(layer.input.name) for layer in layers))
     session = create_session(_watching(program, observed))
-    names = [session.get_outputs()[0].name, *(name for name in observed)]
-    feed = session.get_inputs()[0].name
-    outputs, extremes = [], {name: (np.inf, -np.inf) for name in observed}
+    (fed,), output = session.get_inputs(), session.get_outputs()[0].name
+    asked = [output, *(name for name in observed if name != fed.name)]
+    outputs, extremes = [], dict.fromkeys(observed, (np.inf, -np.inf))
     for batch in images.split(_BATCH):
-        pixels = batch.numpy()
-        found = session.run([name for name in names if name != feed], {feed: pixels})
-        values = dict(zip((name for name in names if name != feed), found, strict=True)) | {feed: pixels}
-        outputs.append(values[names[0]])
+        values = {fed.name: batch.numpy()}
+        values |= dict(zip(asked, session.run(asked, values), strict=True))
+        outputs.append(values[output])
         for name, (low, high) in extremes.items():
             extremes[name] = min(low, float(values[name].min())), max(high, float(values[name].max()))
-    ranges = [extremes[str(layer.input.name)] for layer in layers or ()]
-    return np.concatenate(outputs), ranges
+    return np.concatenate(outputs), [extremes[str(layer.input.name)] for layer in layers]
 
 
 def _watching(program: ir.Model, names: list[str]) -> bytes:

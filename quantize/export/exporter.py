@@ -102,9 +102,9 @@ def export_onnx(
         max_drop: points of a percent that 8 bits may cost on ``calibration``; 0.1 where it is None.
 
     Raises:
-        ValueError: an unknown format, or one in which a layer has no form; 8 bits cost more than ``max_drop``; an ``example_input`` that the model
-            does not take; a model that takes one batch size only, or one image size where ``dynamic_size``, or
-            returns NaN.
+        ValueError: an unknown format, or one in which a layer has no form; 8 bits cost more than ``max_drop``, or
+            there are no float layers; an ``example_input`` that the model does not take; a model that takes one batch
+            size only, or one image size where ``dynamic_size``, or returns NaN.
         TypeError: ``example_input`` or ``metadata`` has something that cannot be written.
         OSError: the directory does not exist or cannot be written to.
         RuntimeError: PyTorch cannot trace the model with a dynamic batch or size.
@@ -132,7 +132,7 @@ def export_onnx(
         parity = None if unchecked else _check(kind, reference, temporary, tapped, batch, other_batch)
         int8 = None
         if calibrated_on is not None:
-            int8 = quantize_float_layers(program, calibrated_on)
+            int8 = quantize_float_layers(program, dict(lowered.named_parameters()), calibrated_on)
             _save(program, temporary)
         size = os.path.getsize(temporary)
     return ExportReport(Path(path), size, OPSET, parity, unchecked, int8)

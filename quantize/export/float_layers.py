@@ -10,7 +10,7 @@ onnxruntime's own quantized operators are no faster than its float ones on the f
 write bytes that the packed layer would have to make floats of again: hence functions of ours, see :mod:`.functions`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,13 +53,14 @@ class FloatLayer:
         return self.nodes[-1].outputs[0]
 
 
-def float_layers(program: ir.Model) -> list[FloatLayer]:
-    """The convolutions and linear layers with float weights, in the order of the graph.
+def float_layers(program: ir.Model, parameters: Container[str]) -> list[FloatLayer]:
+    """The convolutions and linear layers whose weights are among ``parameters``, by name, in the order of the graph.
 
-    Those whose form our operators do not have stay float: convolutions of other than 2 dimensions or with groups, and
-    linear layers of other than rows (N, inputs).
+    Other weights are constants of an operation, such as the mean over a window. Layers whose form our operators do not
+    have stay float: convolutions of other than 2 dimensions or with groups, and linear layers of other than rows
+    (N, inputs).
     """
-    found = (_layer_of(node) for node in program.graph)
+    found = (_layer_of(node) for node in program.graph if len(node.inputs) > 1 and _name(node.inputs[1]) in parameters)
     return [layer for layer in found if layer is not None and layer.filters[0].size <= _MOST_PRODUCTS]
 
 
@@ -81,7 +82,7 @@ def _layer_of(node: ir.Node) -> FloatLayer | None:
 
 def _filters_of(node: ir.Node) -> np.ndarray | None:
     """Float64 (out, in, ...) of a layer that has a form in 8 bits."""
-    constant = constant_of(node.inputs[1]) if node.domain == "" and len(node.inputs) > 1 else None
+    constant = constant_of(node.inputs[1]) if node.domain == "" else None
     if constant is None or constant.dtype != ir.DataType.FLOAT:
         return None
     weight = constant.numpy().astype(np.float64)
@@ -99,6 +100,10 @@ def _filters_of(node: ir.Node) -> np.ndarray | None:
     if node.op_type == "MatMul" and weight.ndim == 2 and _rank(node.inputs[0]) == 2:
         return weight.T
     return None
+
+
+def _name(value: ir.Value | None) -> str:
+    return "" if value is None else str(value.name)
 
 
 def _rank(value: ir.Value | None) -> int | None:

@@ -108,6 +108,7 @@ class Call {
   void make_offsets() {
     const Runs runs(s_);
     const int64_t runs_a_row = runs.count / s_.kernel_h;
+    offsets_.reserve(static_cast<size_t>(weights_.steps()));
     const int64_t tap_bytes = s_.dilation_w * s_.channels * weights_.kernel().number_bytes;
     for (int64_t run = 0; run < runs.count; ++run)
       for (int64_t i = 0; i < weights_.run_steps(); ++i)
@@ -123,6 +124,10 @@ class Call {
     if (y < 0 || y >= s_.height) return;
     const float* from = input + image * s_.channels * plane + y * s_.width;
     to += s_.pad_left * s_.channels;
+    if (plane == 1) {  // rows of a linear layer
+      for (int64_t c = 0; c < s_.channels; ++c) to[c] = static_cast<Number>(number_of(from[c]));
+      return;
+    }
     constexpr int kTogether = kStepBytes / sizeof(Number);
     int64_t c = 0;
     for (; c + kTogether <= s_.channels; c += kTogether) quantize_planes<kTogether>(from + c * plane, plane, to + c);
@@ -136,8 +141,9 @@ class Call {
     constexpr int kBits = 8 * sizeof(Number);
     for (int64_t first = 0; first < s_.width; first += kPart, from += kPart) {
       const int64_t count = std::min(kPart, s_.width - first);
-      uint32_t pieces[kPart] = {};
-      for (int c = 0; c < kTogether; ++c)
+      uint32_t pieces[kPart];
+      for (int64_t x = 0; x < count; ++x) pieces[x] = number_of(from[x]);
+      for (int c = 1; c < kTogether; ++c)
         for (int64_t x = 0; x < count; ++x) pieces[x] |= number_of(from[c * plane + x]) << (kBits * c % 32);
       for (int64_t x = 0; x < count; ++x)
         std::memcpy(to + (first + x) * s_.channels, &pieces[x], kTogether * sizeof(Number));

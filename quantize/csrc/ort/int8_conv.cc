@@ -35,7 +35,8 @@ xk_conv_shape shape_of(const Int8Variant& variant, const Node& node) {
     shape.out_channels = filter[0], shape.channels = filter[1];
   } else {
     read_window(node, &shape);
-    shape.groups = node.integer("group");
+    if (const int64_t groups = node.integer("group"); groups != 1)
+      fail(XK_INVALID_ARGUMENT, "group is %" PRId64 "; it must be 1", groups);
     const std::vector<int64_t> filter = node.integers("filter_shape", 4);
     if (filter[1] != shape.kernel_h || filter[2] != shape.kernel_w)
       fail(XK_INVALID_ARGUMENT, "kernel_shape is %s; filter_shape %s says otherwise",
@@ -97,7 +98,8 @@ class Int8Kernel : public NodeKernel {
     const Shape full = weight_shape(shape_);
     const uint8_t* const numbers = node.bytes(kNumbers, "numbers", full.out_channels, full.filter_bits);
     for (int64_t i = 0; i < full.out_channels * full.filter_bits; ++i)
-      if (numbers[i] == 0) fail(XK_INVALID_ARGUMENT, "'numbers' has a 0, which is -128; the least is 1: the data is damaged");
+      if (numbers[i] == 0)
+        fail(XK_INVALID_ARGUMENT, "'numbers' has a 0, which is -128; the least is 1: the data is damaged");
     return numbers;
   }
 
