@@ -16,11 +16,12 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from .functions import BITS_OF_FLOATS_VERSION, DOMAIN, VERSION
+from .functions import DOMAIN, DOMAIN_VERSION
 from .graph import constant_of
 from .packed_format import add_functions
 
 _LARGEST_NUMBER, _LARGEST_WEIGHT, _WEIGHT_ZERO = 255, 127, 128
+_BITS_VERSION = 2  # of the operators: the first with Int8ConvToBits
 _LEAST_BITS = 2  # channels that a container of bits needs
 _MOST_PRODUCTS = (2**31 - 1) // (_LARGEST_NUMBER * _LARGEST_WEIGHT)  # of a sum of 32 bits
 
@@ -145,7 +146,7 @@ def quantize_layers(program: ir.Model, layers: Sequence[FloatLayer], ranges: Seq
     ours = [node for node in program.graph if node.domain == DOMAIN]
     if any(node.op_type == "Int8ConvToBits" for node in ours):
         for node in ours:  # bits flow: all of them are run by one library, or none
-            node.attributes["xnorkit_version"] = ir.AttrInt64("xnorkit_version", BITS_OF_FLOATS_VERSION)
+            node.attributes["xnorkit_version"] = ir.AttrInt64("xnorkit_version", _BITS_VERSION)
 
 
 def _replace(graph: ir.Graph, layer: FloatLayer, low: float, high: float) -> None:
@@ -159,7 +160,7 @@ def _replace(graph: ir.Graph, layer: FloatLayer, low: float, high: float) -> Non
     if reader is not None:
         name, thresholds = "Int8ConvToBits", reader.inputs[4:6]
         inputs += thresholds
-    node = ir.node(name, [layer.input, *inputs], attributes, domain=DOMAIN, version=VERSION, name=layer.node.name)
+    node = ir.node(name, [layer.input, *inputs], attributes, domain=DOMAIN, version=DOMAIN_VERSION, name=layer.node.name)
     old, new = layer.output, node.outputs[0]
     new.name, new.shape, new.type = old.name, old.shape, old.type
     layer.nodes[-1].append(node)

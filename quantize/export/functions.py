@@ -15,10 +15,10 @@ import functools
 import onnx
 
 DOMAIN = "xnorkit"
-VERSION = 1  # of the domain: a node of a later one may mean something else; see quantize/csrc/ort/operators.cc
+DOMAIN_VERSION = 1  # that files import
+VERSION = 2  # of the operators: a node of a later one may mean something else; see quantize/csrc/ort/operators.cc
 OPSET = 21  # of the standard operators, in the bodies and in the files
 
-BITS_OF_FLOATS_VERSION = 2  # of the nodes of a file that has Int8ConvToBits, which libraries of version 1 do not know
 
 _WINDOW = ("kernel_shape", "strides", "pads", "dilations", "group", "filter_shape")
 _CONV = (*_WINDOW, "filter_bits", "size_hint")
