@@ -83,8 +83,11 @@ _SIGN_MATMUL = (
 """
 )
 
-_CONSTANTS = """
+_HALF = """
   half = Constant <value = float {0.5}> ()
+"""
+
+_A_CHANNEL = """
   a_channel = Constant <value_ints = [1, -1, 1, 1]> ()
 """
 
@@ -219,7 +222,7 @@ def function(name: str) -> onnx.FunctionProto:
     inputs += [] if from_bits else ["threshold", "turn"]
     inputs += ["output_threshold", "output_turn"] if to_bits else []
     inputs += ["input_scale"] if scaled else []
-    body = _CONSTANTS + _WEIGHT
+    body = _HALF + _A_CHANNEL + _WEIGHT
     if not from_bits:
         body += _TURN + _COMPARE.format(x="turned", to="bits_in", threshold="threshold")
         body += _HALF_SIGN.format(x="bits_in", to="signs")
@@ -235,7 +238,7 @@ def _int8_function(name: str) -> onnx.FunctionProto:
         return _parse(name, ("filter_shape",), inputs, _NUMBERS + _INT8_LINEAR + _ending(name))
     to_bits = name.endswith("ToBits")
     scale, bias = ("scale_turned", "bias_turned") if to_bits else ("scale", "bias")
-    body = _CONSTANTS + _NUMBERS + _INT8_FILTERS + _OUTPUT_TURN * to_bits + _SUMS.format(x="centred", scale=scale)
+    body = _HALF * to_bits + _A_CHANNEL + _NUMBERS + _INT8_FILTERS + _OUTPUT_TURN * to_bits + _SUMS.format(x="centred", scale=scale)
     inputs += ["output_threshold", "output_turn"] if to_bits else []
     return _parse(name, _WINDOW, inputs, body + _BIAS.format(x="scaled", bias=bias) + _ending(name))
 
