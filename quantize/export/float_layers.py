@@ -160,12 +160,18 @@ def _replace(graph: ir.Graph, layer: FloatLayer, low: float, high: float) -> Non
     if reader is not None:
         name, thresholds = "Int8ConvToBits", reader.inputs[4:6]
         inputs += thresholds
-    node = ir.node(name, [layer.input, *inputs], attributes, domain=DOMAIN, version=DOMAIN_VERSION, name=layer.node.name)
+    node = ir.node(name, [layer.input, *inputs], attributes, domain=DOMAIN, version=DOMAIN_VERSION)
+    node.name = layer.node.name
+    _take_place(graph, layer, node)
+    if reader is not None:
+        _read_bits(reader)
+
+
+def _take_place(graph: ir.Graph, layer: FloatLayer, node: ir.Node) -> None:
+    """Put ``node`` where the nodes of ``layer`` are, and drop the constants that nobody else reads."""
     old, new = layer.output, node.outputs[0]
     new.name, new.shape, new.type = old.name, old.shape, old.type
     layer.nodes[-1].append(node)
-    if reader is not None:
-        _read_bits(reader)
     if old.is_graph_output():
         graph.outputs[graph.outputs.index(old)] = new
     old.replace_all_uses_with(new)
@@ -173,7 +179,7 @@ def _replace(graph: ir.Graph, layer: FloatLayer, low: float, high: float) -> Non
     graph.remove(layer.nodes, safe=True)
     for value in read:
         if value.is_initializer() and not value.uses():
-            del graph.initializers[value.name]
+            del graph.initializers[str(value.name)]
 
 
 def _tensors(layer: FloatLayer, low: float, high: float) -> dict[str, np.ndarray]:

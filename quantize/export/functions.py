@@ -238,7 +238,8 @@ def _int8_function(name: str) -> onnx.FunctionProto:
         return _parse(name, ("filter_shape",), inputs, _NUMBERS + _INT8_LINEAR + _ending(name))
     to_bits = name.endswith("ToBits")
     scale, bias = ("scale_turned", "bias_turned") if to_bits else ("scale", "bias")
-    body = _HALF * to_bits + _A_CHANNEL + _NUMBERS + _INT8_FILTERS + _OUTPUT_TURN * to_bits + _SUMS.format(x="centred", scale=scale)
+    body = _A_CHANNEL + (_HALF + _OUTPUT_TURN) * to_bits + _NUMBERS + _INT8_FILTERS
+    body += _SUMS.format(x="centred", scale=scale)
     inputs += ["output_threshold", "output_turn"] if to_bits else []
     return _parse(name, _WINDOW, inputs, body + _BIAS.format(x="scaled", bias=bias) + _ending(name))
 
