@@ -166,9 +166,9 @@ def _report(names: tuple[str, ...], before: np.ndarray, after: np.ndarray, calib
         target = calibration.labels.numpy()
         if target.shape != classes[0].shape:
             raise ValueError(f"labels is {target.shape}; the predictions are {classes[0].shape}")
-    shares = [100 * float((found == target).mean()) for found in classes]
+    first, then = (100 * float((found == target).mean()) for found in classes)
     apart = np.abs(after.astype(np.float64) - before).max() / (np.abs(before).max() or 1.0)
-    return Int8Report(names, len(before), *shares, calibration.labels is not None, float(apart))
+    return Int8Report(names, len(before), first, then, calibration.labels is not None, float(apart))
 
 
 def _run(

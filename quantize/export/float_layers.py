@@ -12,6 +12,7 @@ write bytes that the packed layer would have to make floats of again: hence func
 
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -151,9 +152,11 @@ def quantize_layers(program: ir.Model, layers: Sequence[FloatLayer], ranges: Seq
 
 def _replace(graph: ir.Graph, layer: FloatLayer, low: float, high: float) -> None:
     tensors = _tensors(layer, low, high)
-    inputs = [_constant(graph, f"{layer.node.name}/{name}", tensor) for name, tensor in tensors.items()]
+    inputs: list[ir.Value | None] = [
+        _constant(graph, f"{layer.node.name}/{name}", tensor) for name, tensor in tensors.items()
+    ]
     shape = layer.filters.shape
-    attributes = {"filter_shape": shape if len(shape) == 2 else (shape[0], *shape[2:], shape[1])}
+    attributes: dict[str, Any] = {"filter_shape": shape if len(shape) == 2 else (shape[0], *shape[2:], shape[1])}
     if len(shape) > 2:
         attributes |= _window(layer.node, shape[2:])
     name, reader = layer.name, _reader_of_signs(layer)
@@ -210,7 +213,7 @@ def _constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     return value
 
 
-def _window(node: ir.Node, kernel: Sequence[int]) -> dict[str, Sequence[int] | int]:
+def _window(node: ir.Node, kernel: Sequence[int]) -> dict[str, Any]:
     attributes = node.attributes
     names = {"strides": (1, 1), "dilations": (1, 1), "pads": (0, 0, 0, 0)}
     return {"kernel_shape": kernel, "group": 1} | {
