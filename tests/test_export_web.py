@@ -290,6 +290,16 @@ def test_bits_that_others_read_are_left_to_onnxruntime(operator):
     assert stages.split(net.model(net.nodes[-1].output[0])) is None  # an output of the network
 
 
+def test_bits_that_others_write_are_left_to_onnxruntime(tmp_path):
+    """Those of a layer of 8 bits, which the page has no kernel for."""
+    x = torch.randn(4, 3, 8, 8)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), quantize.BinaryConv2d(4, 2, 6), nn.Flatten()).eval()
+    quantize.export_onnx(net, tmp_path / "net.onnx", x, float_layers="int8", calibration=x, max_drop=100)
+    model = onnx.load(tmp_path / "net.onnx")
+    assert [node.op_type for node in model.graph.node][:2] == ["Int8ConvToBits", "BinaryConvFromBits"]
+    assert stages.split(model) is None
+
+
 def test_comparisons_are_those_of_the_kernels():
     conv, _, _ = problem("BinaryConvToBits", "64")
     (first, _) = stages.split(around("BinaryConvToBits", conv))

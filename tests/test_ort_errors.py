@@ -82,7 +82,7 @@ ATTRIBUTES = [
     ("shuffle", 5, "shuffle is 5; it must divide the 24 output channels"),
     ("shuffle", 0, "shuffle is 0; it must be between 1"),
     ("shuffle", None, "'shuffle' is missing"),
-    ("xnorkit_version", 2, "the file needs version 2 of xnorkit's operators and this library has version 1"),
+    ("xnorkit_version", 3, "the file needs version 3 of xnorkit's operators and this library has version 2"),
     ("xnorkit_version", -1, "the file needs version -1"),
     *(
         (name, None, f"'{name}' is missing")

@@ -17,6 +17,7 @@ from ort_models import OPERATORS, Net, random_conv, session
 from quantize.export.functions import VERSION, function
 from quantize.kernels import cpu
 
+OUTPUTS = {1: 17, 2: 18}  # of the file of a version
 DATA = Path(__file__).parent / "data"
 POOL = {"kernel_shape": [3, 2], "strides": [2, 2], "pads": [1, 0, 1, 0], "dilations": [1, 1], "ceil_mode": 1}
 
@@ -34,9 +35,25 @@ def every_operator() -> onnx.ModelProto:
         outputs.append(net.from_bits(y, 8) if "ToBits" in operator else y)
     turn = torch.where(torch.rand(12, generator=generator) > 0.5, 1.0, -1.0)
     outputs.append(net.from_bits(net.node("BinaryMaxPool", bits, {"turn": turn}, POOL | {"xnorkit_version": 1}), 12))
+    outputs.append(net.from_bits(net.node("Int8ConvToBits", "x", *int8_conv(generator)), 8))
     model = net.model(outputs[0], [function(name) for name in sorted({node.op_type for node in net.nodes})])
     model.graph.output.extend(helper.make_tensor_value_info(y, TensorProto.FLOAT, None) for y in outputs[1:])
     return model
+
+
+def int8_conv(generator: torch.Generator) -> tuple[dict[str, torch.Tensor], dict[str, int | list[int]]]:
+    """Tensors and attributes of a layer of 8 bits."""
+    tensors = {
+        "numbers": torch.randint(1, 256, (8, 12 * 9), generator=generator, dtype=torch.uint8),
+        "scale": torch.rand(8, generator=generator) / 1000,
+        "bias": torch.randn(8, generator=generator),
+        "x_inverse": torch.tensor([8.0]),
+        "x_zero": torch.tensor([100.0]),
+        "output_threshold": torch.randn(8, generator=generator),
+        "output_turn": torch.where(torch.rand(8, generator=generator) > 0.5, 1.0, -1.0),
+    }
+    window = {"kernel_shape": [3, 3], "strides": [2, 1], "pads": [1, 1, 1, 1], "dilations": [1, 1], "group": 1}
+    return tensors, window | {"filter_shape": [8, 3, 3, 12], "xnorkit_version": 2}
 
 
 def inputs() -> dict[str, np.ndarray]:
@@ -54,7 +71,7 @@ def test_a_file_of_every_version_runs(version, kernels):
     assert {node.op_type for node in model.graph.node} >= {*OPERATORS, "BinaryMaxPool"}
     with np.load(DATA / f"operators_{version}.npz") as expected:
         outputs = session(model, kernels=kernels).run(None, inputs())
-        assert len(outputs) == len(expected.files) == 17
+        assert len(outputs) == len(expected.files) == OUTPUTS[version]
         for output, name in zip(outputs, expected.files, strict=True):
             np.testing.assert_allclose(output, expected[name], rtol=0, atol=1e-5)
 

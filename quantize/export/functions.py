@@ -15,10 +15,13 @@ import functools
 import onnx
 
 DOMAIN = "xnorkit"
-VERSION = 1  # of the domain: a node of a later one may mean something else; see quantize/csrc/ort/operators.cc
+DOMAIN_VERSION = 1  # that files import
+VERSION = 2  # of the operators: a node of a later one may mean something else; see quantize/csrc/ort/operators.cc
 OPSET = 21  # of the standard operators, in the bodies and in the files
 
-_CONV = ("kernel_shape", "strides", "pads", "dilations", "group", "filter_shape", "filter_bits", "size_hint")
+
+_WINDOW = ("kernel_shape", "strides", "pads", "dilations", "group", "filter_shape")
+_CONV = (*_WINDOW, "filter_bits", "size_hint")
 
 # `used`: the first {count} bits of each row of {bytes}, 0 or 1.
 _BITS = """
@@ -80,8 +83,11 @@ _SIGN_MATMUL = (
 """
 )
 
-_CONSTANTS = """
+_HALF = """
   half = Constant <value = float {0.5}> ()
+"""
+
+_A_CHANNEL = """
   a_channel = Constant <value_ints = [1, -1, 1, 1]> ()
 """
 
@@ -154,6 +160,34 @@ _SHUFFLE = """
   {to} = Gather <axis = 1> ({x}, order)
 """
 
+# A layer of 8 bits: x as whole numbers of steps, and its filters as whole numbers of theirs. Their sums are exact in
+# floats up to 2^24: those of 518 products, however large.
+_NUMBERS = """
+  steps = Mul (x, x_inverse)
+  whole_steps = Round (steps)
+  shifted = Add (whole_steps, x_zero)
+  lowest = Constant <value = float {0.0}> ()
+  highest = Constant <value = float {255.0}> ()
+  number = Clip (shifted, lowest, highest)
+  centred = Sub (number, x_zero)
+  stored = Cast <to = 1> (numbers)
+  middle = Constant <value = float {128.0}> ()
+  filter_rows = Sub (stored, middle)
+"""
+
+_INT8_FILTERS = """
+  filter_shape = Constant <value_ints: ints = @filter_shape> ()
+  filters = Reshape (filter_rows, filter_shape)
+  weight = Transpose <perm = [0, 3, 1, 2]> (filters)
+"""
+
+_INT8_LINEAR = """
+  weight = Transpose <perm = [1, 0]> (filter_rows)
+  sums = MatMul (centred, weight)
+  scaled = Mul (scale, sums)
+  biased = Add (scaled, bias)
+"""
+
 _MAX_POOL = """
   a_channel = Constant <value_ints = [1, -1, 1, 1]> ()
   turns = Reshape (turn, a_channel)
@@ -180,13 +214,15 @@ def function(name: str) -> onnx.FunctionProto:
         return _parse(name, ("filter_shape", "filter_bits", "code_shape", "bit_values"), ("codes", "levels"), _LEVELS)
     if name == "SignMatMul":
         return _parse(name, ("filter_shape", "filter_bits"), ("x", "weight_bits"), _SIGN_MATMUL)
+    if name.startswith("Int8"):
+        return _int8_function(name)
     parts = name.removeprefix("BinaryConv")
     from_bits, to_bits, scaled = ("FromBits" in parts), ("ToBits" in parts), ("Scaled" in parts)
     inputs = ["x", "weight_bits", "scale", "bias"]
     inputs += [] if from_bits else ["threshold", "turn"]
     inputs += ["output_threshold", "output_turn"] if to_bits else []
     inputs += ["input_scale"] if scaled else []
-    body = _CONSTANTS + _WEIGHT
+    body = _HALF + _A_CHANNEL + _WEIGHT
     if not from_bits:
         body += _TURN + _COMPARE.format(x="turned", to="bits_in", threshold="threshold")
         body += _HALF_SIGN.format(x="bits_in", to="signs")
@@ -194,6 +230,18 @@ def function(name: str) -> onnx.FunctionProto:
     body += _OUTPUT_TURN * to_bits + _SUMS.format(x="x" if from_bits else "signs", scale=scale)
     body += _INPUT_SCALE * scaled + _BIAS.format(x="scaled_twice" if scaled else "scaled", bias=bias)
     return _parse(name, _CONV + ("shuffle",) * ("Shuffle" in parts), inputs, body + _ending(parts))
+
+
+def _int8_function(name: str) -> onnx.FunctionProto:
+    inputs = ["x", "numbers", "scale", "bias", "x_inverse", "x_zero"]
+    if name.startswith("Int8Linear"):
+        return _parse(name, ("filter_shape",), inputs, _NUMBERS + _INT8_LINEAR + _ending(name))
+    to_bits = name.endswith("ToBits")
+    scale, bias = ("scale_turned", "bias_turned") if to_bits else ("scale", "bias")
+    body = _A_CHANNEL + (_HALF + _OUTPUT_TURN) * to_bits + _NUMBERS + _INT8_FILTERS
+    body += _SUMS.format(x="centred", scale=scale)
+    inputs += ["output_threshold", "output_turn"] if to_bits else []
+    return _parse(name, _WINDOW, inputs, body + _BIAS.format(x="scaled", bias=bias) + _ending(name))
 
 
 def _ending(parts: str) -> str:

@@ -80,7 +80,7 @@ def _drop_zero_bias(graph: ir.Graph) -> None:
     """A convolution without bias is exported with a bias of zeros."""
     for node in graph:
         if node.op_type in ("Conv", "ConvTranspose") and len(node.inputs) == 3:
-            bias = _constant(node.inputs[2])
+            bias = constant_of(node.inputs[2])
             if bias is not None and not bias.numpy().any():
                 node.replace_input_with(2, None)
 
@@ -99,7 +99,8 @@ def _put_scale_first(graph: ir.Graph) -> None:
 
 def drop_taps(model: ir.Model, outputs: int) -> None:
     """Keep the first ``outputs`` outputs and what they need, in place."""
-    del model.graph.outputs[outputs:]
+    while len(model.graph.outputs) > outputs:
+        model.graph.outputs.pop()  # del would leave values that call themselves outputs
     passes.RemoveUnusedNodesPass()(model)
 
 
@@ -174,12 +175,12 @@ def _name(value: ir.Value | None) -> str:
     return "" if value is None else value.name or ""
 
 
-def _constant(value: ir.Value | None) -> ir.TensorProtocol | None:
+def constant_of(value: ir.Value | None) -> ir.TensorProtocol | None:
     return None if value is None else ir.convenience.get_const_tensor(value)
 
 
 def _scalar(value: ir.Value | None) -> float | None:
-    tensor = _constant(value)
+    tensor = constant_of(value)
     return float(tensor.numpy().item()) if tensor is not None and tensor.size == 1 else None
 
 

@@ -17,7 +17,7 @@ from ..packed.layers import PackedLayer
 from ..packed.lookup import EvenLevels, has_lookup, most_rows, sign_planes
 from ..packed.pool import PackedMaxPool2d
 from ..scheme import QuantizedWeight
-from .functions import DOMAIN, VERSION, conv_name, function
+from .functions import DOMAIN, DOMAIN_VERSION, conv_name, function
 from .lowering import LoweredLayer, Network, conv_attributes, keep, onnx_node, pool_node, replaced, turn_of, turned
 
 
@@ -94,7 +94,7 @@ def max_pool(pool: PackedMaxPool2d, network: Network) -> nn.Module:
 
 
 def _pool(pool: PackedMaxPool2d, input: Tensor) -> Tensor:
-    return pool_node(f"{DOMAIN}::BinaryMaxPool", pool, [input, pool.get_buffer("turn")], version=VERSION)
+    return pool_node(f"{DOMAIN}::BinaryMaxPool", pool, [input, pool.get_buffer("turn")], version=DOMAIN_VERSION)
 
 
 def with_called_weight(layer: ExpandedLayer, network: Network) -> nn.Module:
@@ -128,7 +128,7 @@ def _weight(layer: ExpandedLayer) -> QuantizedWeight:
 
 
 def _call(name: str, inputs: list[Tensor], attributes: dict[str, Any], shape: tuple[int, ...]) -> Tensor:
-    return onnx_node(f"{DOMAIN}::{name}", inputs, attributes, shape, version=VERSION)
+    return onnx_node(f"{DOMAIN}::{name}", inputs, attributes, shape, version=DOMAIN_VERSION)
 
 
 def add_functions(model: ir.Model) -> None:
@@ -136,4 +136,4 @@ def add_functions(model: ir.Model) -> None:
     for name in sorted({node.op_type for node in model.graph if node.domain == DOMAIN}):
         body = ir.serde.deserialize_function(function(name))
         model.functions[body.identifier()] = body
-        model.opset_imports[DOMAIN] = VERSION
+        model.opset_imports[DOMAIN] = DOMAIN_VERSION

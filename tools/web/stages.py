@@ -106,9 +106,10 @@ def _runs(nodes: Iterable[NodeProto], ready: set[str], ours: set[str]) -> list[l
 
 
 def _bits_stay_within(nodes: Sequence[NodeProto], outputs: set[str]) -> bool:
-    """Whether only nodes of ours read the bits that nodes of ours write."""
+    """Whether only nodes of ours read the bits that nodes of ours write, and these read no others."""
     bits = {node.output[0] for node in nodes if _known(node) and "ToBits" in node.op_type or node.op_type == POOL}
-    return not bits & (outputs | {name for node in nodes if not _known(node) for name in node.input})
+    read = {node.input[0] for node in nodes if _known(node) and "FromBits" in node.op_type or node.op_type == POOL}
+    return read <= bits and not bits & (outputs | {name for node in nodes if not _known(node) for name in node.input})
 
 
 def _types(model: ModelProto) -> dict[str, int] | None:

@@ -42,15 +42,6 @@ class ConvKernel : public NodeKernel {
   void compute(OrtKernelContext* context) const override;
 
  private:
-  // A comparison a channel, as xk_binarize has it. In the file it is turn * value >= threshold, with the input `turn`
-  // -1 where it is flipped, else 1.
-  struct Comparison {
-    std::vector<float> threshold;
-    std::vector<uint8_t> flip;
-    Comparison() = default;
-    Comparison(const Node& node, size_t index, const char* threshold, const char* turn, int64_t count);
-    xk_binarize view() const { return {threshold.data(), flip.data()}; }
-  };
   void read_weights(const Node& node);
   xk_epilogue epilogue_for(const Call& call, const std::vector<int64_t>& output) const;
 
@@ -102,14 +93,6 @@ xk_conv_shape shape_of(const Node& node) {
   shape.groups = groups;
   weight_shape(shape);  // checks the rest
   return shape;
-}
-
-ConvKernel::Comparison::Comparison(const Node& node, size_t index, const char* threshold_name, const char* turn_name,
-                                   int64_t count)
-    : threshold(node.floats(index, threshold_name, count)), flip(node.flips(index + 1, turn_name, count)) {
-  // turn * x >= t is x >= t, or x <= -t.
-  for (size_t c = 0; c < flip.size(); ++c)
-    if (flip[c]) threshold[c] = -threshold[c];
 }
 
 ConvKernel::ConvKernel(const ConvVariant& variant, const Api& api, const Node& node)

@@ -125,6 +125,13 @@ std::vector<uint8_t> Node::flips(size_t index, const char* name, int64_t count) 
 
 int64_t Node::length(size_t index, const char* name) const { return constant(index, name, kFloat, 1).dims[0]; }
 
+Comparison::Comparison(const Node& node, size_t index, const char* threshold_name, const char* turn_name, int64_t count)
+    : threshold(node.floats(index, threshold_name, count)), flip(node.flips(index + 1, turn_name, count)) {
+  // turn * x >= t is x >= t, or x <= -t.
+  for (size_t c = 0; c < flip.size(); ++c)
+    if (flip[c]) threshold[c] = -threshold[c];
+}
+
 void check_tails(const uint8_t* weight_bits, int64_t rows, int64_t row_bits) {
   const int64_t bytes = (row_bits + 7) / 8;
   const int used = static_cast<int>(row_bits % 8);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "ort/c_api.h"
+#include "xnorkit.h"
 
 namespace xk::ort {
 
@@ -56,6 +57,16 @@ class Node {
 
   const Api& api_;
   const OrtKernelInfo* info_;
+};
+
+// A comparison a channel, as xk_binarize has it. In the file it is turn * value >= threshold, with the input `turn` -1
+// where it is flipped, else 1, behind that of the threshold.
+struct Comparison {
+  std::vector<float> threshold;
+  std::vector<uint8_t> flip;
+  Comparison() = default;
+  Comparison(const Node& node, size_t index, const char* threshold, const char* turn, int64_t count);
+  xk_binarize view() const { return {threshold.data(), flip.data()}; }
 };
 
 // Fails where a row of bits, each padded to a byte, has bits set past its end.

@@ -19,6 +19,7 @@ from ..side import Built, Side, optional_module
 from .onnxruntime_sides import session
 
 CALIBRATION_BATCHES = 4
+CALIBRATION_IMAGES = 32  # of our own file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +122,13 @@ def exact_int8_file(problem: NetworkProblem, folder: Path) -> Path:
     return _exported(problem.binary_model, problem.x, folder, format="int8")
 
 
+def int8_ends_file(problem: NetworkProblem, folder: Path) -> Path:
+    """The binary network in our operators, its float layers in 8 bits, calibrated on random images."""
+    images = torch.randn(CALIBRATION_IMAGES, *problem.x.shape[1:], generator=torch.Generator().manual_seed(1))
+    options = {"float_layers": "int8", "calibration": images, "max_drop": 100}
+    return _exported(problem.binary_model, problem.x, folder, **options)
+
+
 def float_file(problem: NetworkProblem, folder: Path) -> Path:
     """The float twin."""
     return _exported(problem.float_model, problem.x, folder, format="standard")
@@ -151,10 +159,15 @@ def int8_file(problem: NetworkProblem, folder: Path) -> Path:
     return quantized
 
 
-def build_packed_onnx(problem: NetworkProblem, threads: int, kernels: bool = True) -> Built:
+def build_packed_onnx(
+    problem: NetworkProblem,
+    threads: int,
+    kernels: bool = True,
+    write: Callable[[NetworkProblem, Path], Path] = packed_file,
+) -> Built:
     """Our kernels inside onnxruntime, or what it makes of the functions' bodies."""
     with tempfile.TemporaryDirectory() as folder:
-        path = packed_file(problem, Path(folder))
+        path = write(problem, Path(folder))
         return _session_run(quantize.ort_session(path, threads=threads, kernels=kernels), problem.x)
 
 
@@ -168,11 +181,23 @@ def expected_binary(problem: NetworkProblem) -> Tensor:
     return problem.expected_binary
 
 
+def expected_int8_ends(problem: NetworkProblem) -> Tensor:
+    """What onnxruntime computes of that file without our library: 8 bits are another network."""
+    return torch.from_numpy(build_packed_onnx(problem, 1, kernels=False, write=int8_ends_file).run())
+
+
 def network_sides(ours: str) -> Sequence[Side]:
     """All of them, ours first. onnxruntime's int8 is another network: of it only nonsense is noticed."""
     return (
         Side(ours, "xnorkit", build_converted, expected_binary, tolerance=1e-4),
         Side("xnorkit_onnx", "xnorkit in onnxruntime", build_packed_onnx, expected_binary, tolerance=1e-4),
+        Side(
+            "xnorkit_onnx_int8",
+            "xnorkit in onnxruntime, float layers in 8 bits",
+            functools.partial(build_packed_onnx, write=int8_ends_file),
+            expected_int8_ends,
+            tolerance=1e-4,
+        ),
         Side(
             "xnorkit_int8",
             "xnorkit's int8 file",

@@ -1,0 +1,211 @@
+// The input becomes numbers, [row][column][channel] with its padding, so that a row of a window is one run of bytes: no
+// window is copied. A run that does not end at a step reads what stands behind it, by weights that are 0.
+#include "int8/conv.h"
+
+#include <algorithm>
+#include <cinttypes>
+#include <cstring>
+#include <limits>
+#include <memory>
+
+#include "conv/epilogue.h"
+#include "error.h"
+#include "parallel.h"
+
+namespace xk::int8 {
+
+namespace {
+
+constexpr int64_t kLargestProduct = 255 * 127;
+constexpr int32_t kWeightZero = 128;
+
+// Runs of a window: its rows, or its taps where these are apart.
+struct Runs {
+  int64_t count, taps;  // taps of a run
+  explicit Runs(const xk_conv_shape& s) : count(s.kernel_h), taps(s.kernel_w) {
+    if (s.dilation_w > 1) count *= taps, taps = 1;
+  }
+};
+
+int64_t steps_of(int64_t numbers, const Kernel& kernel) { return ceil_div(numbers * kernel.number_bytes, kStepBytes); }
+
+void put(uint8_t* to, int32_t value, int bytes) {
+  const int16_t number = static_cast<int16_t>(value);
+  std::memcpy(to, &number, static_cast<size_t>(bytes));  // the low byte comes first wherever this runs
+}
+
+}  // namespace
+
+Weights::Weights(const xk_conv_shape& options, const uint8_t* numbers, int32_t zero) : kernel_(int8::kernel()) {
+  const Shape s = weight_shape(options);
+  if (s.groups != 1) fail(XK_INVALID_ARGUMENT, "groups is %" PRId64 "; it must be 1", s.groups);
+  if (s.filter_bits > std::numeric_limits<int32_t>::max() / kLargestProduct)
+    fail(XK_INVALID_ARGUMENT, "a filter has %" PRId64 " weights; sums of 32 bits hold %" PRId64, s.filter_bits,
+         std::numeric_limits<int32_t>::max() / kLargestProduct);
+  const Runs runs(s);
+  const int64_t length = runs.taps * s.channels;
+  const int bytes = kernel_.number_bytes;
+  run_steps_ = steps_of(length, kernel_);
+  steps_ = runs.count * run_steps_;
+  checked_product("the size of the weights", {s.blocks(), steps_, kLanes, kStepBytes});
+  lines_.resize(static_cast<size_t>(s.blocks() * steps_));
+  start_.resize(static_cast<size_t>(s.blocks() * kLanes));
+  uint8_t* const all = lines_.data()->bytes;
+  for (int64_t o = 0; o < s.out_channels; ++o)
+    for (int64_t i = 0; i < s.filter_bits; ++i) {
+      const int32_t weight = numbers[o * s.filter_bits + i] - kWeightZero;
+      const int64_t byte = i % length * bytes;
+      const int64_t step = o / kLanes * steps_ + i / length * run_steps_ + byte / kStepBytes;
+      put(all + (step * kLanes + o % kLanes) * kStepBytes + byte % kStepBytes, weight, bytes);
+      start_[static_cast<size_t>(o)] -= zero * weight;
+    }
+}
+
+namespace {
+
+class Call {
+ public:
+  Call(const Shape& shape, const Levels& levels, const Weights& weights)
+      : s_(shape),
+        levels_(levels),
+        weights_(weights),
+        rows_(s_.height + s_.pad_top + s_.pad_bottom),
+        row_numbers_((s_.width + s_.pad_left + s_.pad_right) * s_.channels),
+        row_bytes_(row_numbers_ * weights.kernel().number_bytes),
+        numbers_(new uint8_t[static_cast<size_t>(s_.batch * rows_ * row_bytes_ + kStepBytes)]) {
+    std::memset(numbers_.get() + s_.batch * rows_ * row_bytes_, 0, kStepBytes);
+    make_offsets();
+  }
+
+  void quantize(const float* input, const xk_parallel* parallel) {
+    parallel_for(parallel, s_.batch * rows_, [&](int64_t row) {
+      uint8_t* const to = numbers_.get() + row * row_bytes_;
+      if (weights_.kernel().number_bytes == 1) return quantize_row(input, row, to);
+      quantize_row(input, row, reinterpret_cast<int16_t*>(to));
+    });
+  }
+
+  // Sums of one or two blocks of filters, [block][kChunkPixels][kLanes].
+  void sum(int64_t image, int64_t block, int blocks, const Chunk& chunk, int32_t* sums) const {
+    const int64_t pixel_bytes = s_.stride_w * s_.channels * weights_.kernel().number_bytes;
+    Tile t{};
+    t.pixel_bytes = pixel_bytes;
+    t.offsets = offsets_.data(), t.steps = weights_.steps();
+    t.weights = weights_.filters(block), t.start = weights_.start(block), t.blocks = blocks;
+    t.sums = sums, t.sums_pitch = kChunkPixels;
+    for (int64_t row = chunk.row; row < chunk.row + chunk.rows; ++row) {
+      const uint8_t* input = numbers_.get() + (image * rows_ + row * s_.stride_h) * row_bytes_;
+      for (int64_t column = chunk.column; column < chunk.column + chunk.columns; column += t.pixels) {
+        t.pixels = static_cast<int>(std::min<int64_t>(kTilePixels, chunk.column + chunk.columns - column));
+        t.input = input + column * pixel_bytes;
+        weights_.kernel().sum(t);
+        t.sums += t.pixels * kLanes;
+      }
+    }
+  }
+
+ private:
+  void make_offsets() {
+    const Runs runs(s_);
+    const int64_t runs_a_row = runs.count / s_.kernel_h;
+    offsets_.reserve(static_cast<size_t>(weights_.steps()));
+    const int64_t tap_bytes = s_.dilation_w * s_.channels * weights_.kernel().number_bytes;
+    for (int64_t run = 0; run < runs.count; ++run)
+      for (int64_t i = 0; i < weights_.run_steps(); ++i)
+        offsets_.push_back(run / runs_a_row * s_.dilation_h * row_bytes_ + run % runs_a_row * tap_bytes +
+                           i * kStepBytes);
+  }
+
+  // A row of an image, padding and all.
+  template <class Number>
+  void quantize_row(const float* input, int64_t index, Number* to) const {
+    const int64_t image = index / rows_, y = index % rows_ - s_.pad_top, plane = s_.height * s_.width;
+    std::fill_n(to, row_numbers_, static_cast<Number>(levels_.zero));
+    if (y < 0 || y >= s_.height) return;
+    const float* from = input + image * s_.channels * plane + y * s_.width;
+    to += s_.pad_left * s_.channels;
+    if (plane == 1) {  // rows of a linear layer
+      for (int64_t c = 0; c < s_.channels; ++c) to[c] = static_cast<Number>(number_of(from[c]));
+      return;
+    }
+    constexpr int kTogether = kStepBytes / sizeof(Number);
+    int64_t c = 0;
+    for (; c + kTogether <= s_.channels; c += kTogether) quantize_planes<kTogether>(from + c * plane, plane, to + c);
+    for (; c < s_.channels; ++c) quantize_planes<1>(from + c * plane, plane, to + c);
+  }
+
+  // Rows of `kTogether` channels, whose numbers are written in one piece.
+  template <int kTogether, class Number>
+  void quantize_planes(const float* from, int64_t plane, Number* to) const {
+    constexpr int64_t kPart = 64;
+    constexpr int kBits = 8 * sizeof(Number);
+    for (int64_t first = 0; first < s_.width; first += kPart, from += kPart) {
+      const int64_t count = std::min(kPart, s_.width - first);
+      uint32_t pieces[kPart];
+      for (int64_t x = 0; x < count; ++x) pieces[x] = number_of(from[x]);
+      for (int c = 1; c < kTogether; ++c)
+        for (int64_t x = 0; x < count; ++x) pieces[x] |= number_of(from[c * plane + x]) << (kBits * c % 32);
+      for (int64_t x = 0; x < count; ++x)
+        std::memcpy(to + (first + x) * s_.channels, &pieces[x], kTogether * sizeof(Number));
+    }
+  }
+
+  uint32_t number_of(float x) const {
+    const float low = static_cast<float>(-levels_.zero), high = low + 255.0f;
+    float value = x * levels_.inverse;
+    value = value > low ? value : low;  // a NaN is the lowest
+    value = value < high ? value : high;
+    constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: its sums with less than 2^22 have no fractions
+    return static_cast<uint32_t>(static_cast<int32_t>((value + kRound) - kRound) + levels_.zero);
+  }
+
+  const Shape& s_;
+  const Levels levels_;
+  const Weights& weights_;
+  const int64_t rows_, row_numbers_, row_bytes_;  // of a padded image
+  const std::unique_ptr<uint8_t[]> numbers_;
+  std::vector<int64_t> offsets_;
+};
+
+}  // namespace
+
+namespace {
+
+// The same with the pixels in one row, where windows are pixels.
+xk_conv_shape flattened(xk_conv_shape s) {
+  const bool pixels = s.kernel_h == 1 && s.kernel_w == 1 && s.stride_h == 1 && s.stride_w == 1 &&
+                      !(s.pad_top || s.pad_left || s.pad_bottom || s.pad_right);
+  if (pixels) s.width = checked_product("the size of the input", {s.height, s.width}), s.height = 1;
+  return s;
+}
+
+}  // namespace
+
+void conv(const xk_conv_shape& options, const float* input, const Levels& levels, const Weights& weights,
+          const xk_epilogue& epilogue, const xk_output& output, const xk_parallel* parallel) {
+  ConvCall call{};
+  call.shape = full_shape(flattened(options));
+  checked_product("the size of the padded input", {options.batch, options.height + options.pad_top + options.pad_bottom,
+                                                   options.width + options.pad_left + options.pad_right,
+                                                   options.channels, kMostBytes});
+  const Shape s = call.shape;
+  call.shape.filter_bits *= kLargestProduct;  // the largest sum, as the epilogue has it
+  call.kernel = &kKernels[choose_kernel(nullptr, s)];
+  call.epilogue = epilogue, call.output = output, call.parallel = parallel;
+  if (call.output.shuffle == 0) call.output.shuffle = 1;
+  Call numbers(s, levels, weights);
+  numbers.quantize(input, parallel);
+  const Epilogues epilogues(call);
+  const auto task = [&](int64_t image, const Chunk& chunk, int64_t begin, int64_t end) {
+    alignas(64) int32_t sums[kTileBlocks * kChunkPixels * kLanes];
+    for (int64_t block = begin; block < end; block += kTileBlocks) {
+      const int blocks = static_cast<int>(std::min<int64_t>(kTileBlocks, end - block));
+      numbers.sum(image, block, blocks, chunk, sums);
+      for (int b = 0; b < blocks; ++b)
+        epilogues.store_block(image, block + b, chunk, sums + b * kChunkPixels * kLanes);
+    }
+  };
+  epilogues.for_each_chunk(Chunks(s, kChunkPixels, s.out_width), s.blocks(), task, kTileBlocks);
+}
+
+}  // namespace xk::int8

@@ -1,0 +1,138 @@
+#include "int8/kernels.h"
+
+#include <cstring>
+#include <string>
+
+#include "kernel.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace xk::int8 {
+
+namespace {
+
+bool always() { return true; }
+
+// Pairs of 16-bit numbers. A compiler makes vectors of the lanes.
+void sum_pairs(const Tile& t) {
+  for (int b = 0; b < t.blocks; ++b)
+    for (int p = 0; p < t.pixels; ++p) {
+      const uint8_t* const window = t.input + p * t.pixel_bytes;
+      const uint8_t* weights = t.weights + b * t.steps * kLanes * kStepBytes;
+      int32_t sums[kLanes];
+      std::memcpy(sums, t.start + b * kLanes, sizeof sums);
+      for (int64_t i = 0; i < t.steps; ++i, weights += kLanes * kStepBytes) {
+        int16_t x[2], w[2 * kLanes];
+        std::memcpy(x, window + t.offsets[i], sizeof x);
+        std::memcpy(w, weights, sizeof w);
+        for (int l = 0; l < kLanes; ++l) sums[l] += x[0] * w[2 * l] + x[1] * w[2 * l + 1];
+      }
+      std::memcpy(t.sums + (b * t.sums_pitch + p) * kLanes, sums, sizeof sums);
+    }
+}
+
+#if defined(__x86_64__)
+
+int32_t four_bytes(const uint8_t* bytes) {
+  int32_t value;
+  std::memcpy(&value, bytes, sizeof value);
+  return value;
+}
+
+// Calls sum<pixels, blocks> of a tile.
+#define XK_TILE_TABLE(sum)                                                                     \
+  {{sum<1, 1>, sum<2, 1>, sum<3, 1>, sum<4, 1>, sum<5, 1>, sum<6, 1>, sum<7, 1>, sum<8, 1>},   \
+   {sum<1, 2>, sum<2, 2>, sum<3, 2>, sum<4, 2>, sum<5, 2>, sum<6, 2>, sum<7, 2>, sum<8, 2>}}
+using TileFunction = void (*)(const Tile&);
+
+// Two vectors hold a block: four pixels at a time, for the 16 registers.
+template <int kPixels>
+__attribute__((target("avx2"))) void sum_pairs_avx2(const Tile& t, int first, int block) {
+  const uint8_t* const window = t.input + first * t.pixel_bytes;
+  const uint8_t* weights = t.weights + block * t.steps * kLanes * kStepBytes;
+  const __m256i* const start = reinterpret_cast<const __m256i*>(t.start + block * kLanes);
+  __m256i sums[kPixels][2];
+#pragma GCC unroll 4
+  for (int p = 0; p < kPixels; ++p)
+    sums[p][0] = _mm256_loadu_si256(start), sums[p][1] = _mm256_loadu_si256(start + 1);
+  for (int64_t i = 0; i < t.steps; ++i, weights += kLanes * kStepBytes) {
+    const __m256i w0 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(weights));
+    const __m256i w1 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(weights) + 1);
+#pragma GCC unroll 4
+    for (int p = 0; p < kPixels; ++p) {
+      const __m256i x = _mm256_set1_epi32(four_bytes(window + p * t.pixel_bytes + t.offsets[i]));
+      sums[p][0] = _mm256_add_epi32(sums[p][0], _mm256_madd_epi16(x, w0));
+      sums[p][1] = _mm256_add_epi32(sums[p][1], _mm256_madd_epi16(x, w1));
+    }
+  }
+#pragma GCC unroll 4
+  for (int p = 0; p < kPixels; ++p) {
+    __m256i* const to = reinterpret_cast<__m256i*>(t.sums + (block * t.sums_pitch + first + p) * kLanes);
+    _mm256_storeu_si256(to, sums[p][0]);
+    _mm256_storeu_si256(to + 1, sums[p][1]);
+  }
+}
+
+void sum_avx2(const Tile& t) {
+  using Function = void (*)(const Tile&, int, int);
+  static constexpr Function kFunctions[] = {sum_pairs_avx2<1>, sum_pairs_avx2<2>, sum_pairs_avx2<3>, sum_pairs_avx2<4>};
+  for (int block = 0; block < t.blocks; ++block)
+    for (int first = 0; first < t.pixels; first += 4)
+      kFunctions[(t.pixels - first < 4 ? t.pixels - first : 4) - 1](t, first, block);
+}
+
+// Four bytes of the input, unsigned, by four signed ones of each filter: one instruction for the 64 products of a pixel
+// and a block, whose sums are exact.
+template <int kPixels, int kBlocks>
+__attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni"))) void sum_bytes_vnni(const Tile& t) {
+  __m512i sums[kBlocks][kPixels];
+#pragma GCC unroll 2
+  for (int b = 0; b < kBlocks; ++b)
+#pragma GCC unroll 8
+    for (int p = 0; p < kPixels; ++p) sums[b][p] = _mm512_loadu_si512(t.start + b * kLanes);
+  const uint8_t* weights = t.weights;
+  const int64_t block_bytes = t.steps * kLanes * kStepBytes;
+  for (int64_t i = 0; i < t.steps; ++i, weights += kLanes * kStepBytes) {
+    const uint8_t* const window = t.input + t.offsets[i];
+    __m512i w[kBlocks];
+#pragma GCC unroll 2
+    for (int b = 0; b < kBlocks; ++b) w[b] = _mm512_loadu_si512(weights + b * block_bytes);
+#pragma GCC unroll 8
+    for (int p = 0; p < kPixels; ++p) {
+      const __m512i x = _mm512_set1_epi32(four_bytes(window + p * t.pixel_bytes));
+#pragma GCC unroll 2
+      for (int b = 0; b < kBlocks; ++b) sums[b][p] = _mm512_dpbusd_epi32(sums[b][p], x, w[b]);
+    }
+  }
+#pragma GCC unroll 2
+  for (int b = 0; b < kBlocks; ++b)
+#pragma GCC unroll 8
+    for (int p = 0; p < kPixels; ++p) _mm512_storeu_si512(t.sums + (b * t.sums_pitch + p) * kLanes, sums[b][p]);
+}
+
+void sum_vnni(const Tile& t) {
+  static constexpr TileFunction kFunctions[kTileBlocks][kTilePixels] = XK_TILE_TABLE(sum_bytes_vnni);
+  kFunctions[t.blocks - 1][t.pixels - 1](t);
+}
+
+bool vnni_usable() { return avx512bw::usable() && __builtin_cpu_supports("avx512vnni"); }
+
+#endif
+
+}  // namespace
+
+const Kernel& kernel() {
+  static constexpr Kernel kPairs = {"pairs", always, 2, sum_pairs};
+#if defined(__x86_64__)
+  static constexpr Kernel kAvx2 = {"avx2", avx2::usable, 2, sum_avx2};
+  static constexpr Kernel kVnni = {"vnni", vnni_usable, 1, sum_vnni};
+  const std::string generation = kKernels[choose_kernel(nullptr, Shape{})].name;
+  if (generation == "avx2") return kAvx2;
+  if (generation != "scalar") return kVnni.usable() ? kVnni : kAvx2;  // all that have AVX-512 have AVX2
+#endif
+  return kPairs;
+}
+
+}  // namespace xk::int8

@@ -1,0 +1,241 @@
+"""Float layers of a packed file on numbers of 8 bits: calibrated, replaced, and refused where they cost too much.
+
+Jacob et al., *Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference*, 2018: the
+input of a layer is ``step (q - zero)`` with q from 0 to 255, between the smallest and the largest value that it had on
+the calibration images; a filter is ``step w`` with w from -127 to 127. Sums are whole numbers, and what follows a layer
+is done on them: batch norm becomes part of the scale and the bias, and where one packed convolution alone takes the
+signs of the result, these are bits that it gets, so that the result itself is never rounded.
+
+onnxruntime's own quantized operators are no faster than its float ones on the few input channels of a first layer, and
+write bytes that the packed layer would have to make floats of again: hence functions of ours, see :mod:`.functions`.
+"""
+
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from .functions import DOMAIN, DOMAIN_VERSION
+from .graph import constant_of
+from .packed_format import add_functions
+
+_LARGEST_NUMBER, _LARGEST_WEIGHT, _WEIGHT_ZERO = 255, 127, 128
+_BITS_VERSION = 2  # of the operators: the first with Int8ConvToBits
+_LEAST_BITS = 2  # channels that a container of bits needs
+_MOST_PRODUCTS = (2**31 - 1) // (_LARGEST_NUMBER * _LARGEST_WEIGHT)  # of a sum of 32 bits
+
+
+@dataclass
+class FloatLayer:
+    """A convolution or a linear layer of floats, and the nodes behind it that become part of it.
+
+    Attributes:
+        node: the layer.
+        filters: (out, in) or (out, in, kh, kw).
+        factor, bias: (out,): what the sums are multiplied by, and what is added then.
+        nodes: ``node`` and those that it takes in, in order.
+        name: of the operator that takes their place.
+    """
+
+    node: ir.Node
+    filters: np.ndarray
+    factor: np.ndarray
+    bias: np.ndarray
+    nodes: list[ir.Node]
+    name: str
+
+    @property
+    def input(self) -> ir.Value:
+        return self.node.inputs[0]  # type: ignore[return-value]
+
+    @property
+    def output(self) -> ir.Value:
+        return self.nodes[-1].outputs[0]
+
+
+def float_layers(program: ir.Model, parameters: Container[str]) -> list[FloatLayer]:
+    """The convolutions and linear layers whose weights are among ``parameters``, by name, in the order of the graph.
+
+    Other weights are constants of an operation, such as the mean over a window. Layers whose form our operators do not
+    have stay float: convolutions of other than 2 dimensions or with groups, and linear layers of other than rows
+    (N, inputs).
+    """
+    found = (_layer_of(node) for node in program.graph if len(node.inputs) > 1 and _name(node.inputs[1]) in parameters)
+    return [layer for layer in found if layer is not None and layer.filters[0].size <= _MOST_PRODUCTS]
+
+
+def _layer_of(node: ir.Node) -> FloatLayer | None:
+    filters = _filters_of(node)
+    if filters is None:
+        return None
+    outputs = len(filters)
+    bias = constant_of(node.inputs[2]) if len(node.inputs) > 2 else None
+    if bias is None and len(node.inputs) > 2 and node.inputs[2] is not None:
+        return None  # a computed bias
+    start = np.zeros(outputs) if bias is None else np.broadcast_to(bias.numpy().astype(np.float64), (outputs,))
+    kind = "Int8Conv" if filters.ndim > 2 else "Int8Linear"
+    layer = FloatLayer(node, filters, np.ones(outputs), start, [node], kind)
+    _take_in_norm(layer)
+    _take_in_relu(layer)
+    return layer
+
+
+def _filters_of(node: ir.Node) -> np.ndarray | None:
+    """Float64 (out, in, ...) of a layer that has a form in 8 bits."""
+    constant = constant_of(node.inputs[1]) if node.domain == "" else None
+    if constant is None or constant.dtype != ir.DataType.FLOAT:
+        return None
+    weight = constant.numpy().astype(np.float64)
+    if node.op_type == "Conv":
+        fits = (
+            weight.ndim == 4
+            and node.attributes.get_int("group", 1) == 1
+            and node.attributes.get_string("auto_pad", "NOTSET") == "NOTSET"
+        )
+        return weight if fits else None
+    if node.op_type == "Gemm":
+        plain = all(node.attributes.get_float(name, 1.0) == 1.0 for name in ("alpha", "beta"))
+        if plain and not node.attributes.get_int("transA", 0):
+            return weight if node.attributes.get_int("transB", 0) else weight.T
+    if node.op_type == "MatMul" and weight.ndim == 2 and _rank(node.inputs[0]) == 2:
+        return weight.T
+    return None
+
+
+def _name(value: ir.Value | None) -> str:
+    return "" if value is None else str(value.name)
+
+
+def _rank(value: ir.Value | None) -> int | None:
+    return None if value is None or value.shape is None else len(value.shape)
+
+
+def _only_reader(value: ir.Value) -> ir.Node | None:
+    """The node that alone reads a value, as its first input."""
+    uses = list(value.uses())
+    return uses[0].node if len(uses) == 1 and uses[0].idx == 0 and not value.is_graph_output() else None
+
+
+def _take_in_norm(layer: FloatLayer) -> None:
+    norm = _only_reader(layer.output)
+    if norm is None or norm.op_type != "BatchNormalization":
+        return
+    constants = [constant_of(value) for value in norm.inputs[1:]]
+    if any(constant is None for constant in constants):
+        return
+    gamma, beta, mean, var = (constant.numpy().astype(np.float64) for constant in constants if constant is not None)
+    layer.factor = gamma / np.sqrt(var + norm.attributes.get_float("epsilon", 1e-5))
+    layer.bias = (layer.bias - mean) * layer.factor + beta
+    layer.nodes.append(norm)
+
+
+def _take_in_relu(layer: FloatLayer) -> None:
+    relu = _only_reader(layer.output)
+    if relu is not None and relu.op_type == "Relu":
+        layer.nodes.append(relu)
+        layer.name += "Relu"
+
+
+def quantize_layers(program: ir.Model, layers: Sequence[FloatLayer], ranges: Sequence[tuple[float, float]]) -> None:
+    """Put operators of 8 bits in the places of ``layers``, in place; ``ranges`` are those of their inputs."""
+    for layer, extent in zip(layers, ranges, strict=True):
+        _replace(program.graph, layer, *extent)
+    program.functions.clear()  # packed convolutions may have become others
+    add_functions(program)
+    ours = [node for node in program.graph if node.domain == DOMAIN]
+    if any(node.op_type == "Int8ConvToBits" for node in ours):
+        for node in ours:  # bits flow: all of them are run by one library, or none
+            node.attributes["xnorkit_version"] = ir.AttrInt64("xnorkit_version", _BITS_VERSION)
+
+
+def _replace(graph: ir.Graph, layer: FloatLayer, low: float, high: float) -> None:
+    tensors = _tensors(layer, low, high)
+    inputs: list[ir.Value | None] = [
+        _constant(graph, f"{layer.node.name}/{name}", tensor) for name, tensor in tensors.items()
+    ]
+    shape = layer.filters.shape
+    attributes: dict[str, Any] = {"filter_shape": shape if len(shape) == 2 else (shape[0], *shape[2:], shape[1])}
+    if len(shape) > 2:
+        attributes |= _window(layer.node, shape[2:])
+    name, reader = layer.name, _reader_of_signs(layer)
+    if reader is not None:
+        name, thresholds = "Int8ConvToBits", reader.inputs[4:6]
+        inputs += thresholds
+    node = ir.node(name, [layer.input, *inputs], attributes, domain=DOMAIN, version=DOMAIN_VERSION)
+    node.name = layer.node.name
+    _take_place(graph, layer, node)
+    if reader is not None:
+        _read_bits(reader)
+
+
+def _take_place(graph: ir.Graph, layer: FloatLayer, node: ir.Node) -> None:
+    """Put ``node`` where the nodes of ``layer`` are, and drop the constants that nobody else reads."""
+    old, new = layer.output, node.outputs[0]
+    new.name, new.shape, new.type = old.name, old.shape, old.type
+    layer.nodes[-1].append(node)
+    if old.is_graph_output():
+        graph.outputs[graph.outputs.index(old)] = new
+    old.replace_all_uses_with(new)
+    read = {value for gone in layer.nodes for value in gone.inputs if value is not None}
+    graph.remove(layer.nodes, safe=True)
+    for value in read:
+        if value.is_initializer() and not value.uses():
+            del graph.initializers[str(value.name)]
+
+
+def _tensors(layer: FloatLayer, low: float, high: float) -> dict[str, np.ndarray]:
+    """The inputs of the operator behind x: step, zero and numbers."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    inverse = np.float32(_LARGEST_NUMBER / (high - low) if high > low else 1.0)
+    step = 1 / np.float64(inverse)
+    rows = (
+        layer.filters
+        if layer.filters.ndim == 2
+        else layer.filters.transpose(0, 2, 3, 1).reshape(len(layer.filters), -1)
+    )
+    largest = np.abs(rows).max(1)
+    filter_step = np.where(largest > 0, largest, 1.0) / _LARGEST_WEIGHT
+    return {
+        "numbers": (np.rint(rows / filter_step[:, None]) + _WEIGHT_ZERO).astype(np.uint8),
+        "scale": (step * filter_step * layer.factor).astype(np.float32),
+        "bias": layer.bias.astype(np.float32),
+        "x_inverse": np.array([inverse]),
+        "x_zero": np.array([np.rint(-low / step)], np.float32),
+    }
+
+
+def _constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
+    value.shape, value.type = ir.Shape(array.shape), ir.TensorType(ir.tensor(array).dtype)
+    graph.register_initializer(value)
+    return value
+
+
+def _window(node: ir.Node, kernel: Sequence[int]) -> dict[str, Any]:
+    attributes = node.attributes
+    names = {"strides": (1, 1), "dilations": (1, 1), "pads": (0, 0, 0, 0)}
+    return {"kernel_shape": kernel, "group": 1} | {
+        name: tuple(attributes.get_ints(name, otherwise)) for name, otherwise in names.items()
+    }
+
+
+def _reader_of_signs(layer: FloatLayer) -> ir.Node | None:
+    """The packed convolution that alone reads the result, and of it no more than signs."""
+    reader = _only_reader(layer.output)
+    signs_only = reader is not None and reader.domain == DOMAIN and _reads_signs(reader.op_type)
+    return reader if signs_only and layer.name == "Int8Conv" and len(layer.filters) >= _LEAST_BITS else None
+
+
+def _reads_signs(name: str) -> bool:
+    return name.startswith("BinaryConv") and "FromBits" not in name and "Scaled" not in name
+
+
+def _read_bits(reader: ir.Node) -> None:
+    """Make a packed convolution one of bits, in place."""
+    inputs = [value for i, value in enumerate(reader.inputs) if i not in (4, 5)]
+    reader.op_type = reader.op_type.replace("BinaryConv", "BinaryConvFromBits")
+    for i, value in enumerate(inputs):
+        reader.replace_input_with(i, value)
+    reader.resize_inputs(len(inputs))
