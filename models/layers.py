@@ -4,6 +4,10 @@ import torch
 from torch import Tensor, nn
 
 
+def _is_channels_last(x: Tensor) -> bool:
+    return x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+
+
 class ChannelShuffle(nn.Module):
     """Interleave ``groups`` groups of n channels: channel ``g * n + i`` moves to ``i * groups + g``.
 
@@ -16,6 +20,10 @@ class ChannelShuffle(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # Sizes are never read, so that an exported graph keeps its batch dimension free.
+        if self.training and _is_channels_last(x):
+            # What flatten copies is contiguous as it sees it: seen as NHWC, it stays channels-last.
+            rows = x.permute(0, 2, 3, 1)
+            return rows.unflatten(3, (self.groups, -1)).transpose(3, 4).flatten(3, 4).permute(0, 3, 1, 2)
         return x.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)
 
     def extra_repr(self) -> str:

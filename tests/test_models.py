@@ -28,6 +28,19 @@ def test_channel_shuffle(channels, groups):
             assert torch.equal(shuffled[:, i * groups + group], x[:, group * size + i])
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_channel_shuffle_of_channels_last(training):
+    x = torch.randn(2, 12, 5, 3, requires_grad=True)
+    shuffle, gradient = models.ChannelShuffle(3).train(training), torch.randn(2, 12, 5, 3)
+    shuffle(x).backward(gradient)
+    y = x.detach().to(memory_format=torch.channels_last).requires_grad_()
+    shuffled = shuffle(y)
+    shuffled.backward(gradient)
+    assert torch.equal(shuffled, shuffle(x))
+    assert torch.equal(y.grad, x.grad)
+    assert shuffled.is_contiguous(memory_format=torch.channels_last) == training
+
+
 def test_channel_shuffle_mixes_what_the_groups_of_the_next_layer_see():
     """Groups 4 after groups 4: each group of the next layer gets channels of all four."""
     source = torch.arange(16).float().view(1, 16, 1, 1)
