@@ -50,7 +50,8 @@ def by_the_engine(monkeypatch):
 
 def binary(layer: nn.Module, scheme, x: torch.Tensor, threshold: bool = False) -> nn.Sequential:
     torch.manual_seed(0)
-    model = quantize.prepare(nn.Sequential(copy.deepcopy(layer)), scheme, x, keep_float=()).train()
+    layers = nn.Sequential(copy.deepcopy(layer), nn.Hardtanh(-1e6, 1e6, inplace=True))  # in place, as ReLUs often are
+    model = quantize.prepare(layers, scheme, x, keep_float=()).train()
     if threshold and model[0].threshold is None:
         model[0].start_threshold(torch.linspace(-0.5, 0.5, model[0].input_channels))
     return model

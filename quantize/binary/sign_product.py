@@ -11,7 +11,7 @@ The gradients are those of the same layer in plain torch; y differs from it by t
 engine has not. S in floats, x - t, and s are not kept. A curved surrogate (the triangle of Bi-Real Net) keeps x.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -156,7 +156,8 @@ class _Product(torch.autograd.Function):
         if signs_of_weight is not None:
             return _on_bits(positive, order, *signs_of_weight, bias, of)
         shown = cpu_signs.signs(positive, order._replace(dtype=of.dtype))
-        return of.apply(shown, weight.to(of.dtype), None if bias is None else bias.to(of.dtype))
+        y = of.apply(shown, weight.to(of.dtype), None if bias is None else bias.to(of.dtype))
+        return y if of.dims else _own(y, y.shape)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
@@ -190,10 +191,16 @@ def _on_bits(
     epilogue = Epilogue(scale, None if bias is None else bias.float())
     nhwc = of.dims != 2 or (order.stride[1] == 1 and size[1] > 1 and height * width > 1)
     layout = "nhwc" if nhwc and of.dims != 1 else "nchw"
-    parts = _convolved(words, prepared, geometry, epilogue, layout, of.dtype)
-    if not of.dims:
-        return parts.permute(0, 2, 3, 1).reshape(*size[:-1], geometry.out_channels)
-    return parts.squeeze(2) if of.dims == 1 else parts
+    y = _convolved(words, prepared, geometry, epilogue, layout, of.dtype)
+    if of.dims == 2:
+        return y
+    shape = (*size[:-1], geometry.out_channels) if not of.dims else (y.shape[0], y.shape[1], y.shape[3])
+    return _own(y, shape)
+
+
+def _own(y: Tensor, shape: Sequence[int]) -> Tensor:
+    """The memory of a contiguous result as no view, which an in-place ReLU behind the layer could not change."""
+    return torch.empty(0, dtype=y.dtype).set_(y.untyped_storage(), 0, shape)  # type: ignore[call-overload]
 
 
 def _convolved(words, prepared, geometry: ConvGeometry, epilogue: Epilogue, layout, dtype: torch.dtype) -> Tensor:
