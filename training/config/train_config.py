@@ -36,6 +36,7 @@ from .flags import (
     flags_of,
     parser_of,
 )
+from .imports import import_files
 
 
 def epochs_or_share(text: str) -> int | float:
@@ -82,6 +83,15 @@ class TrainConfig:
         metavar="CHECKPOINT",
         alone="timm",
         default=None,
+    )
+
+    imports: tuple[str, ...] = _network(
+        "Python files to run first, which register networks, schemes or layers of your own",
+        name="--import",
+        many="+",
+        metavar="FILE",
+        default=(),
+        resume="own",
     )
 
     dataset: str = _data(
@@ -207,6 +217,7 @@ class TrainConfig:
         """
         _check_types(given)
         check_all(cls, given)
+        import_files(given.get("imports", ()))
         given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
         flags = {"arch": ARCH, "dataset": DATASET, "recipe": None} | given
         arch, dataset, recipe = (flags[key] for key in ("arch", "dataset", "recipe"))
