@@ -75,6 +75,10 @@ def test_an_attribute_of_what_is_returned_is_not_fused(kind):
     prepared, packed = converted(kind(), X, keep_float=())
     assert torch.equal(packed(X).scores, prepared(X).scores)
     torch.testing.assert_close(packed(X).feature, prepared(X).feature)
+    assert disagreement(prepared, packed, X) == ""
+    packed.conv2.scale = packed.conv2.scale * 1.5  # nothing but an attribute of the object shows it
+    packed.conv2.bias = packed.conv2.bias * 1.5
+    assert disagreement(prepared, packed, X) == "the output.scores differs by 0.5 of its largest value"
 
 
 DRAWS = {
