@@ -1,6 +1,7 @@
 """convert looks at what leaves a run in any way, compares before it returns, and takes back what changes answers."""
 
 import copy
+import math
 import random
 import warnings
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ import quantize
 from quantize.calling import evaluation_copy
 from quantize.packed import convert as conversion
 from quantize.packed import fold
-from quantize.packed.check import disagreement, random_like
+from quantize.packed.check import disagreement, random_like, relative_difference
 
 X = torch.randn(4, 64, 11, 9, generator=torch.Generator().manual_seed(1))
 
@@ -248,6 +249,22 @@ def test_what_a_moved_sign_makes_of_later_layers_is_no_disagreement(kind, second
     packed[0].threshold = torch.full((8,), 0.2)
     between = int(((x > 2e-6) & (x < 0.2)).sum())  # a sign that is so near to its threshold may move
     assert disagreement(prepared, packed, x) == f"the input of '0' has {between} of {x.numel():,} signs that are others"
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "difference"),
+    [
+        ([1, 2], [1, 2], 0),  # class indices, say
+        ([1, 3], [1, 2], math.inf),
+        ([1.0, 2.0], [1, 2], math.inf),
+        ([1.0, 2.0], [1.0, 2.0, 3.0], math.inf),
+        ([1.0, math.nan, 4.0], [1.0, math.nan, 5.0], 0.2),
+        ([1.0, math.nan], [math.nan, 1.0], math.inf),
+        ([1.0, math.inf], [1.0, math.inf], 0),
+    ],
+)
+def test_how_much_tensors_differ(found, expected, difference):
+    assert relative_difference(torch.tensor(found), torch.tensor(expected)) == pytest.approx(difference)
 
 
 def test_another_input_of_the_same_shapes():

@@ -167,6 +167,16 @@ def test_a_layer_takes_nothing_from_behind_what_it_leaves_standing(name):
     torch.testing.assert_close(packed(x), prepared(x))
 
 
+def test_a_layer_takes_nothing_from_before_a_pooling():
+    """Where a batch norm turns the order of values round, their largest is not the largest of what goes in."""
+    x = torch.randn(4, 64, 11, 9)
+    net = nn.Sequential(nn.BatchNorm2d(64), nn.MaxPool2d(2), nn.Conv2d(64, 64, 3))
+    prepared, _ = converted(net, x, keep_float=())
+    packed = quantize.convert(prepared, x, check=False)
+    assert isinstance(packed[0], nn.BatchNorm2d)
+    assert torch.equal(packed(x), prepared(x))
+
+
 def test_a_scripted_module_stays():
     x = torch.randn(4, 64, 11, 9)
     with warnings.catch_warnings():

@@ -12,7 +12,7 @@ from PIL import Image
 from training import TrainConfig
 from training.data import MEMORY_LIMIT, imagefolder, load_data
 from training.data.decoded import decode
-from training.data.loaders import StreamLoader
+from training.data.loaders import MemoryLoader, StreamLoader
 from training.errors import UnreadablePicture
 
 CPU = torch.device("cpu")
@@ -76,6 +76,15 @@ def test_the_guide_says_how_much_is_decoded_at_once():
     guide = (ROOT / "READMEs" / "training.md").read_text()
     gibibytes = re.search(r"a folder that decodes to more than (\d+) GiB", " ".join(guide.split()))[1]
     assert int(gibibytes) * 2**30 == MEMORY_LIMIT
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_folder_is_decoded_at_once_where_all_its_bytes_fit(tmp_path, monkeypatch, missing):
+    write_pictures(tmp_path)  # 6 pictures for training, 6 for testing
+    monkeypatch.setattr("training.data.MEMORY_LIMIT", 12 * 3 * 8 * 8 - missing)
+    config = folder_config(tmp_path, img_size=8, workers=0)
+    loader = load_data(config, config.input_size, CPU).train
+    assert isinstance(loader, StreamLoader if missing else MemoryLoader)
 
 
 def test_random_crops_of_files_repeat_whatever_the_workers(tmp_path):
