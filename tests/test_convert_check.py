@@ -268,13 +268,16 @@ def test_how_much_tensors_differ(found, expected, difference):
 
 
 def test_another_input_of_the_same_shapes():
-    example = {"x": torch.randn(1000) * 3 + 5, "ids": torch.arange(10), "n": 3, "none": torch.zeros(0)}
+    few = {"one": torch.full((1,), 500.0), "two": torch.tensor([-1e6, 1e6])}
+    example = {"x": torch.randn(1000) * 3 + 5, "ids": torch.arange(10), "n": 3, "none": torch.zeros(0), **few}
     other = random_like(example)
     assert (other["n"], other["none"].shape) == (3, (0,))
     assert sorted(other["ids"].tolist()) == list(range(10))
     assert not torch.equal(other["x"], example["x"])
     assert abs(other["x"].mean() - 5) < 0.5
     assert abs(other["x"].std() - 3) < 0.5
+    assert 0 < abs(other["one"] - 500) < 10  # a single value deviates by 1
+    assert other["two"].abs().max() > 1e4
 
 
 def test_converting_leaves_no_trace_of_its_runs():

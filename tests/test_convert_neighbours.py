@@ -151,6 +151,7 @@ def test_what_works_along_other_dimensions_stays(name, last):
 BEHIND = {
     "a layer that needs floats": ([nn.Conv2d(64, 64, 1), nn.ReLU()], "xnor:input_scale=true"),
     "a layer that expands its bits": ([nn.Conv2d(64, 64, 1), nn.ReLU()], "bwn"),
+    "a batch norm after its pooling": ([nn.MaxPool2d(2), nn.BatchNorm2d(64)], None),
     "a batch norm after its ReLU": ([nn.ReLU(), nn.BatchNorm2d(64), nn.ReLU()], None),
 }
 

@@ -210,6 +210,7 @@ def test_images_are_adapted_to_the_network():
     grey = adapt(colour, (1, 8, 8))
     expected = np.einsum("nchw,c->nhw", colour.numpy(), [0.299, 0.587, 0.114]).round()
     assert np.abs(grey[:, 0].numpy() - expected).max() <= 1
+    assert torch.equal(adapt(colour, (3, 8, 8)), colour)
     bigger = adapt(grey, (3, 16, 16))
     assert bigger.shape == (3, 3, 16, 16)
     assert torch.equal(bigger[:, 0], bigger[:, 2])
