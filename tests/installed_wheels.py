@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
+from kept_objects import compiler
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -32,10 +33,10 @@ def build_sdist(folder: Path) -> Path:
 
 
 def build_wheel(source: Path, folder: Path, **environment: str) -> Path:
-    """The wheel of an unpacked sdist, in ``folder``; nothing is downloaded."""
+    """The wheel of an unpacked sdist, in ``folder``; nothing is downloaded, and no source compiled that has been."""
     copy = shutil.copytree(source, folder / source.name)  # a build takes what an earlier one has left
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", folder]
-    run([*command, copy], **environment)
+    run([*command, copy], **{"CXX": str(compiler(folder, os.environ.get("CXX", "c++"))), **environment})
     (wheel,) = folder.glob("*.whl")
     return wheel
 

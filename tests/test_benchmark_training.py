@@ -1,5 +1,7 @@
 """tools/benchmark.py --training: what it steps, measures and writes; no assertion on a real time."""
 
+import contextlib
+import io
 import json
 
 import pytest
@@ -38,11 +40,18 @@ def test_a_float_network_has_no_binary_step():
         TrainingCase("lenet5")
 
 
-def test_the_tool_measures_and_reports(tmp_path, capsys):
-    file = tmp_path / "training.json"
-    flags = ["--training", "lenet5_xnornet", "--batch", "2", "--threads", "1", "--rounds", "1", "--json", str(file)]
-    assert benchmark.main(flags) == 0
-    printed = capsys.readouterr().out
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """(the file that the tool has written, what it printed)."""
+    file, printed = tmp_path_factory.mktemp("training") / "training.json", io.StringIO()
+    flags = ["--training", "lenet5_xnornet", "--batch", "16", "--threads", "1", "--rounds", "1", "--json", str(file)]
+    with contextlib.redirect_stdout(printed):
+        assert benchmark.main(flags) == 0
+    return file, printed.getvalue()
+
+
+def test_the_tool_measures_and_reports(measured, tmp_path):
+    file, printed = measured
     rows = {(row["case"], row["side"]): row for row in json.loads(file.read_text())["groups"][""]}
     assert rows["lenet5_xnornet", BINARY]["ratio"] > 0
     if not torch.cuda.is_available():
@@ -55,8 +64,9 @@ def test_the_tool_measures_and_reports(tmp_path, capsys):
 
 
 @pytest.mark.skipif(not training_steps.STATUS.exists(), reason="no /proc here")
-def test_the_peak_grows_with_the_batch():
-    case = TrainingCase("lenet5_xnornet")
-    small, large = (training_steps.measure_training_memory(case, batch) for batch in (16, 256))
+def test_the_peak_grows_with_the_batch(measured):
+    (small,) = json.loads(measured[0].read_text())["memory"]  # of the tool's batch of 16
+    large = training_steps.measure_training_memory(TrainingCase("lenet5_xnornet"), 256)
+    assert small["batch"] == 16
     assert 0 < small[BINARY] < large[BINARY]
     assert large[FLOAT] > 256 * 28 * 28 * 4

@@ -1,6 +1,7 @@
 """convert looks at what leaves a run in any way, compares before it returns, and takes back what changes answers."""
 
 import copy
+import math
 import random
 import warnings
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ import quantize
 from quantize.calling import evaluation_copy
 from quantize.packed import convert as conversion
 from quantize.packed import fold
-from quantize.packed.check import disagreement, random_like
+from quantize.packed.check import disagreement, random_like, relative_difference
 
 X = torch.randn(4, 64, 11, 9, generator=torch.Generator().manual_seed(1))
 
@@ -75,6 +76,10 @@ def test_an_attribute_of_what_is_returned_is_not_fused(kind):
     prepared, packed = converted(kind(), X, keep_float=())
     assert torch.equal(packed(X).scores, prepared(X).scores)
     torch.testing.assert_close(packed(X).feature, prepared(X).feature)
+    assert disagreement(prepared, packed, X) == ""
+    packed.conv2.scale = packed.conv2.scale * 1.5  # nothing but an attribute of the object shows it
+    packed.conv2.bias = packed.conv2.bias * 1.5
+    assert disagreement(prepared, packed, X) == "the output.scores differs by 0.5 of its largest value"
 
 
 DRAWS = {
@@ -246,14 +251,33 @@ def test_what_a_moved_sign_makes_of_later_layers_is_no_disagreement(kind, second
     assert disagreement(prepared, packed, x) == f"the input of '0' has {between} of {x.numel():,} signs that are others"
 
 
+@pytest.mark.parametrize(
+    ("found", "expected", "difference"),
+    [
+        ([1, 2], [1, 2], 0),  # class indices, say
+        ([1, 3], [1, 2], math.inf),
+        ([1.0, 2.0], [1, 2], math.inf),
+        ([1.0, 2.0], [1.0, 2.0, 3.0], math.inf),
+        ([1.0, math.nan, 4.0], [1.0, math.nan, 5.0], 0.2),
+        ([1.0, math.nan], [math.nan, 1.0], math.inf),
+        ([1.0, math.inf], [1.0, math.inf], 0),
+    ],
+)
+def test_how_much_tensors_differ(found, expected, difference):
+    assert relative_difference(torch.tensor(found), torch.tensor(expected)) == pytest.approx(difference)
+
+
 def test_another_input_of_the_same_shapes():
-    example = {"x": torch.randn(1000) * 3 + 5, "ids": torch.arange(10), "n": 3, "none": torch.zeros(0)}
+    few = {"one": torch.full((1,), 500.0), "two": torch.tensor([-1e6, 1e6])}
+    example = {"x": torch.randn(1000) * 3 + 5, "ids": torch.arange(10), "n": 3, "none": torch.zeros(0), **few}
     other = random_like(example)
     assert (other["n"], other["none"].shape) == (3, (0,))
     assert sorted(other["ids"].tolist()) == list(range(10))
     assert not torch.equal(other["x"], example["x"])
     assert abs(other["x"].mean() - 5) < 0.5
     assert abs(other["x"].std() - 3) < 0.5
+    assert 0 < abs(other["one"] - 500) < 10  # a single value deviates by 1
+    assert other["two"].abs().max() > 1e4
 
 
 def test_converting_leaves_no_trace_of_its_runs():

@@ -147,6 +147,37 @@ def test_what_works_along_other_dimensions_stays(name, last):
     torch.testing.assert_close(packed(x), prepared(x), rtol=1e-6, atol=1e-6)
 
 
+# What follows a packed layer, as far as it may take the first of it, and something that it must not take behind that.
+BEHIND = {
+    "a layer that needs floats": ([nn.Conv2d(64, 64, 1), nn.ReLU()], "xnor:input_scale=true"),
+    "a layer that expands its bits": ([nn.Conv2d(64, 64, 1), nn.ReLU()], "bwn"),
+    "a batch norm after its pooling": ([nn.MaxPool2d(2), nn.BatchNorm2d(64)], None),
+    "a batch norm after its ReLU": ([nn.ReLU(), nn.BatchNorm2d(64), nn.ReLU()], None),
+}
+
+
+@pytest.mark.parametrize("name", BEHIND)
+def test_a_layer_takes_nothing_from_behind_what_it_leaves_standing(name):
+    """No comparison is needed to see it."""
+    after, scheme = BEHIND[name]
+    x = torch.randn(4, 64, 11, 9)
+    overrides = {} if scheme is None else {"1": scheme}
+    prepared, _ = converted(nn.Sequential(nn.Conv2d(64, 64, 3), *after), x, keep_float=(), overrides=overrides)
+    packed = quantize.convert(prepared, x, check=False)
+    assert type(packed[0]) is quantize.PackedConv2d
+    torch.testing.assert_close(packed(x), prepared(x))
+
+
+def test_a_layer_takes_nothing_from_before_a_pooling():
+    """Where a batch norm turns the order of values round, their largest is not the largest of what goes in."""
+    x = torch.randn(4, 64, 11, 9)
+    net = nn.Sequential(nn.BatchNorm2d(64), nn.MaxPool2d(2), nn.Conv2d(64, 64, 3))
+    prepared, _ = converted(net, x, keep_float=())
+    packed = quantize.convert(prepared, x, check=False)
+    assert isinstance(packed[0], nn.BatchNorm2d)
+    assert torch.equal(packed(x), prepared(x))
+
+
 def test_a_scripted_module_stays():
     x = torch.randn(4, 64, 11, 9)
     with warnings.catch_warnings():

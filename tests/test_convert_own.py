@@ -19,7 +19,7 @@ def own_schemes(monkeypatch):
     monkeypatch.setattr(scheme_module, "_REGISTRY", {**scheme_module._REGISTRY})
 
 
-def own_scheme(factor: float = 1.0, scaled: bool = False) -> quantize.Scheme:
+def own_scheme(factor: float = 1.0, scaled: bool = False, by_largest: bool = False) -> quantize.Scheme:
     @dataclasses.dataclass(frozen=True)
     class Own(quantize.Scheme):
         signed_input = True
@@ -31,6 +31,8 @@ def own_scheme(factor: float = 1.0, scaled: bool = False) -> quantize.Scheme:
             return ste_sign(x)
 
         def output_scale(self, x, layer, *args):
+            if by_largest:
+                return x.abs().amax()  # there is none of no samples
             return layer.window_mean(x.abs(), *args) if scaled else None
 
     return quantize.register_scheme("own")(Own)()
@@ -45,9 +47,9 @@ LAYERS = {
 
 
 @pytest.mark.parametrize("name", LAYERS)
-@pytest.mark.parametrize("options", [{"factor": 0.5}, {"scaled": True}], ids=str)
+@pytest.mark.parametrize("options", [{"factor": 0.5}, {"scaled": True}, {"by_largest": True}], ids=str)
 def test_a_scheme_that_no_kernel_computes(name, options):
-    """Weights of +-1/2 without a scale, and a scale of the output that needs an input of the kernel's size."""
+    """Weights of +-1/2 without a scale; scales of the output that need an input of the kernel's size, and a sample."""
     build, shape = LAYERS[name]
     x = torch.randn(shape)
     prepared = quantize.prepare(nn.Sequential(build()), own_scheme(**options), x, keep_float=()).eval()

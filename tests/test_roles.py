@@ -63,6 +63,22 @@ def test_squeeze_and_excitation_is_tiny_whatever_its_fan_in(linear):
     assert quantize.plan(model, "xnor", IMAGES, ("first", "last", "tiny")).binary == ["2"]
 
 
+class ChannelAttention(nn.Module):
+    """A gate of one layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(64, 64, 1)
+
+    def forward(self, x):
+        return x * self.conv(x.mean((2, 3), keepdim=True)).sigmoid()
+
+
+def test_a_gate_that_holds_all_layers_of_one_position():
+    model = nn.Sequential(nn.Conv2d(3, 64, 3), ChannelAttention(), nn.Conv2d(64, 64, 1), nn.Conv2d(64, 2, 1))
+    assert [row.name for row in quantize.plan(model, "xnor", IMAGES) if row.warning == "gates channels"] == ["1.conv"]
+
+
 class SpatialAttention(nn.Module):
     """One value a place, for all channels (Woo et al., CBAM, 2018); ``first``: it is the left operand."""
 

@@ -1,5 +1,6 @@
 """tools/sweep_models.py: what counts as gone through, what a failure says, and the table."""
 
+import json
 import os
 import re
 
@@ -116,6 +117,20 @@ def test_a_section_without_results_stays_as_it_is():
     assert "| a | 64 | 7,654,321 |" in page
     assert "| c | 64 | 1,234,567 |" in page
     assert page.index("## timm") < page.index("## transformers") < page.index("| bert |")
+
+
+@pytest.mark.parametrize("flags", [["--report"], ["--models", "torchvision/no_such_model"]], ids=" ".join)
+def test_a_table_is_written_without_building_the_models_of_timm(flags, tmp_path, monkeypatch):
+    page, results = tmp_path / "models.md", tmp_path / "results.jsonl"
+    page.write_text(sweep_models.report(["timm/b", "timm/a"], {"timm/b": FIGURES, "timm/a": {"status": "no"}}))
+    results.write_text("".join(json.dumps({"model": name, **FIGURES}) + "\n" for name in ("timm/a", "timm/c")))
+    monkeypatch.setattr(sweep_models, "REPORT", page)
+    monkeypatch.setattr("sys.argv", ["sweep_models.py", *flags, "--results", str(results)])
+    monkeypatch.setattr("timm.create_model", None)
+    monkeypatch.setattr(sweep_models, "warm_up", lambda: None)
+    sweep_models.main()
+    timm = page.read_text().split("## timm")[1].split("\n## ")[0]
+    assert re.findall(r"^\| (\w) \|.* (\w+) \|$", timm, re.MULTILINE) == [("b", "ok"), ("a", "ok"), ("c", "ok")]
 
 
 def test_a_detector_is_converted_instead_of_exported():

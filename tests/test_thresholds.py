@@ -11,7 +11,13 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
 import quantize
-from quantize.binary.threshold import CONSTANT_SIGN_SHARE, channel_sums, needs_threshold, threshold_start
+from quantize.binary.threshold import (
+    CONSTANT_SIGN_SHARE,
+    channel_sums,
+    constant_sign,
+    needs_threshold,
+    threshold_start,
+)
 
 
 def pending_layer(kind: str = "conv") -> nn.Module:
@@ -55,6 +61,14 @@ def test_a_pending_threshold_stays_zero_on_a_signed_batch():
     layer(torch.randn(8, 3, 5, 5))
     assert layer.threshold.tolist() == [0, 0, 0]
     assert not layer.threshold_pending
+
+
+@pytest.mark.parametrize(("count", "constant"), [(18, False), (19, True)])
+def test_a_few_values_of_one_sign_may_be_chance(count, constant):
+    """Where half of the values of all channels are negative: 19 fair coins fall alike once in 2^18."""
+    x = torch.ones(count, 2)
+    x[:, 1] = -1
+    assert constant_sign(channel_sums(x, -1)).tolist() == [constant] * 2
 
 
 def test_each_channel_starts_by_its_own_signs():

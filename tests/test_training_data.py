@@ -64,8 +64,10 @@ def test_given_normalization_is_checked():
     assert given((0.5,), (0.2,), 3) == Normalization((0.5,) * 3, (0.2,) * 3)
     with pytest.raises(ValueError, match="--mean has 2 values; images of 3 channels need 1 or 3"):
         given((0.5, 0.5), (0.2,), 3)
-    with pytest.raises(ValueError, match="given together"):
+    with pytest.raises(ValueError, match=r"^--mean \(0\.5,\) and --std missing must be given together"):
         given((0.5,), (), 3)
+    with pytest.raises(ValueError, match=r"^--mean missing and --std \(0\.2,\) must be given together"):
+        given((), (0.2,), 3)
     with pytest.raises(ValueError, match="must be positive"):
         given((0.5,), (0.0,), 1)
 
@@ -208,6 +210,7 @@ def test_images_are_adapted_to_the_network():
     grey = adapt(colour, (1, 8, 8))
     expected = np.einsum("nchw,c->nhw", colour.numpy(), [0.299, 0.587, 0.114]).round()
     assert np.abs(grey[:, 0].numpy() - expected).max() <= 1
+    assert torch.equal(adapt(colour, (3, 8, 8)), colour)
     bigger = adapt(grey, (3, 16, 16))
     assert bigger.shape == (3, 3, 16, 16)
     assert torch.equal(bigger[:, 0], bigger[:, 2])

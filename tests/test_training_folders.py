@@ -1,5 +1,8 @@
 """Folders of pictures, decoded at once or streamed, and every way that one can be wrong."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,12 +10,13 @@ from picture_files import write_pictures
 from PIL import Image
 
 from training import TrainConfig
-from training.data import imagefolder, load_data
+from training.data import MEMORY_LIMIT, imagefolder, load_data
 from training.data.decoded import decode
-from training.data.loaders import StreamLoader
+from training.data.loaders import MemoryLoader, StreamLoader
 from training.errors import UnreadablePicture
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def folder_config(root, **flags):
@@ -68,6 +72,21 @@ def test_streamed_batches_equal_those_from_memory(tmp_path, monkeypatch):
                 assert torch.equal(x, y)
 
 
+def test_the_guide_says_how_much_is_decoded_at_once():
+    guide = (ROOT / "READMEs" / "training.md").read_text()
+    gibibytes = re.search(r"a folder that decodes to more than (\d+) GiB", " ".join(guide.split()))[1]
+    assert int(gibibytes) * 2**30 == MEMORY_LIMIT
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_folder_is_decoded_at_once_where_all_its_bytes_fit(tmp_path, monkeypatch, missing):
+    write_pictures(tmp_path)  # 6 pictures for training, 6 for testing
+    monkeypatch.setattr("training.data.MEMORY_LIMIT", 12 * 3 * 8 * 8 - missing)
+    config = folder_config(tmp_path, img_size=8, workers=0)
+    loader = load_data(config, config.input_size, CPU).train
+    assert isinstance(loader, StreamLoader if missing else MemoryLoader)
+
+
 def test_random_crops_of_files_repeat_whatever_the_workers(tmp_path):
     write_pictures(tmp_path, count=4, size=(40, 40))
     batches = []
@@ -101,6 +120,11 @@ def test_missing_and_empty_folders(tmp_path):
         imagefolder.find_pictures(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"must hold train/<class>/ and val/ or test/<class>/; it has nothing"):
         imagefolder.find_pictures(tmp_path)
+    for alone in ("train", "test"):
+        (tmp_path / alone).mkdir()
+        with pytest.raises(FileNotFoundError, match=f"must hold train/<class>/ and val/ .*; it has {alone}$"):
+            imagefolder.find_pictures(tmp_path)
+        (tmp_path / alone).rmdir()
     (tmp_path / "train").mkdir()
     (tmp_path / "test").mkdir()
     with pytest.raises(FileNotFoundError, match="no pictures to train on"):
@@ -123,6 +147,21 @@ def test_a_file_that_is_no_picture_is_named(tmp_path):
     config = folder_config(tmp_path)
     with pytest.raises(ValueError, match=r"1\.png' is not a readable picture"):
         load_data(config, config.input_size, CPU)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_what_is_left_out_of_both_sets_is_told(tmp_path, monkeypatch, streamed):
+    write_pictures(tmp_path)
+    damaged = [tmp_path / split / "cat" / "1.png" for split in ("train", "test")]
+    for path in damaged:
+        path.write_bytes(b"not a picture")
+    monkeypatch.setattr("training.data.MEMORY_LIMIT", 0 if streamed else 10**6)
+    config = folder_config(tmp_path, img_size=8, workers=0, skip_corrupt=True)
+    for test_only in (False, True):
+        data = load_data(config, config.input_size, CPU, test_only=test_only)
+        for loader in (data.train, data.test)[test_only:]:
+            list(loader)
+        assert data.skipped == {str(path) for path in damaged[test_only:]}
 
 
 @pytest.mark.parametrize("streamed", [False, True])

@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tools import sweep_networks
 from tools.sweep_networks import Case
-from tools.sweep_page import PASSED, SCHEME, report, today
+from tools.sweep_page import PASSED, SCHEME, models_of, report, today
 
 ROOT = Path(__file__).resolve().parent.parent
 REPORT = ROOT / "READMEs" / "models.md"
@@ -38,24 +39,26 @@ RESULTS = ROOT / "runs" / "sweep_models.jsonl"
 BATCH = 2
 # The first of them, or else the model's own, that the model takes in evaluation and in training.
 IMAGE_SIZES = (64, 128, 224, 299)
+OTHERS = ("torchvision", "transformers")  # libraries other than timm
 OUT_OF_MEMORY = ("can't allocate memory", "bad_alloc")  # of torch and of onnxruntime
 
 
-def model_names(cache: Path, with_timm: bool = True) -> list[str]:
-    """ "torchvision/resnet18", "timm/resnet10t", ...
-
-    Finding the smallest of each timm family takes many minutes; what was found is kept in ``cache``.
-    """
+def model_names(timm_names: Iterable[str]) -> list[str]:
+    """ "torchvision/resnet18", "timm/resnet10t", ...: all of the other libraries, and ``timm_names`` between them."""
     import torchvision
 
     return [
         *(f"torchvision/{name}" for name in torchvision.models.list_models(module=torchvision.models)),
-        *(f"timm/{name}" for name in (_smallest_of_timm(cache) if with_timm else ())),
+        *timm_names,
         *sweep_networks.names(),
     ]
 
 
-def _smallest_of_timm(cache: Path) -> list[str]:
+def smallest_of_timm(cache: Path) -> list[str]:
+    """ "timm/resnet10t", ...: one a family.
+
+    Every model of timm is built for this, which takes many minutes; what was found is kept in ``cache``.
+    """
     import timm
 
     smallest = json.loads(cache.read_text()) if cache.exists() else {}
@@ -63,7 +66,7 @@ def _smallest_of_timm(cache: Path) -> list[str]:
         if family not in smallest:
             smallest[family] = min(timm.list_models(module=family), key=_parameters)
             cache.write_text(json.dumps(smallest))
-    return [smallest[family] for family in timm.list_modules()]
+    return [f"timm/{smallest[family]}" for family in timm.list_modules()]
 
 
 def _parameters(name: str) -> int:
@@ -218,14 +221,20 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _timm_names(args: argparse.Namespace, known: list[str]) -> list[str]:
+    """All that may be run, or, where none of timm is, those of ``known``, which are in the table already."""
+    if args.report or (args.models or "").startswith(OTHERS):
+        return [name for name in dict.fromkeys(known) if name.startswith("timm/")]
+    return smallest_of_timm(args.results.with_name(f"timm_{importlib.metadata.version('timm')}.json"))
+
+
 def main() -> None:
     args = parse_arguments()
     args.results.parent.mkdir(parents=True, exist_ok=True)
     lines = args.results.read_text().splitlines() if args.results.exists() else []
     results = {result["model"]: result for result in map(json.loads, lines)}
-    others = ("torchvision", "transformers")
-    with_timm = not (args.models or "").startswith(others) or any(name.startswith("timm/") for name in results)
-    names = model_names(args.results.with_name(f"timm_{importlib.metadata.version('timm')}.json"), with_timm)
+    page = REPORT.read_text() if REPORT.exists() else ""
+    names = model_names(_timm_names(args, [*models_of(page), *results]))
     if args.models:
         wanted = fnmatch.filter(names, args.models)
     else:
@@ -237,7 +246,7 @@ def main() -> None:
             with args.results.open("a") as file:
                 file.write(json.dumps(results[name]) + "\n")
             print(f"{i}/{len(wanted)} {name}: {results[name]['status'][:200]}", flush=True)
-    REPORT.write_text(report(names, results, REPORT.read_text() if REPORT.exists() else ""))
+    REPORT.write_text(report(names, results, page))
 
 
 if __name__ == "__main__":

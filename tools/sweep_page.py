@@ -80,6 +80,11 @@ def report(names: list[str], results: dict[str, dict[str, Any]], page: str = "")
     return "\n".join(lines) + "\n"
 
 
+def models_of(page: str) -> list[str]:
+    """ "torchvision/resnet18", ...: those that a page has a row of."""
+    return [f"{library}/{model}" for library, section in _sections(page).items() for model in section.rows]
+
+
 def _section(names: list[str], results: dict[str, dict[str, Any]], kept: Section) -> Section:
     """Of the models ``names``, in their order: the results' rows, else those that there are."""
     section = Section(dict(kept.versions))

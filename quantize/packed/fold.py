@@ -89,7 +89,6 @@ def unshuffle_values(values: Tensor, groups: int) -> Tensor:
     return values.view(-1, groups).t().flatten()
 
 
-@torch.no_grad()
 def shuffle_groups(module: nn.Module, shape: tuple[int, ...]) -> int | None:
     """G where ``module`` interleaves G groups of channels of an input of ``shape``, found by trying; else None.
 
@@ -116,7 +115,6 @@ def shuffle_groups(module: nn.Module, shape: tuple[int, ...]) -> int | None:
     return None
 
 
-@torch.no_grad()
 def threshold_before(
     modules: Sequence[nn.Module], shape: tuple[int, ...], threshold: Tensor, flip: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -169,7 +167,6 @@ def _float_at(ordinals: Tensor) -> Tensor:
     return bits.where(bits < 1 << 31, bits - (1 << 32)).to(torch.int32).view(torch.float32)
 
 
-@torch.no_grad()
 def affine_of(bn: _BatchNorm) -> tuple[Tensor, Tensor]:
     """(a, b) a channel, in float64: ``bn(x) = a x + b``."""
     mean, variance = cast(Tensor, bn.running_mean), cast(Tensor, bn.running_var)

@@ -10,7 +10,7 @@ NEAREST: dict[str, tuple[str, ...]] = {
     "quantize/packed/check.py": ("convert_check", "convert_own"),
     "quantize/planning/observe.py": ("observe", *_PLAN),
     "quantize/planning/topology.py": ("observe", *_PLAN),
-    "quantize/planning/plan.py": _PLAN,
+    "quantize/planning/plan.py": (*_PLAN, "peft"),
     "quantize/packing.py": ("packing", "packed_state", "convert_neighbours", "convert_check"),
     "quantize/binary/threshold.py": ("thresholds", "plan"),
     "training/data/__init__.py": ("training_data", "training_folders"),
