@@ -24,7 +24,8 @@ build/test_native: $(NATIVE_SOURCES) $(NATIVE_HEADERS)
 
 test-native-neon:
 	@if command -v $(AARCH64_CXX) >/dev/null && command -v $(QEMU_AARCH64) >/dev/null; then \
-		$(MAKE) -f mk/native.mk build/test_native_neon && $(QEMU_AARCH64) build/test_native_neon; \
+		$(MAKE) -f mk/native.mk build/test_native_neon build/test_native_neon_dot && \
+		$(QEMU_AARCH64) build/test_native_neon && $(QEMU_AARCH64) -cpu max build/test_native_neon_dot; \
 	else \
 		echo "skipped: the NEON tests need $(AARCH64_CXX) and $(QEMU_AARCH64)"; \
 	fi
@@ -32,6 +33,11 @@ test-native-neon:
 build/test_native_neon: $(NATIVE_SOURCES) $(NATIVE_HEADERS)
 	mkdir -p build
 	$(AARCH64_CXX) -O2 -static $(NATIVE_FLAGS) $(NATIVE_SOURCES) -o $@
+
+# The kernel as it is where the compiler may use the dot product, by default for Apple's processors.
+build/test_native_neon_dot: $(NATIVE_SOURCES) $(NATIVE_HEADERS)
+	mkdir -p build
+	$(AARCH64_CXX) -O2 -static -march=armv8.2-a+dotprod $(NATIVE_FLAGS) $(NATIVE_SOURCES) -o $@
 
 # Ten thousand damaged ONNX files through onnxruntime with the library under AddressSanitizer: a quarter of an hour.
 FUZZ_MUTANTS ?= 10000
