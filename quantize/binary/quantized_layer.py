@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -58,9 +59,11 @@ class QuantizedLayer(nn.Module):
 
         Sums of +-1 are integers, exact in float32 up to 2^24. Scale and bias come after them: the packed layer and
         the ONNX file give the same numbers, and a sum of zero stays zero. Sums of floats round anyway: there the scale
-        goes into the weight, and no pass over the output multiplies by it.
+        goes into the weight, and no pass over the output multiplies by it. A graph that is written down shows it.
         """
-        if output_scale is None and self.scheme.input_bits == FLOAT_BITS and not self.looks_up(x):
+        written = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        floats = output_scale is None and self.scheme.input_bits == FLOAT_BITS
+        if floats and not written and not self.looks_up(x):
             return self.apply_weight(self.scheme.input(x, self), self.scaled_weight(), self.bias, *args)
         y, scale = self.product(x, *args)
         if scale is not None:
