@@ -51,7 +51,7 @@ def ship(flags: argparse.Namespace) -> str:
         state, onnx = (Path(folder, f"{name}-{dataset}{suffix}") for suffix in (".pt", ".onnx"))
         model = _write_state(trained, state)
         right = _right(model, trained.data)
-        accuracy = 100 * float(right.double().mean())
+        accuracy = round(100 * float(right.double().mean()), 2)
         if abs(accuracy - trained.info.acc1) > TOLERANCE:
             raise ValueError(f"the network of the files reaches {accuracy:.2f}%, the run's {trained.info.acc1:.2f}%")
         info = dataclasses.replace(trained.info, acc1=accuracy)
