@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import zoo_samples
 from onnx import TensorProto, helper
 from shipped_files import prepared, write_checkpoint
 
@@ -204,3 +205,14 @@ def test_regions_lie_in_the_picture(count):
     found = classify_speed.squares(count)
     assert len(found) == count
     assert all(0 <= box.x1 < box.x2 <= 352 and 0 <= box.y1 < box.y2 <= 288 for box in found)
+
+
+def test_the_shipped_network_knows_test_images(capsys):
+    images, labels = zoo_samples.read("cifar10")
+    pictures = images[:100].permute(0, 2, 3, 1).numpy()[..., ::-1]  # OpenCV's order of colours
+    classifier = load_classifier("zoo:nin_xnornet", threads=1)
+    named = [classifier(np.ascontiguousarray(picture), [Box(0, 0, 32, 32)])[0].name for picture in pictures]
+    right = [name == classifier.classes[label] for name, label in zip(named, labels[:100], strict=True)]
+    assert sum(right) > 65
+    with pytest.raises(ValueError, match="no trained weights of 'nin' for 'cifar10'"):
+        load_classifier("zoo:nin")

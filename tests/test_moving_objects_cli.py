@@ -119,6 +119,17 @@ def test_label_with_groups(made, tmp_path, trucks, label, groups, accuracy):
     assert "classify" in summary["speed"]
 
 
+def test_a_label_alone_is_scored_by_the_shipped_network(made, tmp_path):
+    save = tmp_path / "out"
+    flags = ["--video", str(made / "video.avi"), "--max-frames", "20", "--save", str(save), "--label", "car"]
+    assert main(flags) == 0
+    assert "accuracy" in json.loads((save / "summary.json").read_text())["label"]
+    from models.zoo import get_pretrained
+
+    known = get_pretrained("nin_xnornet", "cifar10").classes
+    assert {line["class"] for line in lines(save / "detections.jsonl")} <= {*known, "car"}
+
+
 @pytest.mark.parametrize("label", ["3", "boat"])
 def test_unknown_label(made, trucks, capsys, label):
     message = f"--label {label!r} is no class of the classifier"
@@ -272,7 +283,7 @@ def test_a_headless_opencv_names_the_package_with_windows(tmp_path, monkeypatch,
         (["--video", "notes.avi"], "OpenCV cannot open 'notes.avi'"),
         (["--video", "."], "holds no pictures"),
         (["--video", "nowhere", "--precomputed-masks"], "there is no directory 'nowhere'"),
-        (["--video", "x", "--label", "car"], "need a --classifier"),
+        (["--video", "x", "--dataset-classes", "cifar10"], "needs a --classifier"),
         (["--video", "x", "--pictures", "3"], "--pictures needs --save"),
         (["--video", "x", "--iou", "2"], "--iou is 2.0"),
         (["--video", "x", "--ground-truth", "gt.txt"], "there is no file 'gt.txt'"),

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from .regions import Box
 
-TORCHVISION = "torchvision:"
+TORCHVISION, ZOO = "torchvision:", "zoo:"
+SHIPPED = f"{ZOO}nin_xnornet"
 AT_ONCE = 2  # regions that onnxruntime gets: what its layers hand on stays in the cache
 CLASSES = {
     "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
@@ -79,7 +80,8 @@ def load_classifier(name: str, dataset_classes: str | None = None, threads: int 
     """What ``--classifier`` names.
 
     Args:
-        name: ``torchvision:NAME``, an ``.onnx`` file, or a checkpoint, packed file or run directory of the trainer.
+        name: ``torchvision:NAME``, ``zoo:NAME`` for a shipped network for CIFAR-10, an ``.onnx`` file, or a checkpoint,
+            packed file or run directory of the trainer.
         dataset_classes: the set, of :data:`CLASSES`, whose class names and normalization replace the file's own.
         threads: of PyTorch or onnxruntime; None is their choice.
 
@@ -87,6 +89,11 @@ def load_classifier(name: str, dataset_classes: str | None = None, threads: int 
     """
     if name.startswith(TORCHVISION):
         classifier = from_torchvision(name.removeprefix(TORCHVISION), threads)
+    elif name.startswith(ZOO):
+        from models.zoo import get_pretrained
+
+        shipped = get_pretrained(name.removeprefix(ZOO), "cifar10")
+        classifier = from_file(str(shipped.onnx_path), dataset_classes, threads)
     else:
         classifier = from_file(name, dataset_classes, threads)
     if dataset_classes is not None:

@@ -29,7 +29,7 @@ from tools.command_line import positive
 from training.installed import as_called
 
 from .box_scores import GROUPS, Boxes, Scores, evaluate, label_accuracy, read_boxes
-from .classify import CLASSES, TORCHVISION, Classifier, load_classifier
+from .classify import CLASSES, SHIPPED, TORCHVISION, ZOO, Classifier, load_classifier
 from .output import DETECTIONS, Recorder, check_windows
 from .pipeline import Pipeline, format_summary, summarize
 from .sources import SourceLost, open_source
@@ -66,7 +66,10 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _add_class_flags(group) -> None:
     group.add_argument(
-        "--classifier", metavar="NAME", help=f"a checkpoint, a run directory, a file.onnx or {TORCHVISION}NAME"
+        "--classifier",
+        metavar="NAME",
+        help=f"a checkpoint, a run directory, a file.onnx, {TORCHVISION}NAME, or {ZOO}NAME of a CIFAR-10 network that "
+        f"comes with the package; with --label: {SHIPPED} where left out",
     )
     group.add_argument("--dataset-classes", choices=sorted(CLASSES), help="instead of the classes in the file")
     group.add_argument("--label", metavar="CLASS", help="score every box against this class: its name or number")
@@ -100,8 +103,8 @@ def check_flags(flags: argparse.Namespace) -> None:
         raise ValueError("--detections needs --ground-truth to be scored against")
     if flags.pictures and flags.save is None:
         raise ValueError("--pictures needs --save DIR to put them in")
-    if (flags.label or flags.dataset_classes) and flags.classifier is None:
-        raise ValueError("--label and --dataset-classes need a --classifier")
+    if flags.dataset_classes and flags.classifier is None:
+        raise ValueError("--dataset-classes needs a --classifier")
     if flags.detections is not None and (flags.classifier or flags.save or flags.show):
         raise ValueError("--detections are scored as they are; --classifier, --save and --show need a --video")
     if flags.show:
@@ -134,7 +137,8 @@ def run(flags: argparse.Namespace) -> int:
     groups = flags.groups or GROUPS
     truth = None if flags.ground_truth is None else read_boxes(flags.ground_truth)
     source = open_source(flags.video, flags.precomputed_masks)
-    classifier = flags.classifier and load_classifier(flags.classifier, flags.dataset_classes, flags.threads)
+    name = flags.classifier or (SHIPPED if flags.label else None)
+    classifier = name and load_classifier(name, flags.dataset_classes, flags.threads)
     label = flags.label and resolve_label(flags.label, classifier, groups)
     recorder = flags.save and Recorder(flags.save, source.fps, flags.pictures)
     pipeline = Pipeline(source, classifier, recorder, flags.show)
