@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from models import registry
 from quantize import scheme
 from training.config import TrainConfig, parse_flags
 
@@ -27,7 +28,7 @@ def blocks(page: Path, language: str) -> list[str]:
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=lambda p: p.name)
 def test_python_blocks_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(scheme, "_REGISTRY", dict(scheme._REGISTRY))  # guides register schemes of their own
+    registers_its_own(monkeypatch)
     namespace, left_out = {"__name__": page.stem}, set()
     for block in blocks(page, "python"):
         if absent := missing_trainers(block):
@@ -36,6 +37,22 @@ def test_python_blocks_run(page, tmp_path, monkeypatch):
             exec(compile(block, page.name, "exec"), namespace)
     if left_out:  # after all others have run
         pytest.skip(f"blocks need {', '.join(sorted(left_out))}, of the extra dev, which is not installed")
+
+
+def registers_its_own(monkeypatch) -> None:
+    """What guides register does not outlive the test."""
+    for module in (scheme, registry):
+        monkeypatch.setattr(module, "_REGISTRY", dict(module._REGISTRY))
+
+
+def own_files(folder: Path) -> dict[str, str]:
+    """Blocks that begin with the name of a file, "# my_network.py", written there: name -> path."""
+    named = [(re.match(r"# (\w+\.py)\n", block), block) for page in PAGES for block in blocks(page, "python")]
+    files = {match[1]: folder / match[1] for match, _ in named if match}
+    for match, block in named:
+        if match:
+            files[match[1]].write_text(block)
+    return {name: str(path) for name, path in files.items()}
 
 
 def missing_trainers(block: str) -> set[str]:
@@ -56,8 +73,11 @@ def trainer_lines() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("page", "line"), trainer_lines())
-def test_trainer_command_lines_parse(page, line):
+def test_trainer_command_lines_parse(page, line, tmp_path, monkeypatch):
+    registers_its_own(monkeypatch)
     flags = parse_flags(shlex.split(line, comments=True))
+    files = own_files(tmp_path)
+    flags.update({"imports": [files.get(name, name) for name in flags["imports"]]} if "imports" in flags else {})
     if "resume" not in flags and "evaluate" not in flags:
         TrainConfig.create(**flags)
 
