@@ -36,9 +36,9 @@ def products(monkeypatch):
     """What sign_product has computed, and by whom."""
     computed = []
 
-    def spy(x, threshold, weight, bias, of):
+    def spy(x, weight, of):
         computed.append(of)
-        return sign_product.sign_product(x, threshold, weight, bias, of)
+        return sign_product.sign_product(x, weight, of)
 
     monkeypatch.setattr(binary_layer, "sign_product", spy)
     return computed

@@ -106,7 +106,7 @@ class BinaryLayer(QuantizedLayer):
             of = self._operation(input) if output_size is None else None
             if of is not None:
                 weight = self.scheme.scaled_weight(self.float_filters(), self)
-                return sign_product(input, self.threshold, weight, self.bias, of)
+                return sign_product(input, weight, of)
         elif self.drawn and not torch.compiler.is_compiling():
             warn_statistics(str(self.scheme))
         return super().forward(input, output_size)

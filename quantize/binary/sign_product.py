@@ -11,54 +11,55 @@ The gradients are those of the same layer in plain torch; y differs from it by t
 engine has not. S in floats, x - t, and s are not kept. A curved surrogate (the triangle of Bi-Real Net) keeps x.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .. import kept_bits, kernels, ste
-from ..kernels import ConvGeometry, Epilogue, cpu_signs
+from ..kernels import ConvGeometry, Epilogue, Layout, PreparedWeights, cpu_signs
 from ..kernels.training import MemoryOrder, memory_order
 from ..scheme import Scheme
-from .conv2d_form import conv2d_form
+from .conv2d_form import conv2d_form, from_batch, to_batch
 from .quantized_layer import QuantizedLayer
 
 _SURROGATES = (ste.inside_open, ste.inside_closed, ste.triangle)
-_DTYPES = (torch.float32, torch.bfloat16)
 # Of a group, below which torch's convolution is as fast: the engine computes 16 outputs together, of whole words.
 _LEAST_CHANNELS, _LEAST_OUTPUTS = 8, 8
 _CACHED = 1 << 18  # elements of an output in float32 that stay in a cache until they are bfloat16
 
 
 class Operation(NamedTuple):
-    """What a layer computes of its input's signs.
+    """What a layer computes of its input's signs in a step.
 
     Attributes:
-        geometry: as a 2-D convolution, of (N, C, H, W), or of the rows of a linear layer as pixels.
-        apply: the layer's own operation (signs, weight, bias) in plain torch.
-        dims: of the convolution; 0: linear.
-        channel_dim: of the input, counted from the end.
+        geometry: as a 2-D convolution.
         dtype: of the output.
         by_engine: the bit engine is faster than torch's own operation.
-        derivative: that stands for the sign's.
     """
 
+    layer: QuantizedLayer
     geometry: ConvGeometry
-    apply: Callable[[Tensor, Tensor, Tensor | None], Tensor]
-    dims: int
-    channel_dim: int
     dtype: torch.dtype
     by_engine: bool
-    derivative: Callable[[Tensor], Tensor]
+
+    @property
+    def dims(self) -> int:
+        """Of the convolution; 0: linear."""
+        return len(self.layer.kernel_size)
+
+    @property
+    def derivative(self) -> Callable[[Tensor], Tensor] | None:
+        """What stands for the sign's."""
+        return type(self.layer.scheme).surrogate
 
 
 def operation(layer: QuantizedLayer, x: Tensor) -> Operation | None:
     """What the layer computes in this step; None where it keeps no bits, and plain torch does all."""
-    scheme, derivative = layer.scheme, type(layer.scheme).surrogate
-    if not scheme.signed_input or derivative not in _SURROGATES or type(scheme).input is not Scheme.input:
+    scheme, dims = layer.scheme, len(layer.kernel_size)
+    if type(scheme).surrogate not in _SURROGATES or type(scheme).input is not Scheme.input or not scheme.signed_input:
         return None
-    dims = len(layer.kernel_size)
     if scheme.scales_output or layer.transposed or dims > 2 or kept_bits.backend(x) is not cpu_signs:
         return None
     if x.dim() != dims + 2 if dims else not x.is_contiguous():
@@ -67,10 +68,7 @@ def operation(layer: QuantizedLayer, x: Tensor) -> Operation | None:
     if options or geometry.padding[:2] != geometry.padding[2:]:
         return None
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-    if dtype not in _DTYPES:
-        return None
-    by_engine = _is_faster(geometry, dtype)
-    return Operation(geometry, layer.apply_weight, dims, layer.channel_dim, dtype, by_engine, derivative)
+    return Operation(layer, geometry, dtype, _is_faster(geometry, dtype)) if dtype in cpu_signs.DTYPES else None
 
 
 def _is_faster(geometry: ConvGeometry, dtype: torch.dtype) -> bool:
@@ -80,50 +78,51 @@ def _is_faster(geometry: ConvGeometry, dtype: torch.dtype) -> bool:
     return channels >= _LEAST_CHANNELS and geometry.out_channels // geometry.groups >= _LEAST_OUTPUTS
 
 
-def sign_product(x: Tensor, threshold: Tensor | None, weight: Tensor, bias: Tensor | None, of: Operation) -> Tensor:
+def sign_product(x: Tensor, weight: Tensor, of: Operation) -> Tensor:
     """``y`` of the module's docstring; ``weight`` = alpha B, in the layout of filters."""
-    signs, positive = _Signs.apply(x, threshold, of.derivative, of.channel_dim)
-    return _Product.apply(signs, positive, memory_order(x), weight, bias, of)
+    signs, positive = _Signs.apply(x, of.layer.threshold, of)
+    return _Product.apply(signs, positive, memory_order(x), weight, of.layer.bias, of)
+
+
+def _levels(threshold: Tensor | None, x: Tensor) -> Tensor | None:
+    """The threshold as plain torch subtracts it from ``x``, in float32."""
+    return None if threshold is None else threshold.to(x.dtype).float()
 
 
 class _Signs(torch.autograd.Function):
     """The signs as bits, and a tensor without memory that stands for them in the graph."""
 
     @staticmethod
-    def forward(
-        ctx, x: Tensor, threshold: Tensor | None, derivative: Callable, channel_dim: int
-    ) -> tuple[Tensor, Tensor]:
-        levels = None if threshold is None else threshold.detach().to(x.dtype).float()
-        positive, inside = cpu_signs.level_bits(x, levels, channel_dim, derivative is ste.inside_closed)
-        ctx.derivative, ctx.channel_dim, ctx.order = derivative, channel_dim, memory_order(x)
-        ctx.thresholded = threshold is not None
-        ctx.save_for_backward(*((x, threshold) if derivative is ste.triangle else (inside,)))
+    def forward(ctx, x: Tensor, threshold: Tensor | None, of: Operation) -> tuple[Tensor, Tensor]:
+        curved = of.derivative is ste.triangle
+        closed = None if curved else of.derivative is ste.inside_closed
+        positive, inside = cpu_signs.level_bits(x, _levels(threshold, x), of.layer.channel_dim, closed)
+        ctx.of, ctx.order = of, memory_order(x)
+        ctx.save_for_backward(*((x, threshold) if curved else (inside,)))
         ctx.mark_non_differentiable(positive)
         return x.new_empty(()).expand_as(x), positive
 
     @staticmethod
     def backward(ctx, grad: Tensor, _):
+        summed, dim = ctx.needs_input_grad[1], ctx.of.layer.channel_dim
         if torch.is_grad_enabled():  # of a gradient a gradient will be taken: torch has to see what happens
-            passed, sums = _pass_in_plain_torch(ctx, grad)
-        elif ctx.derivative is ste.triangle:
+            passed = _pass_in_plain_torch(ctx, grad)
+            sums = passed.movedim(dim, 0).flatten(1).sum(1, dtype=torch.float32) if summed else None
+        elif ctx.of.derivative is ste.triangle:
             x, threshold = ctx.saved_tensors
-            levels = None if threshold is None else threshold.to(x.dtype).float()
-            passed, sums = cpu_signs.pass_triangle(grad, x, levels, ctx.channel_dim)
+            passed, sums = cpu_signs.pass_triangle(grad, x, _levels(threshold, x), dim, summed)
         else:
             (inside,) = ctx.saved_tensors
-            passed, sums = cpu_signs.pass_level_inside(grad, inside, ctx.order, ctx.channel_dim)
-        return passed, -sums if ctx.thresholded else None, None, None
+            passed, sums = cpu_signs.pass_level_inside(grad, inside, ctx.order, dim, summed)
+        return passed, None if sums is None else -sums, None
 
 
-def _pass_in_plain_torch(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
-    if ctx.derivative is ste.triangle:
+def _pass_in_plain_torch(ctx, grad: Tensor) -> Tensor:
+    if ctx.of.derivative is ste.triangle:
         x, threshold = ctx.saved_tensors
-        shape = (-1,) + (1,) * (-1 - ctx.channel_dim)
-        passed = grad * ste.triangle(x if threshold is None else x - threshold.to(x.dtype).reshape(shape))
-    else:
-        (inside,) = ctx.saved_tensors
-        passed = grad * (cpu_signs.signs(inside, ctx.order) > 0)
-    return passed, passed.movedim(ctx.channel_dim, 0).flatten(1).sum(1, dtype=torch.float32)
+        return grad * ste.triangle(x if threshold is None else x - ctx.of.layer.per_channel(threshold).to(x.dtype))
+    (inside,) = ctx.saved_tensors
+    return grad * (cpu_signs.signs(inside, ctx.order) > 0)
 
 
 class _Shown(torch.autograd.Function):
@@ -154,17 +153,16 @@ class _Product(torch.autograd.Function):
         # A scheme of one's own may make weights that are not +-alpha.
         signs_of_weight = cpu_signs.filter_signs(weight) if of.by_engine else None
         if signs_of_weight is not None:
-            return _on_bits(positive, order, *signs_of_weight, bias, of)
+            return _own(_on_bits(signs, positive, order, *signs_of_weight, bias, of))
         shown = cpu_signs.signs(positive, order._replace(dtype=of.dtype))
-        y = of.apply(shown, weight.to(of.dtype), None if bias is None else bias.to(of.dtype))
-        return y if of.dims else _own(y, y.shape)
+        return _own(of.layer.apply_weight(shown, weight.to(of.dtype), None if bias is None else bias.to(of.dtype)))
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         signs, positive, weight, bias = ctx.saved_tensors
         if torch.is_grad_enabled():  # see _Signs
             shown = _Shown.apply(signs, positive, ctx.order)
-            y = ctx.of.apply(shown, weight.to(shown.dtype), None if bias is None else bias.to(shown.dtype))
+            y = ctx.of.layer.apply_weight(shown, weight.to(shown.dtype), None if bias is None else bias.to(shown.dtype))
             wanted = [t for t in (shown, weight, bias) if t is not None and t.requires_grad]
             found = iter(torch.autograd.grad(y, wanted, grad.to(y.dtype), create_graph=True))
             gradients = [next(found) if asked else None for asked in ctx.needs_input_grad]
@@ -180,30 +178,40 @@ class _Product(torch.autograd.Function):
 
 
 def _on_bits(
-    positive: Tensor, order: MemoryOrder, dense: Tensor, scale: Tensor, bias: Tensor | None, of: Operation
+    signs: Tensor,
+    positive: Tensor,
+    order: MemoryOrder,
+    dense: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    of: Operation,
 ) -> Tensor:
-    """The forward pass with weights of :func:`cpu_signs.filter_signs`."""
-    geometry, size = of.geometry, order.size
-    height, width = ((1, 1) * 2 + tuple(size[2:]))[-2:] if of.dims else (1, size.numel() // size[-1])
-    batch = size[0] if of.dims else 1
+    """The forward pass with weights of :func:`cpu_signs.filter_signs`; of ``signs`` the shape alone."""
+    layer, geometry = of.layer, of.geometry
+    batch, _, height, width = to_batch(layer, signs).shape
     prepared = kernels.prepare_weights(dense, geometry, cpu_signs.step_kernel(), (height, width))
-    words = cpu_signs.pixel_words(positive, order, of.channel_dim).view(batch, height, width, -1)
+    words = cpu_signs.pixel_words(positive, order, layer.channel_dim).view(batch, height, width, -1)
     epilogue = Epilogue(scale, None if bias is None else bias.float())
-    nhwc = of.dims != 2 or (order.stride[1] == 1 and size[1] > 1 and height * width > 1)
-    layout = "nhwc" if nhwc and of.dims != 1 else "nchw"
-    y = _convolved(words, prepared, geometry, epilogue, layout, of.dtype)
-    if of.dims == 2:
+    channels_last = order.stride[layer.channel_dim] == 1 and order.size[layer.channel_dim] > 1 and height * width > 1
+    layout: Layout = "nhwc" if of.dims == 0 or (of.dims == 2 and channels_last) else "nchw"
+    return from_batch(layer, _convolved(words, prepared, geometry, epilogue, layout, of.dtype), signs)
+
+
+def _own(y: Tensor) -> Tensor:
+    """The memory of a contiguous view as no view, which an in-place ReLU behind the layer could not change."""
+    if not y._is_view():
         return y
-    shape = (*size[:-1], geometry.out_channels) if not of.dims else (y.shape[0], y.shape[1], y.shape[3])
-    return _own(y, shape)
+    return torch.empty(0, dtype=y.dtype).set_(y.untyped_storage(), 0, y.shape)  # type: ignore[call-overload]
 
 
-def _own(y: Tensor, shape: Sequence[int]) -> Tensor:
-    """The memory of a contiguous result as no view, which an in-place ReLU behind the layer could not change."""
-    return torch.empty(0, dtype=y.dtype).set_(y.untyped_storage(), 0, shape)  # type: ignore[call-overload]
-
-
-def _convolved(words, prepared, geometry: ConvGeometry, epilogue: Epilogue, layout, dtype: torch.dtype) -> Tensor:
+def _convolved(
+    words: Tensor,
+    prepared: PreparedWeights,
+    geometry: ConvGeometry,
+    epilogue: Epilogue,
+    layout: Layout,
+    dtype: torch.dtype,
+) -> Tensor:
     """In float32, or image by image on the way to bfloat16, so that float32 never leaves the cache."""
     if dtype is torch.float32:
         return kernels.conv2d(words, prepared, geometry, epilogue, layout=layout)

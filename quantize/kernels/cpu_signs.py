@@ -12,14 +12,14 @@ from . import cpu, library
 from .training import MemoryOrder, is_plain, memory_order
 
 _WORD = 64
-_DTYPES = {torch.float32: 0, torch.bfloat16: 1}
+DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 
 
 def takes(x: Tensor) -> bool:
     """Whether ``x`` is a plain tensor on the CPU, without gaps in memory, in float32 or bfloat16, and the library is
     there.
     """
-    return x.dtype in _DTYPES and x.device.type == "cpu" and is_plain(x) and library.load() is not None
+    return x.dtype in DTYPES and x.device.type == "cpu" and is_plain(x) and library.load() is not None
 
 
 def takes_filters(filters: Tensor) -> bool:
@@ -43,7 +43,7 @@ def _argument(value):
 
 def _elements(order: MemoryOrder, channel_dim: int | None = None) -> library.Elements:
     """The library's view of a tensor, all of one channel where there is no ``channel_dim``."""
-    count, dtype = math.prod(order.size), _DTYPES[order.dtype]
+    count, dtype = math.prod(order.size), DTYPES[order.dtype]
     if channel_dim is None or order.size[channel_dim] == 1:
         return library.Elements(count, 1, count, dtype)
     return library.Elements(count, order.size[channel_dim], order.stride[channel_dim], dtype)
@@ -76,24 +76,33 @@ def pass_inside(gradient: Tensor, inside: Tensor, order: MemoryOrder) -> Tensor:
 # With a threshold a channel, float32 (channels,), or None; see quantize.binary.sign_product.
 
 
-def level_bits(x: Tensor, threshold: Tensor | None, channel_dim: int, closed: bool) -> tuple[Tensor, Tensor]:
-    """Where ``x - threshold`` is positive, and where it lies inside, as bits."""
-    positive, inside = _words(x.numel()), _words(x.numel())
-    _call("xk_sign", _elements(memory_order(x), channel_dim), x, threshold, closed, None, positive, inside)
+def level_bits(
+    x: Tensor, threshold: Tensor | None, channel_dim: int, closed: bool | None
+) -> tuple[Tensor, Tensor | None]:
+    """Where ``x - threshold`` is positive, and, unless ``closed`` is None, where it lies inside, as bits."""
+    positive, inside = _words(x.numel()), None if closed is None else _words(x.numel())
+    _call("xk_sign", _elements(memory_order(x), channel_dim), x, threshold, bool(closed), None, positive, inside)
     return positive, inside
 
 
-def pass_level_inside(gradient: Tensor, inside: Tensor, order: MemoryOrder, channel_dim: int) -> tuple[Tensor, Tensor]:
-    """:func:`pass_inside` in the place of ``gradient``, and its sums over a channel, float32 (channels,)."""
-    result, sums = order.take(gradient), torch.empty(order.size[channel_dim])
+# They write in the place of the gradient, and add it up over a channel, float32 (channels,), where it is ``summed``.
+
+
+def pass_level_inside(
+    gradient: Tensor, inside: Tensor, order: MemoryOrder, channel_dim: int, summed: bool
+) -> tuple[Tensor, Tensor | None]:
+    """:func:`pass_inside`, and its sums."""
+    result, sums = order.take(gradient), torch.empty(order.size[channel_dim]) if summed else None
     _call("xk_pass_inside", _elements(order, channel_dim), result, inside, result, sums)
     return result, sums
 
 
-def pass_triangle(gradient: Tensor, x: Tensor, threshold: Tensor | None, channel_dim: int) -> tuple[Tensor, Tensor]:
-    """``gradient * max(0, 2 - 2 |x - threshold|)``, in the place of ``gradient``, and its sums over a channel."""
+def pass_triangle(
+    gradient: Tensor, x: Tensor, threshold: Tensor | None, channel_dim: int, summed: bool
+) -> tuple[Tensor, Tensor | None]:
+    """``gradient * max(0, 2 - 2 |x - threshold|)``, and its sums."""
     order = memory_order(x)
-    result, sums = order.take(gradient), torch.empty(order.size[channel_dim])
+    result, sums = order.take(gradient), torch.empty(order.size[channel_dim]) if summed else None
     _call("xk_pass_triangle", _elements(order, channel_dim), result, x, threshold, result, sums)
     return result, sums
 
@@ -140,8 +149,8 @@ def filter_signs(filters: Tensor) -> tuple[Tensor, Tensor] | None:
     """
     filters = filters.float() if is_plain(filters) else filters.float().contiguous()
     order = memory_order(filters)
-    count, rest = len(filters), order.size[1:]
-    dense = torch.empty((count, -(-math.prod(rest) // 8)), dtype=torch.uint8)
+    count = len(filters)
+    dense = torch.empty((count, packing.filter_bytes(filters.shape)), dtype=torch.uint8)
     scale, valid = torch.empty(count), ctypes.c_int32()
     _call("xk_filter_signs", _filters(order, False), filters, dense, scale, valid)
     return (dense, scale) if valid.value else None
