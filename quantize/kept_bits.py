@@ -17,10 +17,15 @@ from .kernels.training import MemoryOrder, TrainingBackend, memory_order
 
 def backend(x: Tensor) -> TrainingBackend | None:
     """Who computes on ``x``; None where nobody can, or nothing is kept."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not torch.is_grad_enabled() or is_transformed():
+    if is_written_down() or not torch.is_grad_enabled() or is_transformed():
         return None
     kernel = kernels.training_backend(x)
     return kernel if kernel is not None and kernel.takes(x) else None
+
+
+def is_written_down() -> bool:
+    """Whether what is computed becomes a graph: it is compiled, exported or traced."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def is_transformed() -> bool:

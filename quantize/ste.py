@@ -46,7 +46,7 @@ def triangle(x: Tensor) -> Tensor:
 
 def _has_gradient(x: Tensor) -> bool:
     """Whether a gradient may be asked of what is computed of ``x``; where not, autograd costs its call, 0.1 ms."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # what is written down is the same with and without one
+    if kept_bits.is_written_down():  # the graph is the same with and without one
         return True
     return (x.requires_grad and torch.is_grad_enabled()) or kept_bits.is_transformed()
 

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..kept_bits import is_written_down
 from ..scheme import FLOAT_BITS, QuantizedWeight, Scheme
 from .adapters import LayerAdapter
 
@@ -61,9 +61,8 @@ class QuantizedLayer(nn.Module):
         the ONNX file give the same numbers, and a sum of zero stays zero. Sums of floats round anyway: there the scale
         goes into the weight, and no pass over the output multiplies by it. A graph that is written down shows it.
         """
-        written = torch.compiler.is_compiling() or torch.jit.is_tracing()
         floats = output_scale is None and self.scheme.input_bits == FLOAT_BITS
-        if floats and not written and not self.looks_up(x):
+        if floats and not is_written_down() and not self.looks_up(x):
             return self.apply_weight(self.scheme.input(x, self), self.scaled_weight(), self.bias, *args)
         y, scale = self.product(x, *args)
         if scale is not None:

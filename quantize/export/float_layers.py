@@ -18,7 +18,7 @@ import numpy as np
 import onnx_ir as ir
 
 from .functions import DOMAIN, DOMAIN_VERSION
-from .graph import constant_of
+from .graph import constant_of, name_of
 from .packed_format import add_functions
 
 _LARGEST_NUMBER, _LARGEST_WEIGHT, _WEIGHT_ZERO = 255, 127, 128
@@ -62,7 +62,9 @@ def float_layers(program: ir.Model, parameters: Container[str]) -> list[FloatLay
     have stay float: convolutions of other than 2 dimensions or with groups, and linear layers of other than rows
     (N, inputs).
     """
-    found = (_layer_of(node) for node in program.graph if len(node.inputs) > 1 and _name(node.inputs[1]) in parameters)
+    found = (
+        _layer_of(node) for node in program.graph if len(node.inputs) > 1 and name_of(node.inputs[1]) in parameters
+    )
     return [layer for layer in found if layer is not None and layer.filters[0].size <= _MOST_PRODUCTS]
 
 
@@ -102,10 +104,6 @@ def _filters_of(node: ir.Node) -> np.ndarray | None:
     if node.op_type == "MatMul" and weight.ndim == 2 and _rank(node.inputs[0]) == 2:
         return weight.T
     return None
-
-
-def _name(value: ir.Value | None) -> str:
-    return "" if value is None else str(value.name)
 
 
 def _rank(value: ir.Value | None) -> int | None:

@@ -92,7 +92,7 @@ def _put_scale_first(graph: ir.Graph) -> None:
     """
     for node in graph:
         first, second = node.inputs if node.op_type == "Mul" else (None, None)
-        if second is not None and second.is_initializer() and _name(second).endswith(".weight_scale"):
+        if second is not None and second.is_initializer() and name_of(second).endswith(".weight_scale"):
             node.replace_input_with(0, second)
             node.replace_input_with(1, first)
 
@@ -163,14 +163,14 @@ def _node_name(node: ir.Node, own: set[str]) -> str:
     scope = ast.literal_eval(node.metadata_props.get(_SCOPES, "['', '']"))[-2].split("@")[0]
     label = node.op_type
     if label in _APPLYING:
-        applied = [_name(value).rpartition(".")[2] for value in node.inputs if _name(value) in own]
+        applied = [name_of(value).rpartition(".")[2] for value in node.inputs if name_of(value) in own]
         label = _LABELS.get(applied[0], applied[0]) if applied else label
     elif label == "Where" and [_scalar(value) for value in node.inputs[1:]] == [1.0, -1.0]:
         label = "sign"
     return f"{scope}/{label}" if scope else label
 
 
-def _name(value: ir.Value | None) -> str:
+def name_of(value: ir.Value | None) -> str:
     """The name of a value, "" of an input that is left out."""
     return "" if value is None else value.name or ""
 

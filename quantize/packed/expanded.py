@@ -89,13 +89,13 @@ class ExpandedLayer(QuantizedLayer):
         return list(form_problems(self, state_dict, prefix))
 
     def product(self, x: Tensor, *args) -> tuple[Tensor, Tensor | None]:
-        if args or ops.is_traced(x) or x.dtype is not torch.float32 or not x.numel():
+        if args or not _is_plain(x):
             return super().product(x, *args)
         y = self._bits().compute(self, x)
         return super().product(x) if y is None else (y, self.weight_scale)
 
     def looks_up(self, x: Tensor) -> bool:
-        if not has_lookup(self) or x.dtype is not torch.float32 or ops.is_traced(x) or not x.numel():
+        if not has_lookup(self) or not _is_plain(x):
             return False
         held = self._bits()
         return isinstance(held, LookedUp) and held.takes(x)
@@ -168,6 +168,11 @@ class ExpandedLayer(QuantizedLayer):
     def extra_repr(self) -> str:
         options = self.kind.float_class.extra_repr(self)
         return f"{self.kind.__name__}, {options}, bits={self.code_bits}, scheme={str(self.scheme)!r}"
+
+
+def _is_plain(x: Tensor) -> bool:
+    """Whether the kernels may take ``x``, and nothing is written down."""
+    return x.dtype is torch.float32 and not ops.is_traced(x) and x.numel() > 0
 
 
 def _encode(values: Tensor, bits: int) -> tuple[Tensor, Tensor]:

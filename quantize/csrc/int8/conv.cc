@@ -167,10 +167,6 @@ class Call {
   std::vector<int64_t> offsets_;
 };
 
-}  // namespace
-
-namespace {
-
 // The same with the pixels in one row, where windows are pixels.
 xk_conv_shape flattened(xk_conv_shape s) {
   const bool pixels = s.kernel_h == 1 && s.kernel_w == 1 && s.stride_h == 1 && s.stride_w == 1 &&
