@@ -12,6 +12,7 @@ from .regions import Box
 
 TORCHVISION, ZOO = "torchvision:", "zoo:"
 SHIPPED = f"{ZOO}nin_xnornet"
+NONE = "none"
 AT_ONCE = 2  # regions that onnxruntime gets: what its layers hand on stays in the cache
 CLASSES = {
     "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),

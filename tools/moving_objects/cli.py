@@ -1,11 +1,13 @@
 """Find and classify objects that move in front of a moving camera.
 
-Boxes around what moves, drawn into DIR/video.avi and listed in DIR/detections.jsonl:
+Boxes around what moves and the class of each, drawn into DIR/video.avi and listed in DIR/detections.jsonl:
     python tools/moving_objects --video street.mp4 --save DIR
-with the class of each, by a network of the trainer, an ONNX file or one of torchvision's:
+with the classes of a network of the trainer, an ONNX file or one of torchvision's instead of the 1-bit network that
+comes with the package, or boxes alone:
     python tools/moving_objects --video 0 --classifier runs/NAME --show
     python tools/moving_objects --video street.mp4 --classifier model.onnx --dataset-classes cifar10 --label car
     python tools/moving_objects --video street.mp4 --classifier torchvision:mobilenet_v3_small
+    python tools/moving_objects --video street.mp4 --classifier none
 a directory of pictures, or one of masks and pictures (mask, picture, mask, ... in sorted order):
     python tools/moving_objects --video frames/
     python tools/moving_objects --video pairs/ --precomputed-masks
@@ -29,7 +31,7 @@ from tools.command_line import positive
 from training.installed import as_called
 
 from .box_scores import GROUPS, Boxes, Scores, evaluate, label_accuracy, read_boxes
-from .classify import CLASSES, SHIPPED, TORCHVISION, ZOO, Classifier, load_classifier
+from .classify import CLASSES, NONE, SHIPPED, TORCHVISION, ZOO, Classifier, load_classifier
 from .output import DETECTIONS, Recorder, check_windows
 from .pipeline import Pipeline, format_summary, summarize
 from .sources import SourceLost, open_source
@@ -69,7 +71,7 @@ def _add_class_flags(group) -> None:
         "--classifier",
         metavar="NAME",
         help=f"a checkpoint, a run directory, a file.onnx, {TORCHVISION}NAME, or {ZOO}NAME of a CIFAR-10 network that "
-        f"comes with the package; with --label: {SHIPPED} where left out",
+        f"comes with the package; {NONE}: boxes without classes; default: {SHIPPED}",
     )
     group.add_argument("--dataset-classes", choices=sorted(CLASSES), help="instead of the classes in the file")
     group.add_argument("--label", metavar="CLASS", help="score every box against this class: its name or number")
@@ -105,6 +107,8 @@ def check_flags(flags: argparse.Namespace) -> None:
         raise ValueError("--pictures needs --save DIR to put them in")
     if flags.dataset_classes and flags.classifier is None:
         raise ValueError("--dataset-classes needs a --classifier")
+    if flags.label and flags.classifier == NONE:
+        raise ValueError(f"--label needs a classifier; --classifier is {NONE}")
     if flags.detections is not None and (flags.classifier or flags.save or flags.show):
         raise ValueError("--detections are scored as they are; --classifier, --save and --show need a --video")
     if flags.show:
@@ -137,8 +141,8 @@ def run(flags: argparse.Namespace) -> int:
     groups = flags.groups or GROUPS
     truth = None if flags.ground_truth is None else read_boxes(flags.ground_truth)
     source = open_source(flags.video, flags.precomputed_masks)
-    name = flags.classifier or (SHIPPED if flags.label else None)
-    classifier = name and load_classifier(name, flags.dataset_classes, flags.threads)
+    name = flags.classifier or SHIPPED
+    classifier = None if name == NONE else load_classifier(name, flags.dataset_classes, flags.threads)
     label = flags.label and resolve_label(flags.label, classifier, groups)
     recorder = flags.save and Recorder(flags.save, source.fps, flags.pictures)
     pipeline = Pipeline(source, classifier, recorder, flags.show)
