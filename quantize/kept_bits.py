@@ -16,8 +16,13 @@ from .kernels.training import MemoryOrder, TrainingBackend, memory_order
 
 
 def backend(x: Tensor) -> TrainingBackend | None:
-    """Who computes on ``x``; None where nobody can, or nothing is kept."""
-    if is_written_down() or not torch.is_grad_enabled() or is_transformed():
+    """Who keeps bits of ``x`` for the way back; None where nobody can, or nothing is kept."""
+    return engine(x) if torch.is_grad_enabled() else None
+
+
+def engine(x: Tensor) -> TrainingBackend | None:
+    """Who computes on bits of ``x``; None where nobody can."""
+    if is_written_down() or is_transformed():
         return None
     kernel = kernels.training_backend(x)
     return kernel if kernel is not None and kernel.takes(x) else None

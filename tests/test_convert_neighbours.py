@@ -231,6 +231,22 @@ def test_another_default_type():
         torch.set_default_dtype(torch.float32)
 
 
+@pytest.mark.parametrize("scheme", ["xnor", "bwn", "ternary", "dorefa", "bireal"])
+def test_layers_compute_in_their_own_type_where_the_default_is_another(scheme):
+    x = torch.randn(6, 32)
+    net = nn.Sequential(nn.Linear(32, 48), nn.Linear(48, 48), nn.ReLU(), nn.Linear(48, 8))
+    prepared = quantize.prepare(net, scheme, x)
+    expected = [prepared(x), quantize.convert(prepared, x)(x)]
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = [prepared.train()(x), quantize.convert(prepared, x)(x)]
+        found[0].sum().backward()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b)
+
+
 @pytest.mark.parametrize("inside", [True, False])
 def test_a_model_and_an_example_that_were_made_in_inference_mode(inside):
     with torch.inference_mode():

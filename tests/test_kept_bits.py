@@ -164,7 +164,7 @@ def test_layers_train_as_in_plain_torch(name, scheme, monkeypatch):
         return result.detach(), leaf.grad, [p.grad for p in binary.parameters()]
 
     ours = gradients()
-    monkeypatch.setattr(kept_bits, "backend", lambda x: None)
+    monkeypatch.setattr(kept_bits, "engine", lambda x: None)
     torch.testing.assert_close(ours, gradients(), rtol=1e-4, atol=1e-5)
 
 
@@ -305,7 +305,7 @@ def test_on_a_gpu_a_network_trains_as_in_plain_torch(dtype, monkeypatch):
         return [p.grad for p in model.parameters()]
 
     ours = gradients()
-    monkeypatch.setattr(kept_bits, "backend", lambda x: None)
+    monkeypatch.setattr(kept_bits, "engine", lambda x: None)
     torch.testing.assert_close(ours, gradients(), rtol=1e-3, atol=1e-4)
 
 

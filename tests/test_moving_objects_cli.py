@@ -130,7 +130,8 @@ def test_the_shipped_network_classifies_where_none_is_named(made, tmp_path):
     assert 0 <= summary["label"]["accuracy"] <= 1
     assert "classify" in summary["speed"]
     found = {line["class"] for line in lines(save / "detections.jsonl")}
-    assert found and found <= set(get_pretrained("nin_xnornet", "cifar10").classes)
+    assert found
+    assert found <= set(get_pretrained("nin_xnornet", "cifar10").classes)
 
 
 def test_no_classifier_leaves_the_classes_open(made, tmp_path):

@@ -86,9 +86,28 @@ def test_a_step_is_that_of_plain_torch(name, layout, scheme, threshold, products
     by_the_engine(monkeypatch)
     ours = gradients(model, x)
     assert [of.by_engine for of in products] == [True]
-    monkeypatch.setattr(kept_bits, "backend", lambda x: None)
+    monkeypatch.setattr(kept_bits, "engine", lambda x: None)
     assert_same(ours, gradients(model, x), 2e-5)
     assert len(products) == 1
+
+
+@pytest.mark.parametrize("threshold", [False, True])
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("name", LAYERS)
+def test_evaluation_without_gradients_is_that_of_plain_torch(name, scheme, threshold, products, monkeypatch):
+    layer, shape = LAYERS[name]
+    x = torch.randn(*shape)
+    model = binary(layer, scheme, x, threshold)
+    by_the_engine(monkeypatch)
+    model(x)  # a step settles the thresholds
+    model.eval()
+    expected = model(x).detach()  # with gradients: by torch
+    products.clear()
+    for context in (torch.no_grad(), torch.inference_mode()):
+        with context:
+            found = model(x)
+        assert_same([found], [expected], 1e-6)
+    assert [of.by_engine for of in products] == [True, True]
 
 
 @pytest.mark.parametrize("engine", [False, True])
@@ -104,7 +123,7 @@ def test_bfloat16(name, scheme, dtype, engine, products, monkeypatch):
     ours = gradients(model, x, amp=True)
     assert [t.dtype for t in ours[:2]] == [torch.bfloat16, dtype]
     assert [of.by_engine for of in products] == [engine]
-    monkeypatch.setattr(kept_bits, "backend", lambda x: None)
+    monkeypatch.setattr(kept_bits, "engine", lambda x: None)
     exact = gradients(model.double(), x.double())
     assert_same([t.float() for t in ours], [t.float() for t in exact], 2e-2)
 
@@ -138,7 +157,7 @@ def test_a_gradient_of_the_gradient(scheme, frozen, monkeypatch):
         return torch.autograd.grad(sum(g.pow(2).sum() for g in first), wanted, allow_unused=True)
 
     ours = penalty(model, x)
-    monkeypatch.setattr(kept_bits, "backend", lambda x: None)
+    monkeypatch.setattr(kept_bits, "engine", lambda x: None)
     expected = penalty(model.double(), x.double())
     for a, b in zip(ours, expected, strict=True):
         assert (a is None) == (b is None)
@@ -170,7 +189,7 @@ def test_schemes_of_ones_own_compute_what_they_say(scheme, count, products, monk
         model[0].weight *= 20
     ours = gradients(model, x)
     assert len(products) == count
-    monkeypatch.setattr(kept_bits, "backend", lambda x: None)
+    monkeypatch.setattr(kept_bits, "engine", lambda x: None)
     assert_same(ours, gradients(model, x), 2e-5)
 
 

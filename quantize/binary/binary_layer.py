@@ -103,18 +103,18 @@ class BinaryLayer(QuantizedLayer):
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         if self.training:
             self._prepare_step(input)
-            of = self._operation(input) if output_size is None else None
-            if of is not None:
-                weight = self.scheme.scaled_weight(self.float_filters(), self)
-                return sign_product(input, weight, of)
         elif self.drawn and not torch.compiler.is_compiling():
             warn_statistics(str(self.scheme))
-        return super().forward(input, output_size)
+        of = self._operation(input) if output_size is None else None
+        if of is None:
+            return super().forward(input, output_size)
+        return sign_product(input, self.scheme.scaled_weight(self.float_filters(), self), of)
 
     def _operation(self, x: Tensor) -> Operation | None:
-        """What is computed on bits in a training step; None: nothing."""
-        plain = torch.compiler.is_compiling() or self.float_weights or computes_its_own_way(self)
-        return None if plain else operation(self, x)
+        """What is computed on bits in a step of training or, without gradients, of evaluation; None: nothing."""
+        if torch.compiler.is_compiling() or self.float_weights or computes_its_own_way(self):
+            return None
+        return operation(self, x) if self.training or not torch.is_grad_enabled() else None
 
     def compute(self, x: Tensor, output_scale: Tensor | None, *args) -> Tensor:
         """In training the scale goes into the weight: no second activation is kept for the backward pass."""

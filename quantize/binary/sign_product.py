@@ -60,7 +60,7 @@ def operation(layer: QuantizedLayer, x: Tensor) -> Operation | None:
     scheme, dims = layer.scheme, len(layer.kernel_size)
     if type(scheme).surrogate not in _SURROGATES or type(scheme).input is not Scheme.input or not scheme.signed_input:
         return None
-    if scheme.scales_output or layer.transposed or dims > 2 or kept_bits.backend(x) is not cpu_signs:
+    if scheme.scales_output or layer.transposed or dims > 2 or kept_bits.engine(x) is not cpu_signs:
         return None
     if x.dim() != dims + 2 if dims else not x.is_contiguous():
         return None

@@ -238,7 +238,7 @@ def levels_of_codes(codes: Tensor, count: int, bits: int, levels: Tensor, scale:
     rows = len(codes)
     source = _address("codes", codes, torch.uint8, (rows, -(-count * bits // 8)))
     of_codes, factors = _address("levels", levels, torch.float32, (2**bits,)), _values("scale", scale, rows)
-    values = torch.empty((rows, count))
+    values = torch.empty((rows, count), dtype=torch.float32)
     library.call("xk_levels", source, rows, count, bits, of_codes, factors, values.data_ptr(), library.parallel())
     return values
 
@@ -261,7 +261,7 @@ def look_up(x: Tensor, weights: Tensor, outputs: int) -> Tensor:
     rows, inputs = x.shape
     source = _address("x", x, torch.float32, (rows, inputs))
     prepared, count = _address("weights", weights, torch.uint8, (weights.numel(),)), weights.numel()
-    y = torch.empty((rows, outputs))
+    y = torch.empty((rows, outputs), dtype=torch.float32)
     library.call("xk_lookup", rows, inputs, outputs, source, prepared, count, y.data_ptr(), library.parallel())
     return y
 

@@ -92,7 +92,7 @@ def pass_level_inside(
     gradient: Tensor, inside: Tensor, order: MemoryOrder, channel_dim: int, summed: bool
 ) -> tuple[Tensor, Tensor | None]:
     """:func:`pass_inside`, and its sums."""
-    result, sums = order.take(gradient), torch.empty(order.size[channel_dim]) if summed else None
+    result, sums = order.take(gradient), torch.empty(order.size[channel_dim], dtype=torch.float32) if summed else None
     _call("xk_pass_inside", _elements(order, channel_dim), result, inside, result, sums)
     return result, sums
 
@@ -102,7 +102,7 @@ def pass_triangle(
 ) -> tuple[Tensor, Tensor | None]:
     """``gradient * max(0, 2 - 2 |x - threshold|)``, and its sums."""
     order = memory_order(x)
-    result, sums = order.take(gradient), torch.empty(order.size[channel_dim]) if summed else None
+    result, sums = order.take(gradient), torch.empty(order.size[channel_dim], dtype=torch.float32) if summed else None
     _call("xk_pass_triangle", _elements(order, channel_dim), result, x, threshold, result, sums)
     return result, sums
 
@@ -128,7 +128,7 @@ def _filters(order: MemoryOrder, center: bool) -> library.Filters:
 
 def scaled_sign(filters: Tensor, center: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
     """It keeps alpha a filter, and as bits where C >= 0, and where it is not clamped."""
-    values, scale, rows = torch.empty_like(filters), torch.empty(len(filters)), len(filters)
+    values, scale, rows = torch.empty_like(filters), torch.empty(len(filters), dtype=torch.float32), len(filters)
     positive, inside = (_words(filters.numel() // rows, rows) for _ in range(2))
     shape = _filters(memory_order(filters), center)
     _call("xk_scaled_sign", shape, filters, values, scale, positive, inside)
@@ -151,7 +151,7 @@ def filter_signs(filters: Tensor) -> tuple[Tensor, Tensor] | None:
     order = memory_order(filters)
     count = len(filters)
     dense = torch.empty((count, packing.filter_bytes(filters.shape)), dtype=torch.uint8)
-    scale, valid = torch.empty(count), ctypes.c_int32()
+    scale, valid = torch.empty(count, dtype=torch.float32), ctypes.c_int32()
     _call("xk_filter_signs", _filters(order, False), filters, dense, scale, valid)
     return (dense, scale) if valid.value else None
 

@@ -66,7 +66,7 @@ class LayerPlanes:
             order = torch.channels_last if q.dim() == 4 and not q.is_contiguous() else torch.contiguous_format
             q = q.to(torch.uint8)
             q = torch.cat([(q >> i) & 1 for i in range(bits)]).to(torch.float32, memory_format=order)
-        half = torch.full((batch.shape[1],), 0.5, device=batch.device)
+        half = torch.full((batch.shape[1],), 0.5, dtype=torch.float32, device=batch.device)
         y = form.weighted_sums(q, bits, Binarize(half))
         return y.add_(self._inside_sums(form, batch.shape[2:]), alpha=largest).div_(2 * largest * self.largest)
 
