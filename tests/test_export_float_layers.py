@@ -1,5 +1,6 @@
 """``float_layers="int8"``: what the file computes, what it costs, and when it is refused."""
 
+import copy
 import re
 from collections import Counter
 
@@ -7,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from eight_bit_models import IMAGES, NETWORKS, prepared, rounded, with_outlier
+from eight_bit_models import COLOUR, IMAGES, NETWORKS, conv_net, mlp, prepared, rounded, with_outlier
 from onnx_runs import RUNTIMES
 from torch import Tensor, nn
 

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..calling import describe, tensors_in
 from ..words import did_you_mean
-from .int8 import form_of
+from .int8 import Int8Layer, has_8_bit_form, in_8_bits
 
 CHOICES = ("float", "int8")
 MAX_DROP = 0.1  # points
@@ -163,11 +163,11 @@ def quantize_float_layers(model: nn.Module, calibration: Calibration) -> Int8Rep
     Raises ValueError where there are none, where an output has no classes, or where that costs more than
     ``calibration.max_drop``.
     """
-    layers = {module: name for name, module in model.named_modules() if form_of(module) is not None}
+    layers = {module: name for name, module in model.named_modules() if has_8_bit_form(module)}
     before, ranges = _watched(model, calibration.images, layers)
     if not ranges:
         raise ValueError(NO_LAYERS)
-    made = {layer: form_of(layer)(layer, *extent) for layer, extent in ranges.items()}
+    made = {layer: in_8_bits(layer, *extent) for layer, extent in ranges.items()}
     for layer, new in made.items():
         hooks = {
             name: value for name, value in vars(layer).items() if name.startswith(("_forward_hooks", "_forward_pre"))
@@ -178,7 +178,7 @@ def quantize_float_layers(model: nn.Module, calibration: Calibration) -> Int8Rep
     model.eval()
     report = report_of([layers[layer] for layer in made], before, _outputs(model, calibration.images), calibration)
     for layer in made:
-        layer.report = report
+        cast(Int8Layer, layer).report = report
     return report
 
 

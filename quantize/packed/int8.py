@@ -181,11 +181,17 @@ class Int8Linear(Int8Layer):
         return f"in_features={self.geometry.channels}, out_features={self.geometry.out_channels}"
 
 
-def form_of(layer: nn.Module) -> type[Int8Layer] | None:
-    """The class that can take a layer's place; None where 8 bits have no form of it."""
-    kind = {nn.Conv2d: Int8Conv2d, nn.Linear: Int8Linear}.get(type(layer))
-    if kind is None or cast(Tensor, layer.weight)[0].numel() > MOST_PRODUCTS or layer._parameters.get("weight") is None:
-        return None
+def has_8_bit_form(layer: nn.Module) -> bool:
+    """Whether a float layer can become an :class:`Int8Layer`: by its very class, whose forward is known."""
+    if type(layer) not in (nn.Conv2d, nn.Linear) or layer._parameters.get("weight") is None:
+        return False
     if isinstance(layer, nn.Conv2d) and (layer.groups > 1 or layer.padding_mode != "zeros"):
-        return None
-    return kind
+        return False
+    return cast(Tensor, layer.weight)[0].numel() <= MOST_PRODUCTS
+
+
+def in_8_bits(layer: nn.Module, low: float, high: float) -> Int8Layer:
+    """What takes the place of a layer that :func:`has_8_bit_form`, whose inputs lie between ``low`` and ``high``."""
+    if isinstance(layer, nn.Conv2d):
+        return Int8Conv2d(layer, low, high)
+    return Int8Linear(cast(nn.Linear, layer), low, high)

@@ -35,17 +35,18 @@ Header header_of(const xk_conv_shape& shape, int32_t zero) {
   return header;
 }
 
+void check_zero(int64_t zero) {
+  if (zero < 0 || zero > kLargest) fail(XK_INVALID_ARGUMENT, "zero is %" PRId64 "; it must be from 0 to 255", zero);
+}
+
 Header checked_header(const xk_conv_shape& shape, const void* weights, size_t bytes) {
   Header header{};
   if (bytes == sizeof header + Weights::size(shape)) std::memcpy(&header, weights, sizeof header);
   const Header expected = header_of(shape, static_cast<int32_t>(header.zero));
   if (std::memcmp(&header, &expected, sizeof header))
     fail(XK_INVALID_ARGUMENT, "these are not weights that xk_int8_pack made on this machine for this shape");
+  check_zero(header.zero);
   return header;
-}
-
-void check_zero(int32_t zero) {
-  if (zero < 0 || zero > kLargest) fail(XK_INVALID_ARGUMENT, "zero is %" PRId32 "; it must be from 0 to 255", zero);
 }
 
 }  // namespace
