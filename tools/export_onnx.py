@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 import quantize
-from quantize.export.calibration import MAX_DROP
+from quantize.packed.calibration import MAX_DROP
 from quantize.export.formats import FORMATS
 from tools.command_line import exit_code, tool_parser
 from training import ModelInfo, TrainConfig, load_model

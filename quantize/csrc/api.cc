@@ -24,17 +24,6 @@ void check_choice(const char* name, int32_t value, int32_t last) {
     fail(XK_INVALID_ARGUMENT, "%s is %" PRId32 "; it must be between 0 and %" PRId32, name, value, last);
 }
 
-void check_output(const Shape& shape, const xk_epilogue& epilogue, const xk_output& output) {
-  check_pointers({{"output data", output.data}});
-  check_choice("output kind", output.kind, XK_OUT_BITS);
-  check_choice("output layout", output.layout, XK_NHWC);
-  if (output.kind == XK_OUT_INT32 && (epilogue.scale || epilogue.bias || epilogue.input_scale || epilogue.relu))
-    fail(XK_INVALID_ARGUMENT, "an int32 output holds bare sums: it takes no scale, bias, input_scale or relu");
-  if (output.shuffle < 0 || shape.out_channels % std::max<int64_t>(output.shuffle, 1))
-    fail(XK_INVALID_ARGUMENT, "shuffle is %" PRId64 "; it must divide the %" PRId64 " output channels", output.shuffle,
-         shape.out_channels);
-}
-
 void check_dense_bytes(const Shape& shape, size_t bytes) {
   const size_t needed = static_cast<size_t>(shape.out_channels * shape.filter_bytes);
   if (bytes != needed)
@@ -65,6 +54,17 @@ void convolve(const ConvCall& call) {
 }
 
 }  // namespace
+
+void check_output(const Shape& shape, const xk_epilogue& epilogue, const xk_output& output) {
+  check_pointers({{"output data", output.data}});
+  check_choice("output kind", output.kind, XK_OUT_BITS);
+  check_choice("output layout", output.layout, XK_NHWC);
+  if (output.kind == XK_OUT_INT32 && (epilogue.scale || epilogue.bias || epilogue.input_scale || epilogue.relu))
+    fail(XK_INVALID_ARGUMENT, "an int32 output holds bare sums: it takes no scale, bias, input_scale or relu");
+  if (output.shuffle < 0 || shape.out_channels % std::max<int64_t>(output.shuffle, 1))
+    fail(XK_INVALID_ARGUMENT, "shuffle is %" PRId64 "; it must divide the %" PRId64 " output channels", output.shuffle,
+         shape.out_channels);
+}
 
 int32_t failed(xk_status status, const char* message) {
   last_error = message;

@@ -1,11 +1,12 @@
-// What the functions of xnorkit.h share: those of pooling stand in pool.cc, those of training in training/, the others
-// in api.cc.
+// What the functions of xnorkit.h share: those of pooling stand in pool.cc, those of training in training/, of linear
+// layers of floats in linear/, of 8-bit numbers in int8/, the others in api.cc.
 #pragma once
 
 #include <exception>
 #include <initializer_list>
 
 #include "error.h"
+#include "shape.h"
 #include "xnorkit.h"
 
 namespace xk {
@@ -35,5 +36,8 @@ inline void check_pointers(std::initializer_list<NamedPointer> pointers) {
   for (const NamedPointer& p : pointers)
     if (!p.pointer) fail(XK_INVALID_ARGUMENT, "%s is NULL", p.name);
 }
+
+// What a convolution may be asked to end in.
+void check_output(const Shape& shape, const xk_epilogue& epilogue, const xk_output& output);
 
 }  // namespace xk

@@ -215,6 +215,17 @@ XK_API int32_t xk_lookup_pack(int64_t inputs, int64_t outputs, const uint8_t* de
 XK_API int32_t xk_lookup(int64_t rows, int64_t inputs, int64_t outputs, const float* x, const void* weights,
                          size_t weights_bytes, float* y, const xk_parallel* parallel);
 
+/* Convolutions of 8-bit numbers: q = round(x * inverse) + zero, from 0 to 255, by w from -127 to 127; the sums are those of
+ * (q - zero) w, and a padding is 0. `numbers`, [out][kernel_h][kernel_w][channels], are w + 128; x is [batch][channels]
+ * [height][width]; a linear layer is of one pixel. Weights are made of them for the kernel that XNORKIT_KERNEL names or
+ * this machine prefers. */
+XK_API int32_t xk_int8_size(const xk_conv_shape* shape, size_t* bytes);
+XK_API int32_t xk_int8_pack(const xk_conv_shape* shape, const uint8_t* numbers, size_t numbers_bytes, int32_t zero,
+                            void* weights, size_t bytes);
+XK_API int32_t xk_int8_conv(const xk_conv_shape* shape, const float* x, float inverse, const void* weights,
+                            size_t weights_bytes, const xk_epilogue* epilogue, const xk_output* output,
+                            const xk_parallel* parallel);
+
 #ifdef __cplusplus
 }
 #endif

@@ -1,10 +1,8 @@
 """Float layers of a packed file on numbers of 8 bits: calibrated, replaced, and refused where they cost too much.
 
-Jacob et al., *Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference*, 2018: the
-input of a layer is ``step (q - zero)`` with q from 0 to 255, between the smallest and the largest value that it had on
-the calibration images; a filter is ``step w`` with w from -127 to 127. Sums are whole numbers, and what follows a layer
-is done on them: batch norm becomes part of the scale and the bias, and where one packed convolution alone takes the
-signs of the result, these are bits that it gets, so that the result itself is never rounded.
+What a number stands for is said in :mod:`quantize.packed.int8`. What follows a layer is done on its sums: batch norm
+becomes part of the scale and the bias, and where one packed convolution alone takes the signs of the result, these are
+bits that it gets, so that the result itself is never rounded.
 
 onnxruntime's own quantized operators are no faster than its float ones on the few input channels of a first layer, and
 write bytes that the packed layer would have to make floats of again: hence functions of ours, see :mod:`.functions`.
@@ -17,14 +15,13 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from ..packed.int8 import MOST_PRODUCTS, Numbers
 from .functions import DOMAIN, DOMAIN_VERSION
 from .graph import constant_of, name_of
 from .packed_format import add_functions
 
-_LARGEST_NUMBER, _LARGEST_WEIGHT, _WEIGHT_ZERO = 255, 127, 128
 _BITS_VERSION = 2  # of the operators: the first with Int8ConvToBits
 _LEAST_BITS = 2  # channels that a container of bits needs
-_MOST_PRODUCTS = (2**31 - 1) // (_LARGEST_NUMBER * _LARGEST_WEIGHT)  # of a sum of 32 bits
 
 
 @dataclass
@@ -65,7 +62,7 @@ def float_layers(program: ir.Model, parameters: Container[str]) -> list[FloatLay
     found = (
         _layer_of(node) for node in program.graph if len(node.inputs) > 1 and name_of(node.inputs[1]) in parameters
     )
-    return [layer for layer in found if layer is not None and layer.filters[0].size <= _MOST_PRODUCTS]
+    return [layer for layer in found if layer is not None and layer.filters[0].size <= MOST_PRODUCTS]
 
 
 def _layer_of(node: ir.Node) -> FloatLayer | None:
@@ -184,23 +181,16 @@ def _take_place(graph: ir.Graph, layer: FloatLayer, node: ir.Node) -> None:
 
 
 def _tensors(layer: FloatLayer, low: float, high: float) -> dict[str, np.ndarray]:
-    """The inputs of the operator behind x: step, zero and numbers."""
-    low, high = min(low, 0.0), max(high, 0.0)
-    inverse = np.float32(_LARGEST_NUMBER / (high - low) if high > low else 1.0)
-    step = 1 / np.float64(inverse)
-    rows = (
-        layer.filters
-        if layer.filters.ndim == 2
-        else layer.filters.transpose(0, 2, 3, 1).reshape(len(layer.filters), -1)
-    )
-    largest = np.abs(rows).max(1)
-    filter_step = np.where(largest > 0, largest, 1.0) / _LARGEST_WEIGHT
+    """The inputs of the operator behind x."""
+    filters = layer.filters
+    rows = filters if filters.ndim == 2 else filters.transpose(0, 2, 3, 1).reshape(len(filters), -1)
+    numbers = Numbers.of(rows, low, high)
     return {
-        "numbers": (np.rint(rows / filter_step[:, None]) + _WEIGHT_ZERO).astype(np.uint8),
-        "scale": (step * filter_step * layer.factor).astype(np.float32),
+        "numbers": numbers.weight,
+        "scale": (numbers.scale * layer.factor).astype(np.float32),
         "bias": layer.bias.astype(np.float32),
-        "x_inverse": np.array([inverse]),
-        "x_zero": np.array([np.rint(-low / step)], np.float32),
+        "x_inverse": np.array([numbers.inverse]),
+        "x_zero": np.array([numbers.zero], np.float32),
     }
 
 

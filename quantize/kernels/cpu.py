@@ -269,3 +269,30 @@ def look_up(x: Tensor, weights: Tensor, outputs: int) -> Tensor:
 def lookup_kernel(weights: Tensor) -> str:
     """The kernel that weights of :func:`prepare_lookup` are for, which their header names."""
     return bytes(weights[8:24].numpy()).rstrip(b"\0").decode()
+
+
+# Convolutions of 8-bit numbers.
+
+
+def prepare_numbers(numbers: Tensor, geometry: ConvGeometry, zero: int) -> Tensor:
+    """Weights of :func:`conv2d_int8`, w + 128 in uint8 (out, kh * kw * channels): uint8 (bytes,), with a header."""
+    shape, count = ctypes.byref(_shape(geometry, 0, 0, 0)), library.SIZE()
+    source = _address("numbers", numbers, torch.uint8, (geometry.out_channels, numbers.shape[-1]))
+    library.call("xk_int8_size", shape, ctypes.byref(count))
+    weights = torch.empty(count.value, dtype=torch.uint8)
+    library.call("xk_int8_pack", shape, source, numbers.numel(), zero, weights.data_ptr(), count)
+    return weights
+
+
+def conv2d_int8(x: Tensor, inverse: float, weights: Tensor, geometry: ConvGeometry, epilogue: Epilogue) -> Tensor:
+    """Floats (N, C, H, W) in rows of pixels: with ``q = round(x * inverse)``, the convolution of q, in float32."""
+    batch, _, height, width = x.shape
+    source = _address("x", x, torch.float32, (batch, geometry.channels, height, width))
+    shape, out = _checked_shape(geometry, batch, height, width)
+    ends, _ = _epilogue(epilogue, geometry, batch, out)
+    prepared, count = _address("weights", weights, torch.uint8, (weights.numel(),)), weights.numel()
+    result = _empty_output(geometry.out_channels, out, "float32", "nchw")
+    target = library.Output(result.data_ptr(), _OUTPUTS["float32"], _LAYOUTS["nchw"], _AT_ZERO, 1)
+    rest = (prepared, count, ctypes.byref(ends), ctypes.byref(target), library.parallel())
+    library.call("xk_int8_conv", ctypes.byref(shape), source, inverse, *rest)
+    return result

@@ -1,6 +1,16 @@
 """Inference modules that hold one bit a weight and compute on bits, and how a trained model becomes them."""
 
+from .int8 import Int8Conv2d, Int8Linear
 from .layers import Folding, PackedConv1d, PackedConv2d, PackedLayer, PackedLinear
 from .pool import PackedMaxPool2d
 
-__all__ = ["Folding", "PackedConv1d", "PackedConv2d", "PackedLayer", "PackedLinear", "PackedMaxPool2d"]
+__all__ = [
+    "Folding",
+    "Int8Conv2d",
+    "Int8Linear",
+    "PackedConv1d",
+    "PackedConv2d",
+    "PackedLayer",
+    "PackedLinear",
+    "PackedMaxPool2d",
+]

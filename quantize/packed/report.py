@@ -7,6 +7,8 @@ from torch import nn
 
 from ..binary.quantized_layer import QuantizedLayer
 from ..words import format_table
+from .calibration import Int8Report
+from .int8 import Int8Layer
 from .layers import PackedLayer
 
 
@@ -47,9 +49,14 @@ class LayerConversion:
 
 @dataclasses.dataclass(frozen=True)
 class ConversionReport:
-    """A row for each layer that was binary. ``print(report)`` shows a table."""
+    """A row for each layer that was binary, or is in 8 bits. ``print(report)`` shows a table.
+
+    Attributes:
+        float_layers: what 8 bits in float layers changed on the images of the calibration; None where there are none.
+    """
 
     layers: tuple[LayerConversion, ...]
+    float_layers: Int8Report | None = None
 
     def __iter__(self) -> Iterator[LayerConversion]:
         return iter(self.layers)
@@ -60,7 +67,8 @@ class ConversionReport:
             (row.name, row.type, row.input, row.output, row.neighbours(), f"{row.bytes:,}", row.note)
             for row in self.layers
         ]
-        return format_table(header, rows, right=("bytes",))
+        table = format_table(header, rows, right=("bytes",))
+        return table if self.float_layers is None else f"{table}\n{self.float_layers}"
 
 
 def conversion_report(model: nn.Module) -> ConversionReport:
@@ -71,10 +79,11 @@ def conversion_report(model: nn.Module) -> ConversionReport:
             fold = module.folding
             source, end = ("bits" if bits else "float" for bits in (fold.input_bits, fold.output_bits))
             size, absorbed, note = module.stored_bytes(), fold.absorbed, fold.note
-        elif isinstance(module, QuantizedLayer):
+        elif isinstance(module, (QuantizedLayer, Int8Layer)):
             size = sum(t.numel() * t.element_size() for t in module.state_dict().values())
             source, end, absorbed, note = "float", "float", (), module.note
         else:
             continue
         rows.append(LayerConversion(name, type(module).__name__, source, end, absorbed, size, note))
-    return ConversionReport(tuple(rows))
+    in_8_bits = (module.report for module in model.modules() if isinstance(module, Int8Layer))
+    return ConversionReport(tuple(rows), next(in_8_bits, None))

@@ -33,6 +33,8 @@ int main() {
   test_bad_pools();
   test_training();
   test_bad_elements();
+  test_int8();
+  test_bad_int8();
   test_lookup();
   test_bad_lookups();
   test_weights();

@@ -46,6 +46,8 @@ void test_average_pool();
 void test_bad_pools();
 void test_training();
 void test_bad_elements();
+void test_int8();
+void test_bad_int8();
 void test_lookup();
 void test_bad_lookups();
 void test_weights();

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <vector>
 
 #include "conv/epilogue.h"
 #include "error.h"
@@ -34,31 +35,56 @@ void put(uint8_t* to, int32_t value, int bytes) {
   std::memcpy(to, &number, static_cast<size_t>(bytes));  // the low byte comes first wherever this runs
 }
 
+// How a kernel orders the weights of a shape.
+struct Order {
+  Shape s;
+  int64_t length, run_steps, steps;  // length: numbers of a run
+
+  Order(const xk_conv_shape& options, const Kernel& kernel) : s(weight_shape(options)) {
+    if (s.groups != 1) fail(XK_INVALID_ARGUMENT, "groups is %" PRId64 "; it must be 1", s.groups);
+    if (s.filter_bits > std::numeric_limits<int32_t>::max() / kLargestProduct)
+      fail(XK_INVALID_ARGUMENT, "a filter has %" PRId64 " weights; sums of 32 bits hold %" PRId64, s.filter_bits,
+           std::numeric_limits<int32_t>::max() / kLargestProduct);
+    const Runs runs(s);
+    length = runs.taps * s.channels;
+    run_steps = steps_of(length, kernel);
+    steps = runs.count * run_steps;
+    checked_product("the size of the weights", {s.blocks(), steps + 1, kLanes, kStepBytes});
+  }
+  int64_t filter_bytes() const { return s.blocks() * steps * kLanes * kStepBytes; }
+};
+
 }  // namespace
 
-Weights::Weights(const xk_conv_shape& options, const uint8_t* numbers, int32_t zero) : kernel_(int8::kernel()) {
-  const Shape s = weight_shape(options);
-  if (s.groups != 1) fail(XK_INVALID_ARGUMENT, "groups is %" PRId64 "; it must be 1", s.groups);
-  if (s.filter_bits > std::numeric_limits<int32_t>::max() / kLargestProduct)
-    fail(XK_INVALID_ARGUMENT, "a filter has %" PRId64 " weights; sums of 32 bits hold %" PRId64, s.filter_bits,
-         std::numeric_limits<int32_t>::max() / kLargestProduct);
-  const Runs runs(s);
-  const int64_t length = runs.taps * s.channels;
-  const int bytes = kernel_.number_bytes;
-  run_steps_ = steps_of(length, kernel_);
-  steps_ = runs.count * run_steps_;
-  checked_product("the size of the weights", {s.blocks(), steps_, kLanes, kStepBytes});
-  lines_.resize(static_cast<size_t>(s.blocks() * steps_));
-  start_.resize(static_cast<size_t>(s.blocks() * kLanes));
-  uint8_t* const all = lines_.data()->bytes;
-  for (int64_t o = 0; o < s.out_channels; ++o)
+size_t Weights::size(const xk_conv_shape& shape) {
+  const Order order(shape, int8::kernel());
+  return static_cast<size_t>(order.filter_bytes()) + static_cast<size_t>(order.s.blocks() * kLanes) * sizeof(int32_t);
+}
+
+void Weights::order(const xk_conv_shape& shape, const uint8_t* numbers, int32_t zero, uint8_t* memory) {
+  const Kernel& kernel = int8::kernel();
+  const Order order(shape, kernel);
+  const Shape& s = order.s;
+  std::memset(memory, 0, size(shape));
+  const int bytes = kernel.number_bytes;
+  for (int64_t o = 0; o < s.out_channels; ++o) {
+    int32_t start = 0;
     for (int64_t i = 0; i < s.filter_bits; ++i) {
       const int32_t weight = numbers[o * s.filter_bits + i] - kWeightZero;
-      const int64_t byte = i % length * bytes;
-      const int64_t step = o / kLanes * steps_ + i / length * run_steps_ + byte / kStepBytes;
-      put(all + (step * kLanes + o % kLanes) * kStepBytes + byte % kStepBytes, weight, bytes);
-      start_[static_cast<size_t>(o)] -= zero * weight;
+      const int64_t byte = i % order.length * bytes;
+      const int64_t step = o / kLanes * order.steps + i / order.length * order.run_steps + byte / kStepBytes;
+      put(memory + (step * kLanes + o % kLanes) * kStepBytes + byte % kStepBytes, weight, bytes);
+      start -= zero * weight;
     }
+    std::memcpy(memory + order.filter_bytes() + o * static_cast<int64_t>(sizeof start), &start, sizeof start);
+  }
+}
+
+Weights::Weights(const xk_conv_shape& shape, const Kernel& kernel, const uint8_t* memory)
+    : kernel_(kernel), filters_(memory) {
+  const Order order(shape, kernel);
+  run_steps_ = order.run_steps, steps_ = order.steps;
+  start_ = reinterpret_cast<const int32_t*>(memory + order.filter_bytes());
 }
 
 namespace {

@@ -3,8 +3,8 @@
 // y = epilogue(sum of (q - zero) w), q = round(x * inverse) + zero in 0 to 255, w in -127 to 127. Padding is 0.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
-#include <vector>
 
 #include "conv/conv.h"
 #include "int8/kernels.h"
@@ -17,32 +17,32 @@ struct Levels {
   int32_t zero;   // the number of 0.0
 };
 
-// A layer's weights, in the order of a kernel.
+// A layer's weights in the order of a kernel: steps by filters, and what the sums of the filters start from.
 class Weights {
  public:
-  // `numbers` are [out][kernel_h][kernel_w][channels], each w + 128. Fails for a shape with groups, or whose sums
-  // 32 bits do not hold.
-  Weights(const xk_conv_shape& shape, const uint8_t* numbers, int32_t zero);
+  // What `order` has put into `memory`.
+  Weights(const xk_conv_shape& shape, const uint8_t* memory) : Weights(shape, int8::kernel(), memory) {}
+
+  // Bytes of memory. Fails for a shape with groups, or whose sums 32 bits do not hold.
+  static size_t size(const xk_conv_shape& shape);
+  // `numbers` are [out][kernel_h][kernel_w][channels], each w + 128.
+  static void order(const xk_conv_shape& shape, const uint8_t* numbers, int32_t zero, uint8_t* memory);
 
   const Kernel& kernel() const { return kernel_; }
   int64_t run_steps() const { return run_steps_; }
   int64_t steps() const { return steps_; }
   // Of a block of kLanes filters.
-  const uint8_t* filters(int64_t block) const {
-    return lines_.data()->bytes + block * steps_ * kLanes * kStepBytes;
-  }
-  const int32_t* start(int64_t block) const { return start_.data() + block * kLanes; }
+  const uint8_t* filters(int64_t block) const { return filters_ + block * steps_ * kLanes * kStepBytes; }
+  // -zero * sum of w, a filter.
+  const int32_t* start(int64_t block) const { return start_ + block * kLanes; }
 
  private:
-  struct alignas(64) CacheLine {
-    uint8_t bytes[64];
-  };
-  static_assert(sizeof(CacheLine) == kLanes * kStepBytes, "a line is a step");
+  Weights(const xk_conv_shape& shape, const Kernel& kernel, const uint8_t* memory);
 
   const Kernel& kernel_;
   int64_t run_steps_, steps_;
-  std::vector<CacheLine> lines_;
-  std::vector<int32_t> start_;  // -zero * sum of w, a filter
+  const uint8_t* filters_;
+  const int32_t* start_;
 };
 
 // Floats [batch][channels][height][width] in; the output as in xk_conv.

@@ -56,6 +56,12 @@ int8::Levels levels_of(const Node& node) {
   return {inverse, static_cast<int32_t>(zero)};
 }
 
+std::vector<uint8_t> ordered(const xk_conv_shape& shape, const uint8_t* numbers, int32_t zero) {
+  std::vector<uint8_t> memory(int8::Weights::size(shape));
+  int8::Weights::order(shape, numbers, zero, memory.data());
+  return memory;
+}
+
 class Int8Kernel : public NodeKernel {
  public:
   Int8Kernel(const Int8Variant& variant, const Api& api, const Node& node)
@@ -63,7 +69,8 @@ class Int8Kernel : public NodeKernel {
         variant_(variant),
         shape_(shape_of(variant, node)),
         levels_(levels_of(node)),
-        weights_(shape_, numbers_of(node), levels_.zero),
+        memory_(ordered(shape_, numbers_of(node), levels_.zero)),
+        weights_(shape_, memory_.data()),
         scale_(node.floats(kScale, "scale", shape_.out_channels)),
         bias_(node.floats(kBias, "bias", shape_.out_channels)) {
     if (!variant.to_bits) return;
@@ -113,6 +120,7 @@ class Int8Kernel : public NodeKernel {
   const Int8Variant& variant_;
   const xk_conv_shape shape_;  // without batch, height and width
   const int8::Levels levels_;
+  const std::vector<uint8_t> memory_;  // of the weights
   const int8::Weights weights_;
   const std::vector<float> scale_, bias_;
   Comparison output_;
