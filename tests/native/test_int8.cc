@@ -135,7 +135,8 @@ void test_bad_int8() {
   fails(p.run(weights, y.data(), 0.0f), "inverse is 0");
   fails(p.run(weights, y.data(), NAN), "inverse is nan");
   const char* const unknown = "xk_int8_pack made on this machine for this shape";
-  fails(p.run({}, y.data()), unknown);
+  fails(p.run({}, y.data()), "weights is NULL");
+  fails(p.run(std::vector<char>(3), y.data()), unknown);
   for (size_t byte : {size_t{0}, size_t{8}, size_t{16}, size_t{24}, size_t{32}, size_t{44}}) {
     std::vector<char> damaged = weights;
     damaged[byte] ^= 0x55;

@@ -19,7 +19,7 @@ struct Header {
   char magic[8];
   char kernel[8];
   int64_t filters, filter_numbers;
-  int64_t taps;  // two shapes of as many numbers may be in different order
+  int64_t runs;  // two shapes of as many numbers may be in different order
   int64_t zero;
   int64_t reserved[2];
 };
@@ -31,7 +31,7 @@ Header header_of(const xk_conv_shape& shape, int32_t zero) {
   std::memcpy(header.magic, kMagic, sizeof kMagic);
   std::strncpy(header.kernel, kernel().name, sizeof header.kernel - 1);
   header.filters = s.out_channels, header.filter_numbers = s.filter_bits, header.zero = zero;
-  header.taps = s.kernel_w << 1 | (s.dilation_w > 1);
+  header.runs = s.dilation_w > 1 ? s.kernel_h * s.kernel_w : s.kernel_h;
   return header;
 }
 
