@@ -39,7 +39,7 @@ ROOMS_OF_QUANTIZE = {
     "optim": {"binary"} | CALLING,
     "health": {"binary", "ste"} | CALLING,
     "integrations": {"binary", "health", "optim"},
-    "packed": {"binary", "scheme", "ste"} | BITS | CALLING | WORDS,
+    "packed": {"binary", "scheme", "ste", "kept_bits"} | BITS | CALLING | WORDS,
     "planning": {"binary", "scheme", "packed", "sharded"} | CALLING | WORDS,
     "mixed_precision": {"binary", "planning", "prepare", "packed", "scheme", "optim", "complexity"} | CALLING | WORDS,
     "prepare": {"binary", "planning", "scheme", "packed"} | CALLING,

@@ -1,6 +1,7 @@
-// Max pooling of bits, and averages of floats.
+// Max pooling of bits; maxima and averages of floats.
 #include <algorithm>
 #include <cinttypes>
+#include <limits>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -90,9 +91,15 @@ void max_pool(const Pool& p, const uint64_t* bits, const uint8_t* flip, uint64_t
   });
 }
 
-Pool full_average(const xk_pool_shape& options) {
+Pool full_float_pool(const xk_pool_shape& options) {
   Pool p = full_pool(options);
   checked_product("the size of the input", {p.batch, p.channels, p.height + p.kernel_h, p.width + p.kernel_w, 4});
+  checked_product("the size of the output", {p.batch, p.channels, p.out_height, p.out_width, 4});
+  return p;
+}
+
+Pool full_average(const xk_pool_shape& options) {
+  Pool p = full_float_pool(options);
   for (const auto& [axis, outputs] : {std::pair(vertical(p), p.out_height), std::pair(horizontal(p), p.out_width)})
     if (outputs != output_extent(axis))
       fail(XK_INVALID_ARGUMENT,
@@ -101,23 +108,29 @@ Pool full_average(const xk_pool_shape& options) {
   return p;
 }
 
-// `columns` are those of the padded input; those that are padded stay 0.
-void average_plane(const Pool& p, const float* input, float* columns, float* output) {
-  const float area = static_cast<float>(p.kernel_h * p.kernel_w);
-  float* const inside = columns + p.pad_left;
-  for (int64_t oy = 0; oy < p.out_height; ++oy) {
-    const Band& band = band_of(p.rows, oy);
-    std::fill(inside, inside + p.width, 0.0f);
-    for (int64_t ky = band.first; ky < band.last; ++ky) {
-      const float* const __restrict row = input + (oy * p.stride_h - p.pad_top + ky * p.dilation_h) * p.width;
-      for (int64_t x = 0; x < p.width; ++x) inside[x] += row[x];
+void pool_planes(const Pool& p, bool maxima, const float* input, float* output, const xk_parallel* parallel) {
+  constexpr int64_t kTogether = 8;  // planes of a task
+  const Microkernels& micro = machine_microkernels();
+  const int64_t planes = p.batch * p.channels, plane = p.height * p.width, out_plane = p.out_height * p.out_width;
+  FloatPool common{};
+  static_cast<xk_pool_shape&>(common) = p;
+  common.maxima = maxima;
+  common.rows = p.out_height + (p.kernel_h - 1) * p.dilation_h / p.stride_h + 1;
+  common.pitch = p.out_width + (p.kernel_w - 1) * p.dilation_w / p.stride_w + 1;
+  const int64_t phase = (common.rows + 1) * common.pitch, phases = p.stride_h * p.stride_w;
+  parallel_for(parallel, ceil_div(planes, kTogether), [&](int64_t task) {
+    // Of numbers in the order of their floats the least is that of no float.
+    const int32_t start = maxima ? std::numeric_limits<int32_t>::min() : 0;
+    std::vector<int32_t> values(static_cast<size_t>(phase * phases), start);
+    std::vector<int32_t> joined(static_cast<size_t>(p.out_height * common.pitch));
+    FloatPool pool = common;
+    pool.phases = values.data(), pool.joined = joined.data();
+    for (int64_t i = task * kTogether; i < std::min(planes, (task + 1) * kTogether); ++i) {
+      std::fill(joined.begin(), joined.end(), start);
+      pool.input = input + i * plane, pool.output = output + i * out_plane;
+      micro.pool_floats(pool);
     }
-    float* const __restrict sums = output + oy * p.out_width;
-    std::fill(sums, sums + p.out_width, 0.0f);
-    for (int64_t kx = 0; kx < p.kernel_w; ++kx)
-      for (int64_t ox = 0; ox < p.out_width; ++ox) sums[ox] += columns[ox * p.stride_w + kx * p.dilation_w];
-    for (int64_t ox = 0; ox < p.out_width; ++ox) sums[ox] /= area;
-  }
+  });
 }
 
 }  // namespace
@@ -130,11 +143,18 @@ int32_t xk_average_pool(const xk_pool_shape* shape, const float* input, float* o
     check_pointers({{"shape", shape}});
     const Pool p = full_average(*shape);
     check_pointers({{"input", input}, {"output", output}});
-    const int64_t plane = p.height * p.width, out_plane = p.out_height * p.out_width;
-    parallel_for(parallel, p.batch * p.channels, [&](int64_t i) {
-      std::vector<float> columns(static_cast<size_t>(p.pad_left + p.width + p.pad_right));
-      average_plane(p, input + i * plane, columns.data(), output + i * out_plane);
-    });
+    pool_planes(p, false, input, output, parallel);
+    const float area = static_cast<float>(p.kernel_h * p.kernel_w);
+    for (int64_t i = 0; i < p.batch * p.channels * p.out_height * p.out_width; ++i) output[i] /= area;
+  });
+}
+
+int32_t xk_max_pool_float(const xk_pool_shape* shape, const float* input, float* output, const xk_parallel* parallel) {
+  return guarded([&] {
+    check_pointers({{"shape", shape}});
+    const Pool p = full_float_pool(*shape);
+    check_pointers({{"input", input}, {"output", output}});
+    pool_planes(p, true, input, output, parallel);
   });
 }
 

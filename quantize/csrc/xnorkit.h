@@ -147,9 +147,12 @@ XK_API int32_t xk_max_pool(const xk_pool_shape* shape, const uint64_t* bits, con
                            const xk_parallel* parallel);
 
 /* The averages of floats [batch][channels][height][width], to [batch][channels][out_height][out_width]: padding counts as
- * 0, and no window reaches past it. Sums are formed down the columns of a window first, then along its row. */
+ * 0, and no window reaches past it. The taps of a window are added row by row, as torch adds them. */
 XK_API int32_t xk_average_pool(const xk_pool_shape* shape, const float* input, float* output,
                                const xk_parallel* parallel);
+/* The maxima of floats, laid out in the same way, with windows as in xk_max_pool; that of a window with a NaN is a NaN. */
+XK_API int32_t xk_max_pool_float(const xk_pool_shape* shape, const float* input, float* output,
+                                 const xk_parallel* parallel);
 
 /* Training. Bits are 64 elements a word, in the order of memory, those past the last element zero. */
 typedef enum xk_dtype { XK_FLOAT32 = 0, XK_BFLOAT16 = 1 } xk_dtype;

@@ -230,6 +230,15 @@ def max_pool2d(words: Tensor, channels: int, geometry: PoolGeometry, flip: Tenso
     return result
 
 
+def pool_floats(function: str, x: Tensor, geometry: PoolGeometry) -> Tensor:
+    """``xk_max_pool_float`` or ``xk_average_pool`` of floats (N, C, H, W) in rows of pixels, as torch computes them."""
+    source = _address("x", x, torch.float32, x.shape)
+    shape = _checked_pool(geometry, *x.shape)
+    result = torch.empty((*x.shape[:2], *geometry.output), dtype=torch.float32)
+    library.call(function, ctypes.byref(shape), source, result.data_ptr(), library.parallel())
+    return result
+
+
 # Layers whose weights are codes of a few bits.
 
 

@@ -110,6 +110,8 @@ _SIGNATURES = {
     "xk_conv_float": [POINTER, POINTER, ctypes.c_int32, POINTER, POINTER, SIZE, POINTER, POINTER, POINTER],
     "xk_max_pool_size": [POINTER] * 2,
     "xk_max_pool": [POINTER] * 5,
+    "xk_max_pool_float": [POINTER] * 4,
+    "xk_average_pool": [POINTER] * 4,
     "xk_levels": [POINTER, *[ctypes.c_int64] * 2, ctypes.c_int32, *[POINTER] * 4],
     "xk_lookup_size": [ctypes.c_int64, ctypes.c_int64, POINTER],
     "xk_lookup_pack": [ctypes.c_int64, ctypes.c_int64, POINTER, SIZE, POINTER, SIZE],

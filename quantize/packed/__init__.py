@@ -2,9 +2,11 @@
 
 from .int8 import Int8Conv2d, Int8Linear
 from .layers import Folding, PackedConv1d, PackedConv2d, PackedLayer, PackedLinear
-from .pool import PackedMaxPool2d
+from .pool import FloatAvgPool2d, FloatMaxPool2d, PackedMaxPool2d
 
 __all__ = [
+    "FloatAvgPool2d",
+    "FloatMaxPool2d",
     "Folding",
     "Int8Conv2d",
     "Int8Linear",

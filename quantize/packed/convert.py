@@ -19,7 +19,7 @@ from .check import agreeing
 from .expanded import ExpandedLayer, is_converted
 from .flow import Flow, Link, chain, trace_flow
 from .layers import PackedConv1d, PackedConv2d, PackedLayer, PackedLinear
-from .pool import PackedMaxPool2d
+from .pool import PackedMaxPool2d, float_pool
 from .state import refuse_other_states
 
 _PACKED = {BinaryConv2d: PackedConv2d, BinaryConv1d: PackedConv1d, BinaryLinear: PackedLinear}
@@ -319,6 +319,8 @@ class _Converter:
             old.__class__ = type(new)
             vars(old).clear()
             vars(old).update(vars(new))
+        for module in model.modules():
+            module.__class__ = float_pool(module) or type(module)
         return model.eval()
 
     def _threshold(self, packed: PackedLayer) -> tuple[Tensor, Tensor]:

@@ -81,6 +81,21 @@ void check_pool(const xk_pool_shape& s, uint32_t seed) {
   }
 }
 
+void check_maximum(const xk_pool_shape& s, uint32_t seed) {
+  const Input input(s.batch, s.channels, s.height * s.width, seed);
+  std::vector<float> wanted;
+  for (int64_t plane = 0; plane < s.batch * s.channels; ++plane)
+    for (int64_t oy = 0; oy < s.out_height; ++oy)
+      for (int64_t ox = 0; ox < s.out_width; ++ox)
+        wanted.push_back(maximum(s, input.x.data() + plane * s.height * s.width, oy, ox));
+  size_t count = 3;
+  const xk_parallel threads{threads_for, &count};
+  for (const xk_parallel* p : {static_cast<const xk_parallel*>(nullptr), &threads}) {
+    std::vector<float> output(wanted.size());
+    check(xk_max_pool_float(&s, input.x.data(), output.data(), p) == XK_OK && output == wanted, "maxima " + name_of(s));
+  }
+}
+
 const xk_pool_shape kGood{1, 64, 8, 8, 3, 3, 2, 2, 1, 1, 1, 1, 1, 1, 4, 4};
 
 }  // namespace
@@ -97,7 +112,7 @@ void test_max_pool() {
              xk_pool_shape{2, c, 3, 4, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 3, 4},
              xk_pool_shape{1, c, 5, 5, 5, 5, 5, 5, 1, 1, 0, 0, 0, 0, 1, 1},   // all of it
              xk_pool_shape{1, c, 4, 5, 9, 9, 1, 1, 1, 1, 4, 4, 4, 4, 4, 5}})  // windows larger than the input
-      check_pool(s, seed++);
+      check_pool(s, seed), check_maximum(s, seed++);
 }
 
 // Small whole numbers, whose sums are exact in any order.

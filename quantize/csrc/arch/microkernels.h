@@ -233,6 +233,19 @@ struct PoolColumns {
   uint64_t* output;
 };
 
+// A pooling of a plane of floats. The padded plane is split into phases, [stride_h][stride_w] planes of every stride-th row
+// and column, so that each tap of all windows is one run of values, to which the outputs, in rows as long, are joined: tap
+// by tap in the order of torch's loops, in which sums round as there. Maxima are those of whole numbers in the order of
+// the floats, NaNs last.
+struct FloatPool : xk_pool_shape {
+  const float* input;
+  int64_t rows, pitch;  // of a phase, which has one row more
+  int32_t* phases;      // written first; what is padded has its value already
+  int32_t* joined;      // [out_height][pitch]
+  bool maxima;          // or sums
+  float* output;        // [out_height][out_width]
+};
+
 // All of these but those for one WeightOrder must be there.
 struct Microkernels {
   void (*dot_words)(const Tile<Word>& tile);
@@ -270,6 +283,7 @@ struct Microkernels {
 
   void (*pool_rows)(const PoolRow& row);
   void (*pool_columns)(const PoolRow& row, const PoolColumns& columns);
+  void (*pool_floats)(const FloatPool& pool);
 
   // Training, in whole words of 64 elements; see training/elements.h.
   void (*compare)(const float* x, int64_t words, bool closed, uint64_t* positive, uint64_t* inside);
