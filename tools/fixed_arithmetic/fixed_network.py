@@ -89,6 +89,7 @@ class StoredWeight:
     """
 
     annealed = False  # nothing is trained
+    surrogate = None  # nor computed on bits
     input_bits = None  # hardware multiplies sums by the scale, of floats too
 
     def __init__(self, scheme: quantize.Scheme, stored: quantize.QuantizedWeight):
