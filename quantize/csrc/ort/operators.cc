@@ -15,6 +15,7 @@
 #include "ort/binary_max_pool.h"
 #include "ort/c_api.h"
 #include "ort/int8_conv.h"
+#include "ort/level_layers.h"
 #include "ort/operator.h"
 #include "ort/sign_matmul.h"
 
@@ -31,6 +32,7 @@ constexpr int64_t kVersion = 2;
 std::vector<Operator> all_operators() {
   std::vector<Operator> operators = conv_operators();
   for (const Operator& op : int8_operators()) operators.push_back(op);
+  for (const Operator& op : level_operators()) operators.push_back(op);
   operators.push_back(max_pool_operator());
   operators.push_back(sign_matmul_operator());
   return operators;
