@@ -19,8 +19,8 @@
 
 namespace xk::levels {
 
-// A weight as a file has it: the bits of plane 0, [outputs][kernel_h][kernel_w][channels a group], each filter padded to
-// bytes as in xnorkit.h, then those of the next plane.
+// A weight as a file has it: the bits of plane 0, [outputs][kernel_h][kernel_w][channels a group], each filter padded
+// to bytes as in xnorkit.h, then those of the next plane.
 struct Weight {
   const uint8_t* dense;
   int planes;

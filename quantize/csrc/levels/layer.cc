@@ -89,7 +89,8 @@ struct Conv::Image {
 Conv::Conv(const Input& input, const Weight& weight, const xk_conv_shape& window, ScaleBias end)
     : input_(input), channels_(weight.groups * weight.channels), end_(std::move(end)) {
   check_sums(weight, input);
-  parts_.push_back({Filters(weight, all_taps(weight.kernel_h), all_taps(weight.kernel_w), window), {0, 1, 0}, {0, 1, 0}});
+  constexpr Places kAll{0, 1, 0};
+  parts_.push_back({Filters(weight, all_taps(weight.kernel_h), all_taps(weight.kernel_w), window), kAll, kAll});
 }
 
 Conv::Conv(const Input& input, const Weight& weight, const TransposedAxis& vertical, const TransposedAxis& horizontal,
@@ -262,7 +263,8 @@ void Linear::compute(const float* x, int64_t rows, float* y, const xk_parallel* 
         for (int j = 0; j < filters_.planes(); ++j)
           add_plane(planes.get() + (i * rows + row) * full.out_channels + filters_.place(first, j), count, 1 << (i + j),
                     sums);
-      for (int64_t o = 0; o < count; ++o) end_of(end_, input_, first + o).store(sums + o, 1, y + row * outputs + first + o);
+      float* const to = y + row * outputs + first;
+      for (int64_t o = 0; o < count; ++o) end_of(end_, input_, first + o).store(sums + o, 1, to + o);
     }
   });
 }

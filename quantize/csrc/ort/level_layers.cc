@@ -178,6 +178,11 @@ class LevelLinearKernel : public NodeKernel {
   const levels::Linear linear_;
 };
 
+std::unique_ptr<NodeKernel> kernel_of(const LevelVariant& variant, const Api& api, const Node& node) {
+  if (variant.kind == Kind::kLinear) return std::make_unique<LevelLinearKernel>(variant, api, node);
+  return std::make_unique<LevelConvKernel>(variant, api, node);
+}
+
 }  // namespace
 
 std::vector<Operator> level_operators() {
@@ -185,10 +190,8 @@ std::vector<Operator> level_operators() {
   for (const LevelVariant& variant : kVariants) {
     std::vector<ElementType> inputs(kInputs, kFloat);
     inputs[kWeightBits] = kUint8;
-    operators.push_back({variant.name, inputs, [&variant](const Api& api, const Node& node) -> std::unique_ptr<NodeKernel> {
-                           if (variant.kind == Kind::kLinear) return std::make_unique<LevelLinearKernel>(variant, api, node);
-                           return std::make_unique<LevelConvKernel>(variant, api, node);
-                         }});
+    operators.push_back(
+        {variant.name, inputs, [&variant](const Api& api, const Node& node) { return kernel_of(variant, api, node); }});
   }
   return operators;
 }
