@@ -26,7 +26,7 @@ constexpr const char* kDomain = "xnorkit";
 // Raised when an input, an attribute or the meaning of one is added or changed, or a name that bits flow through. A file
 // that needs a later one than the first says so in the attribute xnorkit_version of every node: bits flow between nodes,
 // so that either all of a file's nodes are run here, or none. A library that does not know a name without bits, such as
-// SignMatMul, leaves its nodes to onnxruntime. Version 2 has Int8ConvToBits.
+// SignMatMul and LevelConv, leaves its nodes to onnxruntime. Version 2 has Int8ConvToBits.
 constexpr int64_t kVersion = 2;
 
 std::vector<Operator> all_operators() {
