@@ -186,6 +186,16 @@ def test_what_is_no_number_is_nothing(shape, a_bits):
     assert_is(found, one.expected())
 
 
+def test_outputs_that_no_tap_reaches_are_scaled_too():
+    """A scale that is not finite makes them NaN, as it does in the bodies."""
+    one = problem("up, gaps", 1, 0)
+    one.tensors["scale"][1] = math.inf
+    model = one.model()
+    found, body = (run(session(model, kernels=kernels), one.x) for kernels in (True, False))
+    assert body[:, 1].isnan().any()
+    torch.testing.assert_close(found, body, rtol=1e-6, atol=1e-5, equal_nan=True)
+
+
 REFUSED = {
     "no shape": ("conv", {"filter_shape": None}, "filter_shape"),
     "a size of 0": ("conv", {"filter_shape": [0, 3, 3, 10]}, "a size of filter_shape is 0"),

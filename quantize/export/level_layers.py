@@ -15,7 +15,6 @@ from .. import packing
 from ..binary.conv2d_form import conv2d_form, from_batch, to_batch
 from ..packed.expanded import ExpandedLayer
 from ..packed.planes import has_planes, integer_weights
-from ..ste import plus_minus
 from .functions import level_name
 from .lowering import call, conv_attributes, replaced
 
@@ -52,7 +51,7 @@ def _planes(weights: Tensor, bits: int) -> Tensor:
     codes = ((weights + 2**bits - 1) / 2).to(torch.uint8)
     kernel = (1,) * (4 - weights.dim())
     codes = codes.reshape(*weights.shape[:2], *kernel, *weights.shape[2:])
-    return packing.pack_weights(torch.cat([plus_minus(codes >> j & 1 > 0, torch.float32) for j in range(bits)]))
+    return packing.pack_weights(torch.cat([(codes >> j & 1).float() - 0.5 for j in range(bits)]))
 
 
 def _compute(layer: ExpandedLayer, x: Tensor, output_scale: Tensor | None, *args) -> Tensor:

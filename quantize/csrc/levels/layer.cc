@@ -130,8 +130,12 @@ void Conv::compute(const float* x, int64_t batch, int64_t height, int64_t width,
   pack_images(input_, x, batch, channels_, pixels, bits.get(), parallel);
   const int64_t plane = image.out_height * image.out_width;
   for (int64_t n = 0; n < batch; ++n, image.y += outputs() * plane) {
-    for (int64_t o = 0; has_gaps_ && o < outputs(); ++o)
-      std::fill_n(image.y + o * plane, plane, end_.bias[static_cast<size_t>(o)]);
+    for (int64_t o = 0; has_gaps_ && o < outputs(); ++o) {
+      constexpr int32_t kNothing = 0;  // a sum of no taps, which a scale that is not finite makes NaN
+      float of_nothing;
+      end_of(end_, input_, o).store(&kNothing, 1, &of_nothing);
+      std::fill_n(image.y + o * plane, plane, of_nothing);
+    }
     for (const Part& part : parts_) add_part(part, image, bits.get() + n * words, parallel);
   }
 }
