@@ -319,17 +319,17 @@ def level_name(operation: str, signs: bool) -> str:
 
 def _level_function(name: str) -> onnx.FunctionProto:
     signs = name.endswith("OfSigns")
-    inputs, attributes = ["x", "weight_bits", "scale", "bias"], ("filter_shape", "filter_bits", "bit_values")
-    attributes += () if signs else ("input_largest",)
+    inputs, attributes = ["x", "weight_bits", "scale", "bias"], ["filter_shape", "filter_bits", "bit_values"]
+    attributes += [] if signs else ["input_largest"]
     body = _LEVEL_WEIGHT + (_LEVEL_SIGNS if signs else _LEVEL_NUMBERS)
     if name.startswith("LevelLinear"):
         return _parse(name, attributes, inputs, body + _ROW_SUMS.format(x="number") + _ending(""))
-    attributes += ("kernel_shape", "strides", "pads", "group")
+    attributes += ["kernel_shape", "strides", "pads", "group"]
     if name.startswith("LevelConvTranspose"):
-        attributes += ("output_padding",)
+        attributes += ["output_padding"]
         body += _A_CHANNEL + _TRANSPOSED_FILTERS + _TRANSPOSED_SUMS.format(x="number", scale="scale")
     else:
-        attributes += ("dilations", "size_hint")
+        attributes += ["dilations", "size_hint"]
         body += _A_CHANNEL + _FILTERS + _SUMS.format(x="number", scale="scale")
     return _parse(name, attributes, inputs, body + _BIAS.format(x="scaled", bias="bias") + _ending(""))
 

@@ -65,7 +65,7 @@ def _level_node(net: Net, operator: str, x: str, filters, planes: int, seed: int
     bits = math.prod(sizes)
     tensors = {
         "weight_bits": packing.bits_to_bytes(torch.rand(planes * outputs, bits, generator=generator) > 0.5),
-        "scale": torch.rand(outputs, generator=generator) + 0.1,
+        "scale": (torch.rand(outputs, generator=generator) + 0.1) / bits,
         "bias": torch.randn(outputs, generator=generator),
     }
     attributes |= {"filter_shape": list(filters), "filter_bits": [bits], "bit_values": [2**j for j in range(planes)]}
@@ -79,7 +79,7 @@ def levels() -> onnx.ModelProto:
     y = _level_node(net, "LevelConv", "x", (8, 3, 2, 3), 2, 6, input_largest=3, size_hint=[7, 8], **window)
     window = {"kernel_shape": [4, 3], "strides": [2, 3], "pads": [1, 0, 2, 1], "output_padding": [1, 2], "group": 4}
     y = _level_node(net, "LevelConvTranspose", y, (12, 4, 3, 2), 1, 7, input_largest=15, **window)
-    return _finish(net, _level_node(net, "LevelLinear", y, (5, 23), 3, 8, input_largest=1))
+    return _finish(net, _level_node(net, "LevelLinear", y, (5, 22), 3, 8, input_largest=1))
 
 
 def levels_of_signs() -> onnx.ModelProto:
