@@ -130,11 +130,13 @@ _TRANSPOSED_SUMS = """
   scaled = Mul (scales, sums)
 """
 
-# An input of a few bits, as numbers from 0 to the largest.
+# An input of a few bits, as numbers from 0 to the largest. A NaN is the lowest, as it is of signs; a Clip would keep it.
 _LEVEL_NUMBERS = """
   lowest = Constant <value = float {0.0}> ()
   highest = Constant <value = float {1.0}> ()
-  clipped = Clip (x, lowest, highest)
+  is_positive = Greater (x, lowest)
+  positive = Where (is_positive, x, lowest)
+  clipped = Min (positive, highest)
   largest_integer = Constant <value_int: int = @input_largest> ()
   largest = Cast <to = 1> (largest_integer)
   steps = Mul (clipped, largest)
