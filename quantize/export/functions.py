@@ -130,7 +130,7 @@ _TRANSPOSED_SUMS = """
   scaled = Mul (scales, sums)
 """
 
-# An input of a few bits, as numbers from 0 to the largest. A NaN is the lowest, as it is of signs; a Clip would keep it.
+# An input of a few bits, as numbers from 0 to the largest. A NaN is the lowest, as it is of signs: a Clip keeps it.
 _LEVEL_NUMBERS = """
   lowest = Constant <value = float {0.0}> ()
   highest = Constant <value = float {1.0}> ()
