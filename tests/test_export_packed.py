@@ -6,6 +6,7 @@ import torch
 from converted_models import Blocks, converted
 from exported_models import K, assert_file_computes_the_same, assert_same_file, behind_a_convolution, prepared_layers
 from onnx import numpy_helper
+from onnx_runs import onnxruntime_outputs
 from torch import nn
 
 import models
@@ -94,8 +95,45 @@ LAYERS = {
     "ternary": (lambda: nn.Linear(33, 5), "ternary", (4, 2, 33), "SignMatMul"),
     "ternary, more rows": (lambda: nn.Linear(33, 5), "ternary", (4, 33, 33), "BinaryWeight"),
     "int8": (lambda: nn.Conv2d(9, 32, 3), "int8", (4, 9, 7, 6), "BinaryWeight"),
-    "transposed": (lambda: nn.ConvTranspose2d(9, 6, 3, stride=2), "xnor", (4, 9, 7, 6), "BinaryWeight"),
-    "dorefa": (lambda: nn.Conv2d(9, 32, 3), "dorefa:w_bits=3,a_bits=2", (4, 9, 7, 6), "BinaryWeight"),
+    "transposed": (lambda: nn.ConvTranspose2d(9, 6, 3, stride=2), "xnor", (4, 9, 7, 6), "LevelConvTransposeOfSigns"),
+    "transposed, dilated": (lambda: nn.ConvTranspose2d(9, 6, 3, dilation=2), "xnor", (4, 9, 7, 6), "BinaryWeight"),
+    "transposed, bwn": (lambda: nn.ConvTranspose2d(9, 6, 3, stride=2), "bwn", (4, 9, 7, 6), "BinaryWeight"),
+    "transposed, dorefa": (
+        lambda: nn.ConvTranspose2d(8, 6, (4, 3), stride=(2, 3), padding=1, output_padding=(1, 2)),
+        "dorefa:w_bits=2,a_bits=2",
+        (4, 8, 5, 6),
+        "LevelConvTranspose",
+    ),
+    "transposed, one dimension": (
+        lambda: nn.ConvTranspose1d(8, 6, 4, stride=3, padding=2),
+        "dorefa",
+        (4, 8, 9),
+        "LevelConvTranspose",
+    ),
+    "dorefa": (lambda: nn.Conv2d(9, 32, 3), "dorefa:w_bits=3,a_bits=2", (4, 9, 7, 6), "LevelConv"),
+    "dorefa, groups": (
+        lambda: nn.Conv2d(12, 18, (3, 2), 2, (2, 1), (1, 2), 3),
+        "dorefa:w_bits=1,a_bits=4",
+        (4, 12, 9, 8),
+        "LevelConv",
+    ),
+    "dorefa, 1 bit": (lambda: nn.Conv2d(9, 32, 3, padding=1), "dorefa:w_bits=1,a_bits=1", (4, 9, 7, 6), "LevelConv"),
+    "dorefa, 8 bits": (lambda: nn.Conv2d(9, 32, 3), "dorefa:w_bits=1,a_bits=8", (4, 9, 7, 6), "BinaryWeight"),
+    "dorefa, padded": (
+        lambda: nn.Conv2d(9, 32, 3, padding=1, padding_mode="reflect"),
+        "dorefa",
+        (4, 9, 7, 6),
+        "BinaryWeight",
+    ),
+    "dorefa conv1d": (lambda: nn.Conv1d(9, 12, 3, 2, 2, bias=False), "dorefa", (4, 9, 11), "LevelConv"),
+    "dorefa conv3d": (lambda: nn.Conv3d(9, 12, 3), "dorefa", (4, 9, 5, 6, 7), "BinaryWeight"),
+    "dorefa linear": (lambda: nn.Linear(70, 11), "dorefa:w_bits=2,a_bits=2", (4, 70), "LevelLinear"),
+    "dorefa of a map": (
+        lambda: nn.Linear(70, 11, bias=False),
+        "dorefa:w_bits=4,a_bits=4",
+        (4, 2, 5, 70),
+        "LevelLinear",
+    ),
 }
 
 
@@ -131,3 +169,47 @@ def test_a_float_model_has_no_functions(tmp_path):
     report = quantize.export_onnx(nn.Linear(7, 3), tmp_path / "net.onnx", torch.randn(2, 7), format="packed")
     assert report.parity.end_to_end <= 1e-5
     assert functions(tmp_path / "net.onnx") == set()
+
+
+@pytest.mark.parametrize("build", [lambda: nn.Conv2d(9, 32, 3, padding=1), lambda: nn.Conv1d(9, 32, 3, bias=False)])
+def test_scales_of_places_follow_a_layer_of_signs(build, tmp_path):
+    net = build()
+    x = torch.randn(4, 9, *[7] * len(net.kernel_size))
+    prepared = quantize.prepare(nn.Sequential(net), "xnorpp:spatial=true", x, keep_float=())
+    assert check(prepared, x, tmp_path / "net.onnx") == {"LevelConvOfSigns"}
+
+
+@pytest.mark.parametrize("scheme", ["xnor", "dorefa:w_bits=2,a_bits=2"])
+def test_groups_of_transposed_layers(scheme, tmp_path):
+    """The standard's reference implementation does not compute them."""
+    net, x = prepared_layers(lambda: nn.ConvTranspose2d(8, 6, 4, 2, 1, groups=2), scheme, (4, 8, 5, 6))
+    runtimes = {"onnxruntime": onnxruntime_outputs}
+    assert_file_computes_the_same(net, x, tmp_path / "net.onnx", "packed", 1e-5, runtimes)
+    (name,) = functions(tmp_path / "net.onnx")
+    assert name.startswith("LevelConvTranspose")
+
+
+def test_a_transposed_layer_that_is_given_its_size_expands(tmp_path):
+    class Sized(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up = nn.ConvTranspose2d(9, 6, 3, stride=2)
+
+        def forward(self, x):
+            return self.up(x, output_size=(16, 14))
+
+    prepared, x = prepared_layers(Sized, "xnor", (4, 9, 7, 6))
+    assert check(prepared, x, tmp_path / "net.onnx") == {"BinaryWeight"}
+
+
+@pytest.mark.parametrize(("scheme", "codes"), [("dorefa:w_bits=1,a_bits=4", 1), ("dorefa:w_bits=2,a_bits=2", 2)])
+def test_layers_of_several_bits_are_as_small_as_their_bits(scheme, codes, tmp_path):
+    """A bit of the file for a bit of a weight, and nothing else of its size."""
+    prepared, x = prepared_layers(lambda: nn.Linear(640, 64), scheme, (4, 640))
+    quantize.export_onnx(prepared, tmp_path / "net.onnx", x)
+    tensors = {t.name: numpy_helper.to_array(t) for t in onnx.load(tmp_path / "net.onnx").graph.initializer}
+    assert {name: (t.dtype.name, t.shape) for name, t in tensors.items()} == {
+        "weight_bits": ("uint8", (64 * codes, 80)),
+        "scale": ("float32", (64,)),
+        "bias": ("float32", (64,)),
+    }

@@ -11,7 +11,7 @@ from runtimes.write import FORMATS, write
 from torch import nn
 
 import quantize
-from quantize.export.functions import function
+from quantize.export.functions import function, level_name
 
 NUMBERS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT32, TensorProto.INT64}
 # Types that onnxruntime 1.18 computes with, of the operators that a converted layer becomes.
@@ -28,6 +28,8 @@ MODELS = {
     "scale of the input": lambda: prepared_layers(lambda: nn.Conv2d(64, 32, 3, padding=1), K, (4, 64, 7, 6)),
     "linear": lambda: prepared_layers(lambda: nn.Linear(100, 12), "xnor", (4, 100)),
     "weights": lambda: prepared_layers(lambda: nn.Conv2d(9, 33, 3), "ternary", (4, 9, 7, 6)),
+    "levels": lambda: prepared_layers(lambda: nn.Conv2d(9, 33, 3), "dorefa:w_bits=2,a_bits=2", (4, 9, 7, 6)),
+    "levels up": lambda: prepared_layers(lambda: nn.ConvTranspose2d(9, 5, 4, 2), "xnor", (4, 9, 7, 6)),
 }
 
 
@@ -46,7 +48,10 @@ def test_old_versions_have_the_operators(name, format, tmp_path):
         assert types[node.input[0]] in TYPES[node.op_type], f"{node.op_type} of type {types[node.input[0]]}"
 
 
-@pytest.mark.parametrize("name", [*OPERATORS, "BinaryMaxPool", "BinaryWeight", "SignMatMul"])
+LEVELS = [level_name(operation, signs) for operation in ("Conv", "ConvTranspose", "Linear") for signs in (True, False)]
+
+
+@pytest.mark.parametrize("name", [*OPERATORS, *LEVELS, "BinaryMaxPool", "BinaryWeight", "SignMatMul"])
 def test_bodies_leave_nothing_that_1_21_rounds(name):
     """It rounds the weights of an operator behind a DequantizeLinear to 8 bits."""
     assert "DequantizeLinear" not in {node.op_type for node in function(name).node}

@@ -27,6 +27,11 @@ int32_t guarded(const Function& function) {
   }
 }
 
+// Throws what a function of xnorkit.h said, where a call of it failed.
+inline void check_call(int32_t status) {
+  if (status != XK_OK) fail(static_cast<xk_status>(status), "%s", xk_last_error());
+}
+
 struct NamedPointer {
   const char* name;
   const void* pointer;

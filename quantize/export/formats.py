@@ -85,7 +85,7 @@ _ALL = (
             PackedConv1d: packed_format.BinaryConv,
             PackedLinear: packed_format.BinaryLinear,
             PackedMaxPool2d: packed_format.max_pool,
-            ExpandedLayer: packed_format.with_called_weight,
+            ExpandedLayer: packed_format.with_call,
         },
         converts=True,
         finish=packed_format.add_functions,

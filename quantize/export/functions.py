@@ -83,6 +83,74 @@ _SIGN_MATMUL = (
 """
 )
 
+# A layer of a few bits: `weight`, odd whole numbers, is the sum of its planes of signs times their values.
+_LEVEL_WEIGHT = (
+    _BITS.format(bytes="weight_bits", count="filter_bits")
+    + """
+  zero_one = Cast <to = 1> (used)
+  half = Constant <value = float {0.5}> ()
+  half_signs = Sub (zero_one, half)
+  values = Constant <value_ints: ints = @bit_values> ()
+  planes = Shape (values)
+  others = Constant <value_ints = [-1]> ()
+  row_size = Constant <value_ints: ints = @filter_bits> ()
+  by_plane_shape = Concat <axis = 0> (planes, others, row_size)
+  by_plane = Reshape (half_signs, by_plane_shape)
+  integers = Cast <to = 1> (values)
+  a_plane = Constant <value_ints = [-1, 1, 1]> ()
+  factors = Reshape (integers, a_plane)
+  weighted = Mul (by_plane, factors)
+  first_axis = Constant <value_ints = [0]> ()
+  half_rows = ReduceSum <keepdims = 0> (weighted, first_axis)
+  two = Constant <value = float {2.0}> ()
+  filter_rows = Mul (half_rows, two)
+"""
+)
+
+# In the order of ConvTranspose: (C, out / group, kh, kw).
+_TRANSPOSED_FILTERS = """
+  filter_shape = Constant <value_ints: ints = @filter_shape> ()
+  one = Constant <value_ints = [1]> ()
+  end_of_all = Constant <value_ints = [4]> ()
+  filter_size = Slice (filter_shape, one, end_of_all)
+  group_scalar = Constant <value_int: int = @group> ()
+  groups = Reshape (group_scalar, one)
+  by_group_shape = Concat <axis = 0> (groups, others, filter_size)
+  by_group = Reshape (filter_rows, by_group_shape)
+  ordered = Transpose <perm = [0, 4, 1, 2, 3]> (by_group)
+  of_a_group = Shape <start = 2> (ordered)
+  weight_shape = Concat <axis = 0> (others, of_a_group)
+  weight = Reshape (ordered, weight_shape)
+"""
+
+_TRANSPOSED_SUMS = """
+  sums = ConvTranspose <kernel_shape: ints = @kernel_shape, strides: ints = @strides, pads: ints = @pads,
+                        output_padding: ints = @output_padding, group: int = @group> ({x}, weight)
+  scales = Reshape ({scale}, a_channel)
+  scaled = Mul (scales, sums)
+"""
+
+# An input of a few bits, as numbers from 0 to the largest. A NaN is the lowest, as it is of signs: a Clip keeps it.
+_LEVEL_NUMBERS = """
+  lowest = Constant <value = float {0.0}> ()
+  highest = Constant <value = float {1.0}> ()
+  is_positive = Greater (x, lowest)
+  positive = Where (is_positive, x, lowest)
+  clipped = Min (positive, highest)
+  largest_integer = Constant <value_int: int = @input_largest> ()
+  largest = Cast <to = 1> (largest_integer)
+  steps = Mul (clipped, largest)
+  number = Round (steps)
+"""
+
+_LEVEL_SIGNS = """
+  zero = Constant <value = float {0.0}> ()
+  is_positive = GreaterOrEqual (x, zero)
+  zeros_and_ones = Cast <to = 1> (is_positive)
+  half_numbers = Sub (zeros_and_ones, half)
+  number = Mul (half_numbers, two)
+"""
+
 _HALF = """
   half = Constant <value = float {0.5}> ()
 """
@@ -175,15 +243,15 @@ _NUMBERS = """
   filter_rows = Sub (stored, middle)
 """
 
-_INT8_FILTERS = """
+_FILTERS = """
   filter_shape = Constant <value_ints: ints = @filter_shape> ()
   filters = Reshape (filter_rows, filter_shape)
   weight = Transpose <perm = [0, 3, 1, 2]> (filters)
 """
 
-_INT8_LINEAR = """
+_ROW_SUMS = """
   weight = Transpose <perm = [1, 0]> (filter_rows)
-  sums = MatMul (centred, weight)
+  sums = MatMul ({x}, weight)
   scaled = Mul (scale, sums)
   biased = Add (scaled, bias)
 """
@@ -216,6 +284,8 @@ def function(name: str) -> onnx.FunctionProto:
         return _parse(name, ("filter_shape", "filter_bits"), ("x", "weight_bits"), _SIGN_MATMUL)
     if name.startswith("Int8"):
         return _int8_function(name)
+    if name.startswith("Level"):
+        return _level_function(name)
     parts = name.removeprefix("BinaryConv")
     from_bits, to_bits, scaled = ("FromBits" in parts), ("ToBits" in parts), ("Scaled" in parts)
     inputs = ["x", "weight_bits", "scale", "bias"]
@@ -235,13 +305,35 @@ def function(name: str) -> onnx.FunctionProto:
 def _int8_function(name: str) -> onnx.FunctionProto:
     inputs = ["x", "numbers", "scale", "bias", "x_inverse", "x_zero"]
     if name.startswith("Int8Linear"):
-        return _parse(name, ("filter_shape",), inputs, _NUMBERS + _INT8_LINEAR + _ending(name))
+        return _parse(name, ("filter_shape",), inputs, _NUMBERS + _ROW_SUMS.format(x="centred") + _ending(name))
     to_bits = name.endswith("ToBits")
     scale, bias = ("scale_turned", "bias_turned") if to_bits else ("scale", "bias")
-    body = _A_CHANNEL + (_HALF + _OUTPUT_TURN) * to_bits + _NUMBERS + _INT8_FILTERS
+    body = _A_CHANNEL + (_HALF + _OUTPUT_TURN) * to_bits + _NUMBERS + _FILTERS
     body += _SUMS.format(x="centred", scale=scale)
     inputs += ["output_threshold", "output_turn"] if to_bits else []
     return _parse(name, _WINDOW, inputs, body + _BIAS.format(x="scaled", bias=bias) + _ending(name))
+
+
+def level_name(operation: str, signs: bool) -> str:
+    """The operator of an input of signs, or else of numbers; the operation is Conv, ConvTranspose or Linear."""
+    return f"Level{operation}" + "OfSigns" * signs
+
+
+def _level_function(name: str) -> onnx.FunctionProto:
+    signs = name.endswith("OfSigns")
+    inputs, attributes = ["x", "weight_bits", "scale", "bias"], ["filter_shape", "filter_bits", "bit_values"]
+    attributes += [] if signs else ["input_largest"]
+    body = _LEVEL_WEIGHT + (_LEVEL_SIGNS if signs else _LEVEL_NUMBERS)
+    if name.startswith("LevelLinear"):
+        return _parse(name, attributes, inputs, body + _ROW_SUMS.format(x="number") + _ending(""))
+    attributes += ["kernel_shape", "strides", "pads", "group"]
+    if name.startswith("LevelConvTranspose"):
+        attributes += ["output_padding"]
+        body += _A_CHANNEL + _TRANSPOSED_FILTERS + _TRANSPOSED_SUMS.format(x="number", scale="scale")
+    else:
+        attributes += ["dilations", "size_hint"]
+        body += _A_CHANNEL + _FILTERS + _SUMS.format(x="number", scale="scale")
+    return _parse(name, attributes, inputs, body + _BIAS.format(x="scaled", bias="bias") + _ending(""))
 
 
 def _ending(parts: str) -> str:

@@ -13,6 +13,7 @@ from ..kernels import ConvGeometry
 from ..packed.flow import Flow
 from ..packed.layers import PackedLayer
 from ..packed.pool import PackedMaxPool2d
+from .functions import DOMAIN, DOMAIN_VERSION
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
@@ -128,6 +129,11 @@ def onnx_node(
     """
     plain = {key: list(value) if isinstance(value, tuple) else value for key, value in attributes.items()}
     return torch.onnx.ops.symbolic(name, inputs, plain, dtype=dtype, shape=shape, version=version)
+
+
+def call(name: str, inputs: Sequence[Tensor], attributes: Mapping[str, Any], shape: Sequence[int]) -> Tensor:
+    """The output of a call of a function of ours, see :mod:`.functions`."""
+    return onnx_node(f"{DOMAIN}::{name}", inputs, attributes, shape, version=DOMAIN_VERSION)
 
 
 def conv_attributes(g: ConvGeometry) -> dict[str, Any]:

@@ -5,7 +5,6 @@ thresholds that are turned, so that a bit is ``x turn >= threshold``. Bits are i
 """
 
 import math
-from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -18,7 +17,8 @@ from ..packed.lookup import EvenLevels, has_lookup, most_rows, sign_planes
 from ..packed.pool import PackedMaxPool2d
 from ..scheme import QuantizedWeight
 from .functions import DOMAIN, DOMAIN_VERSION, conv_name, function
-from .lowering import LoweredLayer, Network, conv_attributes, keep, onnx_node, pool_node, replaced, turn_of, turned
+from .level_layers import with_level_call
+from .lowering import LoweredLayer, Network, call, conv_attributes, keep, pool_node, replaced, turn_of, turned
 
 
 class BinaryConv(LoweredLayer):
@@ -60,7 +60,7 @@ class BinaryConv(LoweredLayer):
         if fold.shuffle > 1:
             attributes["shuffle"] = fold.shuffle
         name = conv_name(fold.input_bits, fold.output_bits, fold.relu, input_scale is not None, fold.shuffle > 1)
-        return _call(name, inputs, attributes, (image.shape[0], out, *g.output_size(*size)))
+        return call(name, inputs, attributes, (image.shape[0], out, *g.output_size(*size)))
 
 
 class BinaryLinear(BinaryConv):
@@ -97,8 +97,11 @@ def _pool(pool: PackedMaxPool2d, input: Tensor) -> Tensor:
     return pool_node(f"{DOMAIN}::BinaryMaxPool", pool, [input, pool.get_buffer("turn")], version=DOMAIN_VERSION)
 
 
-def with_called_weight(layer: ExpandedLayer, network: Network) -> nn.Module:
-    """An expanded layer whose product is a call, where the sums of a sample are looked up, or else its weight."""
+def with_call(layer: ExpandedLayer, network: Network) -> nn.Module:
+    """An expanded layer that is a call, or whose product is one, where it computes on bits; or else its weight."""
+    called = with_level_call(layer, quantized_weight=_weight)
+    if called is not None:
+        return called
     rows = math.prod(network.flow.input_shape.get(layer, ())[1:-1])
     even = EvenLevels.of(layer.weight_levels) if has_lookup(layer) else None
     if even is None or rows > most_rows(layer.code_bits):
@@ -112,7 +115,7 @@ def _product(layer: ExpandedLayer, x: Tensor) -> tuple[Tensor, Tensor | None]:
     """``sum_j c_j (x * s_j) + m sum(x)``, as :mod:`quantize.packed.lookup` has it."""
     planes, outputs = layer.code_bits, layer.out_features
     attributes = {"filter_shape": (planes * outputs, layer.in_features), "filter_bits": (layer.in_features,)}
-    sums = _call("SignMatMul", [x, layer.get_buffer("sign_bits")], attributes, (*x.shape[:-1], planes * outputs))
+    sums = call("SignMatMul", [x, layer.get_buffer("sign_bits")], attributes, (*x.shape[:-1], planes * outputs))
     if "factors" not in layer._buffers:  # the weight is signs
         return sums, layer.weight_scale
     y = (sums.unflatten(-1, (planes, outputs)) * layer.get_buffer("factors")).sum(-2)
@@ -124,11 +127,7 @@ def _weight(layer: ExpandedLayer) -> QuantizedWeight:
     attributes = {"filter_shape": layer.filter_shape, "filter_bits": (count,)}
     attributes |= {"code_shape": (0, -1, layer.code_bits), "bit_values": tuple(2**i for i in range(layer.code_bits))}
     inputs = [layer.weight_codes, layer.weight_levels]
-    return QuantizedWeight(_call("BinaryWeight", inputs, attributes, layer.filter_shape), layer.weight_scale)
-
-
-def _call(name: str, inputs: list[Tensor], attributes: dict[str, Any], shape: tuple[int, ...]) -> Tensor:
-    return onnx_node(f"{DOMAIN}::{name}", inputs, attributes, shape, version=DOMAIN_VERSION)
+    return QuantizedWeight(call("BinaryWeight", inputs, attributes, layer.filter_shape), layer.weight_scale)
 
 
 def add_functions(model: ir.Model) -> None:

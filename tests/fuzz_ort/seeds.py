@@ -1,5 +1,6 @@
 """The valid files that are damaged: small networks of all kinds of nodes, with their function bodies."""
 
+import math
 import pickle
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 from onnx import helper
 from ort_models import Net, random_conv
 
+from quantize import packing
 from quantize.export.functions import function
 
 POOL = {"kernel_shape": [2, 2], "strides": [2, 2], "pads": [0, 1, 1, 0], "dilations": [1, 1], "ceil_mode": 1}
@@ -56,12 +58,48 @@ def linear() -> onnx.ModelProto:
     )
 
 
+def _level_node(net: Net, operator: str, x: str, filters, planes: int, seed: int, **attributes) -> str:
+    """A node of a layer of a few bits; filters are (outputs, kh, kw, channels a group), or (outputs, channels)."""
+    generator = torch.Generator().manual_seed(seed)
+    outputs, *sizes = filters
+    bits = math.prod(sizes)
+    tensors = {
+        "weight_bits": packing.bits_to_bytes(torch.rand(planes * outputs, bits, generator=generator) > 0.5),
+        "scale": (torch.rand(outputs, generator=generator) + 0.1) / bits,
+        "bias": torch.randn(outputs, generator=generator),
+    }
+    attributes |= {"filter_shape": list(filters), "filter_bits": [bits], "bit_values": [2**j for j in range(planes)]}
+    return net.node(operator, x, tensors, attributes)
+
+
+def levels() -> onnx.ModelProto:
+    """Numbers of two bits through a convolution, then a transposed one, then a linear layer of its rows."""
+    net = Net(6)
+    window = {"kernel_shape": [3, 2], "strides": [2, 1], "pads": [1, 0, 1, 1], "dilations": [1, 2], "group": 2}
+    y = _level_node(net, "LevelConv", "x", (8, 3, 2, 3), 2, 6, input_largest=3, size_hint=[7, 8], **window)
+    window = {"kernel_shape": [4, 3], "strides": [2, 3], "pads": [1, 0, 2, 1], "output_padding": [1, 2], "group": 4}
+    y = _level_node(net, "LevelConvTranspose", y, (12, 4, 3, 2), 1, 7, input_largest=15, **window)
+    return _finish(net, _level_node(net, "LevelLinear", y, (5, 22), 3, 8, input_largest=1))
+
+
+def levels_of_signs() -> onnx.ModelProto:
+    """The same of signs, with taps that the padding hides, and outputs that no tap reaches."""
+    net = Net(6)
+    window = {"kernel_shape": [2, 1], "strides": [3, 2], "pads": [3, 0, 1, 0], "output_padding": [0, 1], "group": 1}
+    y = _level_node(net, "LevelConvTransposeOfSigns", "x", (5, 2, 1, 6), 2, 9, **window)
+    window = {"kernel_shape": [2, 2], "strides": [1, 1], "pads": [0, 0, 0, 0], "dilations": [1, 1], "group": 1}
+    y = _level_node(net, "LevelConvOfSigns", y, (4, 2, 2, 5), 1, 10, size_hint=[0, 0], **window)
+    return _finish(net, _level_node(net, "LevelLinearOfSigns", y, (3, 15), 2, 11))
+
+
 # name: how it is built, and the shapes that it is fed
 SEEDS = {
     "one_layer": (one_layer, {"x": (2, 6, 7, 8)}),
     "scaled": (scaled, {"x": (2, 6, 7, 8), "input_scale": (2, 2, 4, 8)}),
     "chain": (chain, {"x": (2, 6, 12, 13)}),
     "linear": (linear, {"x": (2, 6, 7, 8)}),
+    "levels": (levels, {"x": (2, 6, 7, 8)}),
+    "levels_of_signs": (levels_of_signs, {"x": (2, 6, 7, 8)}),
 }
 
 

@@ -8,10 +8,6 @@
 
 namespace xk::ort {
 
-void check_call(int32_t status) {
-  if (status != XK_OK) fail(static_cast<xk_status>(status), "%s", xk_last_error());
-}
-
 Tensor Call::tensor(size_t index) const {
   const OrtValue* value = nullptr;
   check(api_.KernelContext_GetInput(context_, index, &value));

@@ -5,15 +5,13 @@
 #include <cstdint>
 #include <vector>
 
+#include "api.h"
 #include "error.h"
 #include "ort/c_api.h"
 #include "ort/node.h"
 #include "xnorkit.h"
 
 namespace xk::ort {
-
-// Throws what the library said, where a call into it failed.
-void check_call(int32_t status);
 
 class Call {
  public:

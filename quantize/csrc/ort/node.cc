@@ -66,11 +66,16 @@ bool Node::find(const char* name, std::vector<int64_t>* values) const {
   return !status;
 }
 
-std::vector<int64_t> Node::integers(const char* name, size_t count) const {
+std::vector<int64_t> Node::integers(const char* name) const {
   std::vector<int64_t> values;
   if (!find(name, &values))
     fail(XK_INVALID_ARGUMENT, "the attribute '%s' is missing or is not a list of integers; export the model again",
          name);
+  return values;
+}
+
+std::vector<int64_t> Node::integers(const char* name, size_t count) const {
+  const std::vector<int64_t> values = integers(name);
   if (values.size() != count)
     fail(XK_INVALID_ARGUMENT, "the attribute '%s' has %zu values; it must have %zu", name, values.size(), count);
   return values;

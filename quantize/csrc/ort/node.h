@@ -38,6 +38,7 @@ class Node {
   // Values of attributes. Those without a default fail where they are missing or of another type.
   int64_t integer(const char* name) const;
   int64_t integer(const char* name, int64_t otherwise) const;
+  std::vector<int64_t> integers(const char* name) const;
   std::vector<int64_t> integers(const char* name, size_t count) const;
   std::vector<int64_t> integers(const char* name, const std::vector<int64_t>& otherwise) const;
 

@@ -1,0 +1,12 @@
+// LevelConv, LevelConvTranspose and LevelLinear: layers whose weights, and inputs, have a few bits each.
+#pragma once
+
+#include <vector>
+
+#include "ort/operator.h"
+
+namespace xk::ort {
+
+std::vector<Operator> level_operators();
+
+}  // namespace xk::ort

@@ -1,0 +1,100 @@
+"""Layers that compute on several bit planes as calls of functions: of a few bits, and transposed ones.
+
+What they are in the engine stands in :mod:`quantize.packed.planes`. In the file an input is a whole number from 0 to
+A = 2^k - 1, or a sign, and a weight an odd whole number from -B to B, whose bits are stored plane by plane. The sums of
+their products are exact, and the scale that follows has 1 / (A B) in it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import packing
+from ..binary.conv2d_form import conv2d_form, from_batch, to_batch
+from ..packed.expanded import ExpandedLayer
+from ..packed.planes import has_planes, integer_weights
+from .functions import level_name
+from .lowering import call, conv_attributes, replaced
+
+_MOST_DIMENSIONS = 2  # of a kernel
+
+
+def with_level_call(layer: ExpandedLayer, **methods: Callable) -> nn.Module | None:
+    """The layer as a call; None where there is no function for it. ``methods`` are for a call with an output size."""
+    weights = integer_weights(layer) if _has_call(layer) else None
+    if weights is None:
+        return None
+    signs, largest = layer.scheme.signed_input, 2**layer.scheme.weight_bits - 1
+    steps = largest * (1 if signs else _largest_input(layer))
+    scale = weights.new_ones(()) if layer.weight_scale is None else layer.weight_scale
+    bias = weights.new_zeros(len(weights)) if layer.bias is None else layer.bias
+    tensors = {
+        "weight_bits": _planes(weights, layer.scheme.weight_bits),
+        "scale": (scale.reshape(-1) / steps).expand(len(weights)).contiguous(),
+        "bias": bias,
+    }
+    return replaced(layer, tensors, compute=_compute, **methods)
+
+
+def _has_call(layer: ExpandedLayer) -> bool:
+    return has_planes(layer) and len(layer.kernel_size) <= _MOST_DIMENSIONS
+
+
+def _largest_input(layer: ExpandedLayer) -> int:
+    return 2 ** (layer.scheme.input_bits or 1) - 1
+
+
+def _planes(weights: Tensor, bits: int) -> Tensor:
+    """The bits of filters (out, channels, ...), odd whole numbers, plane by plane, lowest first: (bits out, bytes)."""
+    codes = ((weights + 2**bits - 1) / 2).to(torch.uint8)
+    kernel = (1,) * (4 - weights.dim())
+    codes = codes.reshape(*weights.shape[:2], *kernel, *weights.shape[2:])
+    return packing.pack_weights(torch.cat([(codes >> j & 1).float() - 0.5 for j in range(bits)]))
+
+
+def _compute(layer: ExpandedLayer, x: Tensor, output_scale: Tensor | None, *args) -> Tensor:
+    if args:  # an output size
+        return type(layer).compute(layer, x, output_scale, *args)
+    weight_bits, scale, bias = (layer.get_buffer(name) for name in ("weight_bits", "scale", "bias"))
+    if output_scale is None:
+        return _called(layer, x, [weight_bits, scale, bias])
+    return _called(layer, x, [weight_bits, scale, torch.zeros_like(bias)]) * output_scale + layer.per_channel(bias)
+
+
+def _called(layer: ExpandedLayer, x: Tensor, tensors: list[Tensor]) -> Tensor:
+    signs = layer.scheme.signed_input
+    attributes: dict[str, Any] = {"bit_values": tuple(2**j for j in range(layer.scheme.weight_bits))}
+    if not signs:
+        attributes["input_largest"] = _largest_input(layer)
+    if not layer.kernel_size:
+        attributes |= {"filter_shape": (layer.out_features, layer.in_features), "filter_bits": (layer.in_features,)}
+        return call(level_name("Linear", signs), [x, *tensors], attributes, (*x.shape[:-1], layer.out_features))
+    batch = to_batch(layer, x)
+    operation, window, size = (_transposed_window if layer.transposed else _window)(layer, batch)
+    out, channels, *kernel = layer.filter_shape
+    kernel = [1] * (2 - len(kernel)) + kernel
+    attributes |= {"filter_shape": (out, *kernel, channels), "filter_bits": (channels * kernel[0] * kernel[1],)}
+    y = call(level_name(operation, signs), [batch, *tensors], attributes | window, (batch.shape[0], out, *size))
+    return from_batch(layer, y, x)
+
+
+def _window(layer: ExpandedLayer, image: Tensor) -> tuple[str, dict[str, Any], tuple[int, int]]:
+    """Operation, attributes and output size of a convolution."""
+    geometry, _ = conv2d_form(layer)
+    height, width = image.shape[2:]
+    hint = tuple(n if isinstance(n, int) else 0 for n in (height, width))
+    return "Conv", {**conv_attributes(geometry), "size_hint": hint}, geometry.output_size(height, width)
+
+
+def _transposed_window(layer: ExpandedLayer, image: Tensor) -> tuple[str, dict[str, Any], tuple[int, ...]]:
+    """The same of a transposed convolution."""
+    lead = 2 - len(layer.kernel_size)
+    one, none = (1,) * lead, (0,) * lead
+    kernel, stride = one + layer.kernel_size, one + layer.stride
+    padding, more = none + tuple(layer.padding), none + tuple(layer.output_padding)
+    sizes = zip(image.shape[2:], kernel, stride, padding, more, strict=True)
+    size = tuple((n - 1) * s - 2 * p + k + extra for n, k, s, p, extra in sizes)
+    attributes = {"kernel_shape": kernel, "strides": stride, "pads": padding * 2, "output_padding": more}
+    return "ConvTranspose", attributes | {"group": layer.groups}, size
