@@ -17,11 +17,12 @@ from torch.utils._pytree import tree_leaves, tree_map
 from ..binary.forms import make_plain
 from ..binary.quantized_layer import QuantizedLayer
 from ..calling import call_arguments, describe, evaluation_copy, keeps_random_state, run
+from ..packed.calibration import Int8Report, calibration_of
 from ..packed.layers import PackedLayer
 from ..version import __version__
 from ..words import did_you_mean
 from . import graph, tracing
-from .calibration import Int8Report, calibration_of, quantize_float_layers
+from .float_layers import quantize_float_layers
 from .formats import FORMATS, Format
 from .functions import OPSET
 from .graph import forget_origin, name_everything, numbered
@@ -113,7 +114,9 @@ def export_onnx(
     if format not in FORMATS:
         raise ValueError(f"unknown ONNX format {format!r}: {did_you_mean(format, FORMATS)}")
     kind = FORMATS[format]
-    calibrated_on = calibration_of(float_layers, format, calibration, labels, max_drop, example_input)
+    calibrated_on = calibration_of(float_layers, calibration, labels, max_drop, example_input)
+    if calibrated_on is not None and format != "packed":
+        raise ValueError(f"float_layers='int8' is for format 'packed', not {format!r}; leave float_layers out")
     unchecked = kind.why_unchecked() if check else "check=False"
     with _replacing(Path(path)) as temporary, _plain_float32():
         reference = make_plain(evaluation_copy(model)).cpu()

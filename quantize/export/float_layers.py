@@ -14,10 +14,13 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from torch import Tensor
 
+from ..packed.calibration import BATCH, NO_LAYERS, Calibration, Int8Report, report_of
 from ..packed.int8 import MOST_PRODUCTS, Numbers
 from .functions import DOMAIN, DOMAIN_VERSION
 from .graph import constant_of, name_of
+from .onnx_session import create_session
 from .packed_format import add_functions
 
 _BITS_VERSION = 2  # of the operators: the first with Int8ConvToBits
@@ -50,6 +53,50 @@ class FloatLayer:
     @property
     def output(self) -> ir.Value:
         return self.nodes[-1].outputs[0]
+
+
+def quantize_float_layers(program: ir.Model, parameters: Container[str], calibration: Calibration) -> Int8Report:
+    """Put the layers of a packed program whose weights are ``parameters`` in 8 bits, in place.
+
+    Raises ValueError where there are none, where an output has no classes, or where that costs more than
+    ``calibration.max_drop``.
+    """
+    layers = float_layers(program, parameters)
+    if not layers:
+        raise ValueError(NO_LAYERS)
+    names = tuple(str(layer.node.name) for layer in layers)
+    before, ranges = _run(program, calibration.images, layers)
+    quantize_layers(program, layers, ranges)
+    after, _ = _run(program, calibration.images)
+    return report_of(names, before, after, calibration)
+
+
+def _run(
+    program: ir.Model, images: Tensor, layers: Sequence[FloatLayer] = ()
+) -> tuple[np.ndarray, list[tuple[float, float]]]:
+    """The first output for the images, and the range of the input of each of ``layers``, in onnxruntime."""
+    observed = list(dict.fromkeys(str(layer.input.name) for layer in layers))
+    session = create_session(_watching(program, observed))
+    (fed,), output = session.get_inputs(), session.get_outputs()[0].name
+    asked = [output, *(name for name in observed if name != fed.name)]
+    outputs, extremes = [], dict.fromkeys(observed, (np.inf, -np.inf))
+    for batch in images.split(BATCH):
+        values = {fed.name: batch.numpy()}
+        values |= dict(zip(asked, session.run(asked, values), strict=True))
+        outputs.append(values[output])
+        for name, (low, high) in extremes.items():
+            extremes[name] = min(low, float(values[name].min())), max(high, float(values[name].max()))
+    return np.concatenate(outputs), [extremes[str(layer.input.name)] for layer in layers]
+
+
+def _watching(program: ir.Model, names: list[str]) -> bytes:
+    """The program in bytes, with the values of these names as further outputs."""
+    proto = ir.to_proto(program)
+    known = {value.name for value in (*proto.graph.input, *proto.graph.output)}
+    for name in names:
+        if name not in known:
+            proto.graph.output.add(name=name).type.tensor_type.elem_type = ir.DataType.FLOAT.value
+    return proto.SerializeToString()
 
 
 def float_layers(program: ir.Model, parameters: Container[str]) -> list[FloatLayer]:
