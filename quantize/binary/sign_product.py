@@ -1,4 +1,4 @@
-"""A training step's product of signs with signs: on bits forward, with two bits an element kept for the way back.
+"""The product of signs with signs in a training step: on bits forward, with two bits an element kept for the way back.
 
 With t the threshold, s the surrogate derivative of the sign, B the bits of the weight and alpha its scale::
 
@@ -9,6 +9,7 @@ With t the threshold, s the surrogate derivative of the sign, B the bits of the 
 
 The gradients are those of the same layer in plain torch; y differs from it by the rounding of its sums, which the
 engine has not. S in floats, x - t, and s are not kept. A curved surrogate (the triangle of Bi-Real Net) keeps x.
+Without gradients, in evaluation, the forward pass is the same and nothing is kept.
 """
 
 from collections.abc import Callable
@@ -31,7 +32,7 @@ _CACHED = 1 << 18  # elements of an output in float32 that stay in a cache until
 
 
 class Operation(NamedTuple):
-    """What a layer computes of its input's signs in a step.
+    """What a layer computes of its input's signs.
 
     Attributes:
         geometry: as a 2-D convolution.
@@ -56,7 +57,7 @@ class Operation(NamedTuple):
 
 
 def operation(layer: QuantizedLayer, x: Tensor) -> Operation | None:
-    """What the layer computes in this step; None where it keeps no bits, and plain torch does all."""
+    """What the layer computes on bits; None where plain torch does all."""
     scheme, dims = layer.scheme, len(layer.kernel_size)
     if type(scheme).surrogate not in _SURROGATES or type(scheme).input is not Scheme.input or not scheme.signed_input:
         return None
@@ -80,8 +81,12 @@ def _is_faster(geometry: ConvGeometry, dtype: torch.dtype) -> bool:
 
 def sign_product(x: Tensor, weight: Tensor, of: Operation) -> Tensor:
     """``y`` of the module's docstring; ``weight`` = alpha B, in the layout of filters."""
-    signs, positive = _Signs.apply(x, of.layer.threshold, of)
-    return _Product.apply(signs, positive, memory_order(x), weight, of.layer.bias, of)
+    threshold, bias, order = of.layer.threshold, of.layer.bias, memory_order(x)
+    if torch.is_grad_enabled():
+        signs, positive = _Signs.apply(x, threshold, of)
+        return _Product.apply(signs, positive, order, weight, bias, of)
+    positive, _ = cpu_signs.level_bits(x, _levels(threshold, x), of.layer.channel_dim, None)
+    return _product(x, positive, order, weight, bias, of)
 
 
 def _levels(threshold: Tensor | None, x: Tensor) -> Tensor | None:
@@ -150,12 +155,7 @@ class _Product(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(signs, positive, weight, bias)
         ctx.order, ctx.of = order, of
-        # A scheme of one's own may make weights that are not +-alpha.
-        signs_of_weight = cpu_signs.filter_signs(weight) if of.by_engine else None
-        if signs_of_weight is not None:
-            return _own(_on_bits(signs, positive, order, *signs_of_weight, bias, of))
-        shown = cpu_signs.signs(positive, order._replace(dtype=of.dtype))
-        return _own(of.layer.apply_weight(shown, weight.to(of.dtype), None if bias is None else bias.to(of.dtype)))
+        return _product(signs, positive, order, weight, bias, of)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
@@ -175,6 +175,18 @@ class _Product(torch.autograd.Function):
             for g, t in zip(results, (signs, weight, bias), strict=True)
         )
         return of_signs, None, None, of_weight, of_bias, None
+
+
+def _product(
+    signs: Tensor, positive: Tensor, order: MemoryOrder, weight: Tensor, bias: Tensor | None, of: Operation
+) -> Tensor:
+    """The forward pass; of ``signs`` the shape alone."""
+    # A scheme of one's own may make weights that are not +-alpha.
+    signs_of_weight = cpu_signs.filter_signs(weight) if of.by_engine else None
+    if signs_of_weight is not None:
+        return _own(_on_bits(signs, positive, order, *signs_of_weight, bias, of))
+    shown = cpu_signs.signs(positive, order._replace(dtype=of.dtype))
+    return _own(of.layer.apply_weight(shown, weight.to(of.dtype), None if bias is None else bias.to(of.dtype)))
 
 
 def _on_bits(
