@@ -30,6 +30,17 @@ Tensor Call::output(const std::vector<int64_t>& dims) const {
   return tensor;
 }
 
+Rows Call::output_rows(const Tensor& x, int64_t inputs, int64_t outputs) const {
+  if (x.dims.empty() || x.dims.back() != inputs)
+    fail(XK_INVALID_ARGUMENT, "x has shape %s; its last size must be %" PRId64, text_of(x.dims).c_str(), inputs);
+  std::vector<int64_t> dims = x.dims;
+  dims.back() = outputs;
+  int64_t rows = 1;
+  for (size_t i = 0; i + 1 < dims.size(); ++i) rows *= dims[i];
+  checked_product("the size of the output", {rows, outputs, 4});
+  return {rows, static_cast<float*>(output(dims).data)};
+}
+
 void Call::run(void* context, size_t count, void (*task)(void*, size_t), void* argument) {
   Call& call = *static_cast<Call*>(context);
   OrtStatus* status = call.api_.KernelContext_ParallelFor(call.context_, task, count, 0, argument);

@@ -13,6 +13,12 @@
 
 namespace xk::ort {
 
+// The rows of a linear layer's output, (..., outputs).
+struct Rows {
+  int64_t count;
+  float* y;
+};
+
 class Call {
  public:
   Call(const Api& api, OrtKernelContext* context) : api_(api), context_(context) {}
@@ -22,6 +28,8 @@ class Call {
   // The input, which must have four dimensions.
   Tensor input(size_t index, const char* name) const;
   Tensor output(const std::vector<int64_t>& dims) const;
+  // The output of a linear layer for x, which must be (..., inputs).
+  Rows output_rows(const Tensor& x, int64_t inputs, int64_t outputs) const;
 
   // onnxruntime's intra-op threads.
   xk_parallel parallel() { return {run, this}; }

@@ -56,9 +56,9 @@ int8::Levels levels_of(const Node& node) {
   return {inverse, static_cast<int32_t>(zero)};
 }
 
-std::vector<uint8_t> ordered(const xk_conv_shape& shape, const uint8_t* numbers, int32_t zero) {
-  std::vector<uint8_t> memory(int8::Weights::size(shape));
-  int8::Weights::order(shape, numbers, zero, memory.data());
+PreparedBits ordered(const xk_conv_shape& shape, const uint8_t* numbers, int32_t zero) {
+  PreparedBits memory(int8::Weights::size(shape));
+  int8::Weights::order(shape, numbers, zero, static_cast<uint8_t*>(memory.data()));
   return memory;
 }
 
@@ -70,7 +70,7 @@ class Int8Kernel : public NodeKernel {
         shape_(shape_of(variant, node)),
         levels_(levels_of(node)),
         memory_(ordered(shape_, numbers_of(node), levels_.zero)),
-        weights_(shape_, memory_.data()),
+        weights_(shape_, static_cast<const uint8_t*>(memory_.data())),
         scale_(node.floats(kScale, "scale", shape_.out_channels)),
         bias_(node.floats(kBias, "bias", shape_.out_channels)) {
     if (!variant.to_bits) return;
@@ -120,7 +120,7 @@ class Int8Kernel : public NodeKernel {
   const Int8Variant& variant_;
   const xk_conv_shape shape_;  // without batch, height and width
   const int8::Levels levels_;
-  const std::vector<uint8_t> memory_;  // of the weights
+  const PreparedBits memory_;  // of the weights
   const int8::Weights weights_;
   const std::vector<float> scale_, bias_;
   Comparison output_;

@@ -154,18 +154,11 @@ class LevelLinearKernel : public NodeKernel {
   void compute(OrtKernelContext* context) const override {
     Call call(api_, context);
     const Tensor x = call.tensor(kX);
-    if (x.dims.empty() || x.dims.back() != channels_)
-      fail(XK_INVALID_ARGUMENT, "x has shape %s; its last size must be %" PRId64, text_of(x.dims).c_str(), channels_);
-    std::vector<int64_t> dims = x.dims;
-    dims.back() = outputs_;
-    int64_t rows = 1;
-    for (size_t i = 0; i + 1 < dims.size(); ++i) rows *= dims[i];
-    checked_product("the size of the output", {rows, outputs_, 4});
-    const Tensor y = call.output(dims);
-    if (rows == 0) return;
-    const float* const floats = dims.size() == 4 ? floats_in(x, "x") : static_cast<const float*>(x.data);
+    const Rows rows = call.output_rows(x, channels_, outputs_);
+    if (rows.count == 0) return;
+    const float* const floats = x.dims.size() == 4 ? floats_in(x, "x") : static_cast<const float*>(x.data);
     const xk_parallel parallel = call.parallel();
-    linear_.compute(floats, rows, static_cast<float*>(y.data), &parallel);
+    linear_.compute(floats, rows.count, rows.y, &parallel);
     call.check_parallel(XK_OK);
   }
 

@@ -41,18 +41,11 @@ SignMatMul::SignMatMul(const Api& api, const Node& node) : NodeKernel(api) {
 void SignMatMul::compute(OrtKernelContext* context) const {
   Call call(api_, context);
   const Tensor x = call.tensor(0);
-  if (x.dims.empty() || x.dims.back() != inputs_)
-    fail(XK_INVALID_ARGUMENT, "x has shape %s; its last size must be %" PRId64, text_of(x.dims).c_str(), inputs_);
-  std::vector<int64_t> dims = x.dims;
-  dims.back() = outputs_;
-  int64_t rows = 1;
-  for (size_t i = 0; i + 1 < dims.size(); ++i) rows *= dims[i];
-  checked_product("the size of the output", {rows, outputs_, 4});
-  const Tensor y = call.output(dims);
-  if (rows == 0) return;
+  const Rows rows = call.output_rows(x, inputs_, outputs_);
+  if (rows.count == 0) return;
   const xk_parallel parallel = call.parallel();
-  call.check_parallel(xk_lookup(rows, inputs_, outputs_, static_cast<const float*>(x.data), weights_.data(),
-                                weights_.size(), static_cast<float*>(y.data), &parallel));
+  call.check_parallel(xk_lookup(rows.count, inputs_, outputs_, static_cast<const float*>(x.data), weights_.data(),
+                                weights_.size(), rows.y, &parallel));
 }
 
 }  // namespace
