@@ -108,10 +108,12 @@ Pool full_average(const xk_pool_shape& options) {
   return p;
 }
 
+// Maxima or averages.
 void pool_planes(const Pool& p, bool maxima, const float* input, float* output, const xk_parallel* parallel) {
   constexpr int64_t kTogether = 8;  // planes of a task
   const Microkernels& micro = machine_microkernels();
   const int64_t planes = p.batch * p.channels, plane = p.height * p.width, out_plane = p.out_height * p.out_width;
+  const float area = static_cast<float>(p.kernel_h * p.kernel_w);
   FloatPool common{};
   static_cast<xk_pool_shape&>(common) = p;
   common.maxima = maxima;
@@ -129,6 +131,7 @@ void pool_planes(const Pool& p, bool maxima, const float* input, float* output, 
       std::fill(joined.begin(), joined.end(), start);
       pool.input = input + i * plane, pool.output = output + i * out_plane;
       micro.pool_floats(pool);
+      for (int64_t o = 0; !maxima && o < out_plane; ++o) pool.output[o] /= area;
     }
   });
 }
@@ -144,8 +147,6 @@ int32_t xk_average_pool(const xk_pool_shape* shape, const float* input, float* o
     const Pool p = full_average(*shape);
     check_pointers({{"input", input}, {"output", output}});
     pool_planes(p, false, input, output, parallel);
-    const float area = static_cast<float>(p.kernel_h * p.kernel_w);
-    for (int64_t i = 0; i < p.batch * p.channels * p.out_height * p.out_width; ++i) output[i] /= area;
   });
 }
 

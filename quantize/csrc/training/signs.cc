@@ -16,7 +16,6 @@ constexpr int64_t kBlock = 1 << 14;  // elements of a task: whole words
 constexpr int64_t kPart = 1 << 10;   // and of those that it works on at once, which stay in the first cache
 constexpr int64_t kSumTasks = 64;    // at most, where each has sums of its own
 
-
 void check_elements(const xk_elements* e, std::initializer_list<const void*> pointers) {
   check_pointers({{"elements", e}});
   check_size("count", e->count, 1);
