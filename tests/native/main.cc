@@ -1,5 +1,7 @@
 // Tests of the bit engine in C++, to be built with -fsanitize=address,undefined.
 #include <cstdio>
+#include <cstdlib>
+#include <cstring>
 #include <thread>
 
 #include "testing.h"
@@ -10,6 +12,20 @@ void check(bool ok, const std::string& what) {
   if (ok) return;
   ++failures;
   std::printf("FAILED %s (last error: %s)\n", what.c_str(), xk_last_error());
+}
+
+void fails(int32_t status, const char* text) {
+  check(status == XK_INVALID_ARGUMENT && std::strstr(xk_last_error(), text), std::string("fails with ") + text);
+}
+
+void with_each_kernel(const std::function<void(const std::string& kernel)>& run) {
+  const char* before = std::getenv("XNORKIT_KERNEL");
+  const std::string kept = before ? before : "";
+  for (int32_t k = 0; k < xk_kernel_count(); ++k) {
+    setenv("XNORKIT_KERNEL", xk_kernel_name(k), 1);
+    run(xk_kernel_name(k));
+  }
+  before ? setenv("XNORKIT_KERNEL", kept.c_str(), 1) : unsetenv("XNORKIT_KERNEL");
 }
 
 void threads_for(void* context, size_t count, void (*task)(void*, size_t), void* argument) {

@@ -1,8 +1,6 @@
 // Convolutions of 8-bit numbers against a plain loop, and what their functions refuse.
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
-#include <cstring>
 
 #include "testing.h"
 
@@ -89,27 +87,19 @@ void check_problem(const Int8Problem& p, const std::string& kernel) {
   }
 }
 
-void fails(int32_t status, const char* text) {
-  check(status == XK_INVALID_ARGUMENT && std::strstr(xk_last_error(), text), std::string("fails with ") + text);
-}
-
 }  // namespace
 
 void test_int8() {
-  const char* before = std::getenv("XNORKIT_KERNEL");
-  const std::string kept = before ? before : "";
-  for (int32_t k = 0; k < xk_kernel_count(); ++k) {
-    setenv("XNORKIT_KERNEL", xk_kernel_name(k), 1);
+  with_each_kernel([](const std::string& kernel) {
     uint32_t seed = 1;
     for (int64_t channels : {1, 3, 4, 7, 20})
       for (int64_t filters : {1, 16, 17, 40}) {
-        check_problem(Int8Problem(shape_of(2, channels, 1, filters, 1, 1, 0, 1), seed++), xk_kernel_name(k));
-        check_problem(Int8Problem(shape_of(1, channels, 9, filters, 3, 1, 1, 1), seed++), xk_kernel_name(k));
-        check_problem(Int8Problem(shape_of(1, channels, 11, filters, 5, 2, 2, 1), seed++), xk_kernel_name(k));
-        check_problem(Int8Problem(shape_of(1, channels, 10, filters, 3, 1, 0, 2), seed++), xk_kernel_name(k));
+        check_problem(Int8Problem(shape_of(2, channels, 1, filters, 1, 1, 0, 1), seed++), kernel);
+        check_problem(Int8Problem(shape_of(1, channels, 9, filters, 3, 1, 1, 1), seed++), kernel);
+        check_problem(Int8Problem(shape_of(1, channels, 11, filters, 5, 2, 2, 1), seed++), kernel);
+        check_problem(Int8Problem(shape_of(1, channels, 10, filters, 3, 1, 0, 2), seed++), kernel);
       }
-  }
-  before ? setenv("XNORKIT_KERNEL", kept.c_str(), 1) : unsetenv("XNORKIT_KERNEL");
+  });
 }
 
 void test_bad_int8() {

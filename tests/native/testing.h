@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -9,6 +10,10 @@
 
 extern int failures;
 void check(bool ok, const std::string& what);
+// That a call was refused as an invalid argument, in words with these among them.
+void fails(int32_t status, const char* text);
+// Runs with XNORKIT_KERNEL as each of this machine's kernels.
+void with_each_kernel(const std::function<void(const std::string& kernel)>& run);
 
 // A convolution of `size` x `size` + 1 with the same options in both directions.
 xk_conv_shape square(int64_t n, int64_t c, int64_t oc, int64_t size, int64_t k, int64_t stride, int64_t pad,
