@@ -107,6 +107,12 @@ _LEVEL_WEIGHT = (
 """
 )
 
+# The scale comes first: onnxruntime folds the factor of Mul(sums, scale) into the weights, whose sums are rounded.
+_SCALED = """
+  scales = Reshape ({scale}, a_channel)
+  scaled = Mul (scales, sums)
+"""
+
 # In the order of ConvTranspose: (C, out / group, kh, kw).
 _TRANSPOSED_FILTERS = """
   filter_shape = Constant <value_ints: ints = @filter_shape> ()
@@ -123,12 +129,13 @@ _TRANSPOSED_FILTERS = """
   weight = Reshape (ordered, weight_shape)
 """
 
-_TRANSPOSED_SUMS = """
+_TRANSPOSED_SUMS = (
+    """
   sums = ConvTranspose <kernel_shape: ints = @kernel_shape, strides: ints = @strides, pads: ints = @pads,
                         output_padding: ints = @output_padding, group: int = @group> ({x}, weight)
-  scales = Reshape ({scale}, a_channel)
-  scaled = Mul (scales, sums)
 """
+    + _SCALED
+)
 
 # An input of a few bits, as numbers from 0 to the largest. A NaN is the lowest, as it is of signs: a Clip keeps it.
 _LEVEL_NUMBERS = """
@@ -175,13 +182,13 @@ _HALF_SIGN = """
   {to} = Sub ({to}_zero_one, half)
 """
 
-# The scale comes first: onnxruntime folds the factor of Mul(sums, scale) into the weights, whose sums are rounded.
-_SUMS = """
+_SUMS = (
+    """
   sums = Conv <kernel_shape: ints = @kernel_shape, strides: ints = @strides, pads: ints = @pads,
                dilations: ints = @dilations, group: int = @group> ({x}, weight)
-  scales = Reshape ({scale}, a_channel)
-  scaled = Mul (scales, sums)
 """
+    + _SCALED
+)
 
 # A bit is y turn >= threshold: -y is y with the scale and the bias negated, whatever is rounded.
 _OUTPUT_TURN = """
