@@ -13,7 +13,7 @@ import models
 import quantize
 from quantize.kernels import cpu
 from quantize.packed import Int8Conv2d, Int8Linear
-from quantize.packed.int8 import Int8Layer
+from quantize.packed.int8.int8_layers import Int8Layer
 
 KERNELS = [name for name in ("scalar", "avx2", "avx512bw", "avx512") if name in cpu.available_kernels()]
 

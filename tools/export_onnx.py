@@ -24,7 +24,7 @@ from torch import Tensor
 
 import quantize
 from quantize.export.formats import FORMATS
-from quantize.packed.calibration import MAX_DROP
+from quantize.packed.int8.calibration import MAX_DROP
 from tools.command_line import exit_code, tool_parser
 from training import ModelInfo, TrainConfig, load_model
 from training.config.resume import check_same_classes

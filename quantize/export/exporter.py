@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from ..binary.forms import make_plain
 from ..binary.quantized_layer import QuantizedLayer
 from ..calling import call_arguments, describe, evaluation_copy, keeps_random_state, run
-from ..packed.calibration import Int8Report, calibration_of
+from ..packed.int8.calibration import Int8Report, calibration_of
 from ..packed.layers import PackedLayer
 from ..version import __version__
 from ..words import did_you_mean

@@ -1,8 +1,8 @@
 """Float layers of a packed file on numbers of 8 bits: calibrated, replaced, and refused where they cost too much.
 
-What a number stands for is said in :mod:`quantize.packed.int8`. What follows a layer is done on its sums: batch norm
-becomes part of the scale and the bias, and where one packed convolution alone takes the signs of the result, these are
-bits that it gets, so that the result itself is never rounded.
+What a number stands for is said in :mod:`quantize.packed.int8.int8_layers`. What follows a layer is done on its sums:
+batch norm becomes part of the scale and the bias, and where one packed convolution alone takes the signs of the result,
+these are bits that it gets, so that the result itself is never rounded.
 
 onnxruntime's own quantized operators are no faster than its float ones on the few input channels of a first layer, and
 write bytes that the packed layer would have to make floats of again: hence functions of ours, see :mod:`.functions`.
@@ -16,8 +16,8 @@ import numpy as np
 import onnx_ir as ir
 from torch import Tensor
 
-from ..packed.calibration import BATCH, NO_LAYERS, Calibration, Int8Report, report_of
-from ..packed.int8 import MOST_PRODUCTS, Numbers
+from ..packed.int8.calibration import BATCH, NO_LAYERS, Calibration, Int8Report, report_of
+from ..packed.int8.int8_layers import MOST_PRODUCTS, Numbers
 from .functions import DOMAIN, DOMAIN_VERSION
 from .graph import constant_of, name_of
 from .onnx_session import create_session

@@ -1,6 +1,6 @@
 """Inference modules that hold one bit a weight and compute on bits, and how a trained model becomes them."""
 
-from .int8 import Int8Conv2d, Int8Linear
+from .int8.int8_layers import Int8Conv2d, Int8Linear
 from .layers import Folding, PackedConv1d, PackedConv2d, PackedLayer, PackedLinear
 from .pool import FloatAvgPool2d, FloatMaxPool2d, PackedMaxPool2d
 

@@ -14,12 +14,13 @@ from ..binary.layers import BinaryConv1d, BinaryConv2d, BinaryLayer, BinaryLinea
 from ..binary.quantized_layer import channel_dim
 from ..calling import copy_model, evaluation_copy, float_inputs, keeps_random_state
 from . import fold
-from .calibration import calibration_of, quantize_float_layers
 from .check import agreeing
 from .expanded import ExpandedLayer, is_converted
 from .flow import Flow, Link, chain, trace_flow
+from .int8.calibration import calibration_of, quantize_float_layers
 from .layers import PackedConv1d, PackedConv2d, PackedLayer, PackedLinear
 from .pool import PackedMaxPool2d, float_pool
+from .replace import become, take_over_hooks
 from .state import refuse_other_states
 
 _PACKED = {BinaryConv2d: PackedConv2d, BinaryConv1d: PackedConv1d, BinaryLinear: PackedLinear}
@@ -313,12 +314,9 @@ class _Converter:
     def replace(self, model: nn.Module) -> nn.Module:
         """The model, whose old modules become the new ones in place: a list of its own that holds them does too."""
         for old, packed in self.packed.items():
-            hooks = ("_forward_hooks", "_forward_pre_hooks")  # and which of them take keywords
-            vars(packed).update({name: value for name, value in vars(old).items() if name.startswith(hooks)})
+            take_over_hooks(packed, old)
         for old, new in {**self.packed, **self.replaced}.items():
-            old.__class__ = type(new)
-            vars(old).clear()
-            vars(old).update(vars(new))
+            become(old, new)
         for module in model.modules():
             module.__class__ = float_pool(module) or type(module)
         return model.eval()

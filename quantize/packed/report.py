@@ -7,8 +7,8 @@ from torch import nn
 
 from ..binary.quantized_layer import QuantizedLayer
 from ..words import format_table
-from .calibration import Int8Report
-from .int8 import Int8Layer
+from .int8.calibration import Int8Report
+from .int8.int8_layers import Int8Layer
 from .layers import PackedLayer
 
 

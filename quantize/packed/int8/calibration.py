@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..calling import describe, tensors_in
-from ..words import did_you_mean
-from .int8 import Int8Layer, has_8_bit_form, in_8_bits
+from ...calling import describe, tensors_in
+from ...words import did_you_mean
+from ..replace import become, take_over_hooks
+from .int8_layers import Int8Layer, has_8_bit_form, in_8_bits
 
 CHOICES = ("float", "int8")
 MAX_DROP = 0.1  # points
@@ -169,12 +170,8 @@ def quantize_float_layers(model: nn.Module, calibration: Calibration) -> Int8Rep
         raise ValueError(NO_LAYERS)
     made = {layer: in_8_bits(layer, *extent) for layer, extent in ranges.items()}
     for layer, new in made.items():
-        hooks = {
-            name: value for name, value in vars(layer).items() if name.startswith(("_forward_hooks", "_forward_pre"))
-        }
-        layer.__class__ = type(new)
-        vars(layer).clear()
-        vars(layer).update({**vars(new), **hooks})
+        take_over_hooks(new, layer)
+        become(layer, new)
     model.eval()
     report = report_of([layers[layer] for layer in made], before, _outputs(model, calibration.images), calibration)
     for layer in made:

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import kernels
-from ..kernels import ConvGeometry, Epilogue, cpu
-from . import ops
+from ... import kernels
+from ...kernels import ConvGeometry, Epilogue, cpu
+from .. import ops
 
 if TYPE_CHECKING:
     from .calibration import Int8Report
