@@ -35,8 +35,8 @@ POOLS = [
 def calls(monkeypatch) -> list[str]:
     """Of the library's pools of floats."""
     names = []
-    function = cpu.pool_floats
-    monkeypatch.setattr(cpu, "pool_floats", lambda name, *rest: names.append(name) or function(name, *rest))
+    function = cpu.bind_pool_floats
+    monkeypatch.setattr(cpu, "bind_pool_floats", lambda name, *rest: names.append(name) or function(name, *rest))
     return names
 
 

@@ -6,6 +6,7 @@ threads from the OpenMP pool that torch has already started.
 
 import ctypes
 import functools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from .geometry import ConvGeometry, PoolGeometry
 _LAYOUTS = {"nchw": 0, "nhwc": 1}
 _OUTPUTS = {"float32": 0, "int32": 1, "bits": 2}
 _AT_ZERO = library.Binarize(None, None)
+
+Call = Callable[[int, int], None]  # what the library does with the input at an address; where the result goes
 
 
 def is_available() -> bool:
@@ -165,7 +168,7 @@ def _epilogue(
     return library.Epilogue(scale, bias, factor, e.relu), _binarize(e.threshold, e.flip, channels)
 
 
-def _convolve(
+def _bind(
     function: str,
     source: tuple,
     sizes: tuple[int, int, int],
@@ -173,27 +176,59 @@ def _convolve(
     geometry: ConvGeometry,
     e: Epilogue,
     layout: Layout,
-) -> Tensor:
-    """Calls ``function`` with the shape, ``source`` (its input), and what all convolutions have in common."""
+) -> tuple[Call, Tensor]:
+    """A call of ``function``, whose arguments behind the input's address are ``source``, and an empty result."""
     kind, order = _OUTPUTS.get(e.output), _LAYOUTS.get(layout)
     if kind is None or order is None:
         check_epilogue(e, layout)
     shape, out = _checked_shape(geometry, *sizes)
     epilogue, binarize = _epilogue(e, geometry, sizes[0], out)
     count = weights.numel()
-    prepared = _address("weights", weights, torch.uint8, (count,))
-    result = _empty_output(geometry.out_channels, out, e.output, layout)
-    target = library.Output(result.data_ptr(), kind, order, binarize, e.shuffle)
-    common = (prepared, count, ctypes.byref(epilogue), ctypes.byref(target), library.parallel())
-    library.call(function, ctypes.byref(shape), *source, *common)
-    return result
+    common = (*source, _address("weights", weights, torch.uint8, (count,)), count, ctypes.byref(epilogue))
+    run, size = getattr(library.loaded(), function), ctypes.byref(shape)
+
+    def call(x: int, result: int) -> None:
+        output = library.Output(result, kind, order, binarize, e.shuffle)  # its own: other threads may call meanwhile
+        library.check(run(size, x, *common, ctypes.byref(output), library.parallel()))
+
+    return call, _empty_output(geometry.out_channels, out, e.output, layout)
+
+
+def bind_conv2d(
+    words: Tensor, weights: Tensor, geometry: ConvGeometry, epilogue: Epilogue = PLAIN, layout: Layout = "nchw"
+) -> tuple[Call, Tensor]:
+    """:func:`conv2d` of inputs like ``words``, and an empty result of it.
+
+    The call takes the addresses of any input of that shape and of memory for its result. It checks nothing, and may be
+    called for as long as the tensors that were given live.
+    """
+    _, sizes = _words_address(words, geometry.channels)
+    return _bind("xk_conv", (), sizes, weights, geometry, epilogue, layout)
+
+
+def bind_conv2d_float(
+    x: Tensor,
+    weights: Tensor,
+    geometry: ConvGeometry,
+    epilogue: Epilogue = PLAIN,
+    layout: Layout = "nchw",
+    binarize: Binarize = AT_ZERO,
+) -> tuple[Call, Tensor]:
+    """:func:`conv2d_float` of inputs like ``x``, in its memory order too; see :func:`bind_conv2d`."""
+    _, input_layout = _input_address(x)
+    batch, channels, height, width = x.shape
+    if channels != geometry.channels:
+        raise ValueError(f"x has {channels} channels; the convolution takes {geometry.channels}")
+    source = (input_layout, ctypes.byref(_binarize(*binarize, channels)))
+    return _bind("xk_conv_float", source, (batch, height, width), weights, geometry, epilogue, layout)
 
 
 def conv2d(
     words: Tensor, weights: Tensor, geometry: ConvGeometry, epilogue: Epilogue = PLAIN, layout: Layout = "nchw"
 ) -> Tensor:
-    bits, sizes = _words_address(words, geometry.channels)
-    return _convolve("xk_conv", (bits,), sizes, weights, geometry, epilogue, layout)
+    call, result = bind_conv2d(words, weights, geometry, epilogue, layout)
+    call(words.data_ptr(), result.data_ptr())
+    return result
 
 
 def conv2d_float(
@@ -204,12 +239,9 @@ def conv2d_float(
     layout: Layout = "nchw",
     binarize: Binarize = AT_ZERO,
 ) -> Tensor:
-    address, input_layout = _input_address(x)
-    batch, channels, height, width = x.shape
-    if channels != geometry.channels:
-        raise ValueError(f"x has {channels} channels; the convolution takes {geometry.channels}")
-    source = (address, input_layout, ctypes.byref(_binarize(*binarize, channels)))
-    return _convolve("xk_conv_float", source, (batch, height, width), weights, geometry, epilogue, layout)
+    call, result = bind_conv2d_float(x, weights, geometry, epilogue, layout, binarize)
+    call(x.data_ptr(), result.data_ptr())
+    return result
 
 
 @functools.lru_cache(maxsize=1024)
@@ -221,22 +253,38 @@ def _checked_pool(geometry: PoolGeometry, batch: int, channels: int, height: int
     return shape
 
 
-def max_pool2d(words: Tensor, channels: int, geometry: PoolGeometry, flip: Tensor | None = None) -> Tensor:
-    bits, (batch, height, width) = _words_address(words, channels)
+def bind_max_pool2d(
+    words: Tensor, channels: int, geometry: PoolGeometry, flip: Tensor | None = None
+) -> tuple[Call, Tensor]:
+    """:func:`max_pool2d` of inputs like ``words``, and an empty result of it; see :func:`bind_conv2d`."""
+    _, (batch, height, width) = _words_address(words, channels)
     flips = _values("flip", flip, channels, torch.bool)
-    shape = _checked_pool(geometry, batch, channels, height, width)
-    result = torch.empty((batch, *geometry.output, words.shape[3]), dtype=torch.int64)
-    library.call("xk_max_pool", ctypes.byref(shape), bits, flips, result.data_ptr(), library.parallel())
+    shape = ctypes.byref(_checked_pool(geometry, batch, channels, height, width))
+    run = library.loaded().xk_max_pool
+
+    def call(x: int, result: int) -> None:
+        library.check(run(shape, x, flips, result, library.parallel()))
+
+    return call, torch.empty((batch, *geometry.output, words.shape[3]), dtype=torch.int64)
+
+
+def max_pool2d(words: Tensor, channels: int, geometry: PoolGeometry, flip: Tensor | None = None) -> Tensor:
+    call, result = bind_max_pool2d(words, channels, geometry, flip)
+    call(words.data_ptr(), result.data_ptr())
     return result
 
 
-def pool_floats(function: str, x: Tensor, geometry: PoolGeometry) -> Tensor:
-    """``xk_max_pool_float`` or ``xk_average_pool`` of floats (N, C, H, W) in rows of pixels, as torch computes them."""
-    source = _address("x", x, torch.float32, x.shape)
-    shape = _checked_pool(geometry, *x.shape)
-    result = torch.empty((*x.shape[:2], *geometry.output), dtype=torch.float32)
-    library.call(function, ctypes.byref(shape), source, result.data_ptr(), library.parallel())
-    return result
+def bind_pool_floats(function: str, x: Tensor, geometry: PoolGeometry) -> tuple[Call, Tensor]:
+    """``xk_max_pool_float`` or ``xk_average_pool`` of inputs like ``x``, floats (N, C, H, W) in rows of pixels, as
+    torch computes them, and an empty result of it; see :func:`bind_conv2d`.
+    """
+    _address("x", x, torch.float32, x.shape)
+    run, shape = getattr(library.loaded(), function), ctypes.byref(_checked_pool(geometry, *x.shape))
+
+    def call(x: int, result: int) -> None:
+        library.check(run(shape, x, result, library.parallel()))
+
+    return call, torch.empty((*x.shape[:2], *geometry.output), dtype=torch.float32)
 
 
 # Layers whose weights are codes of a few bits.

@@ -154,9 +154,13 @@ def loaded() -> ctypes.CDLL:
 
 def call(function: str, *arguments) -> None:
     """Calls a function that returns a status; raises :class:`KernelError` with the library's own words."""
-    library = loaded()
-    if getattr(library, function)(*arguments) != 0:  # ctypes looks a name up once
-        raise KernelError(library.xk_last_error().decode())
+    check(getattr(loaded(), function)(*arguments))  # ctypes looks a name up once
+
+
+def check(status: int) -> None:
+    """Raises :class:`KernelError`, with the library's own words, where a function returned that it refuses."""
+    if status != 0:
+        raise KernelError(loaded().xk_last_error().decode())
 
 
 @functools.cache

@@ -20,7 +20,7 @@ from .flow import Flow, Link, chain, trace_flow
 from .int8.calibration import calibration_of, quantize_float_layers
 from .layers import PackedConv1d, PackedConv2d, PackedLayer, PackedLinear
 from .pool import PackedMaxPool2d, float_pool
-from .replace import become, take_over_hooks
+from .replace import become, shorten, take_over_hooks
 from .state import refuse_other_states
 
 _PACKED = {BinaryConv2d: PackedConv2d, BinaryConv1d: PackedConv1d, BinaryLinear: PackedLinear}
@@ -123,6 +123,8 @@ def _packed(model: nn.Module, flow: Flow, links: Iterable[Link]) -> nn.Module:
         converter.fuse_input(layer)
     for layer in converter.packed:
         converter.fuse_output(layer)
+    for layer in converter.packed:
+        converter.choose_layout(layer)
     return converter.replace(own)
 
 
@@ -300,6 +302,31 @@ class _Converter:
             else:
                 break
 
+    def choose_layout(self, layer: nn.Module) -> None:
+        """Let the floats between two packed convolutions lie as a pooling there is fastest, channels innermost.
+
+        A window is then a few vectors, not a few numbers of many rows. Who else reads an output gets the order that it
+        had: a model's own code may ask for it, as ``view`` does. Where the input is floats, whoever calls the model has
+        chosen one.
+        """
+        packed = self.packed[layer]
+        own = packed.folding.input_bits or packed.folding.layout is not None
+        if packed.folding.output_bits or not own or type(packed) is not PackedConv2d:
+            return
+        pooled = False
+        for module in chain(self.flow.after, layer):
+            reader = self.packed.get(module)
+            if reader is not None:
+                if pooled and type(reader) is PackedConv2d:
+                    _fold(packed, layout="nhwc")
+                    if reader.folding.layout is None:
+                        _fold(reader, layout="nchw")
+                return
+            if not isinstance(self.replaced.get(module), nn.Identity):
+                if not fold.is_pooling(module, [4]):
+                    return
+                pooled = True
+
     def _before(self, steps: Sequence[nn.Module], threshold: Tensor, flip: Tensor) -> tuple[Tensor, Tensor]:
         """The threshold before ``steps`` that stands for this one after them."""
         if not steps:
@@ -319,6 +346,7 @@ class _Converter:
             become(old, new)
         for module in model.modules():
             module.__class__ = float_pool(module) or type(module)
+        shorten(model)
         return model.eval()
 
     def _threshold(self, packed: PackedLayer) -> tuple[Tensor, Tensor]:

@@ -12,14 +12,15 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from .. import kernels, packing
 from ..binary.adapters import added_zeros
-from ..kernels import Binarize, ConvGeometry, Epilogue, Output, PreparedWeights, reference
+from ..kernels import Binarize, ConvGeometry, Epilogue, Layout, Output, PreparedWeights, cpu, reference
 from ..packing import Bits
 from . import ops
+from .ops import BoundCall, BoundModule
 from .state import STATE_VERSION, bits_problems, encode_header, form_problems, header_problems
 
 _preparing = threading.Lock()  # of several threads that call a layer first, one puts its bits in order
@@ -34,6 +35,7 @@ class Folding:
         output_bits: so is the output.
         relu: the output's negative values become 0.
         shuffle: the output's channels are interleaved by so many groups (1: they are not).
+        layout: memory order of an output of floats; None: that of the input, "nchw" where it is bits.
         absorbed: names of the modules that this layer computes too.
         note: what could not be done, and why.
     """
@@ -42,6 +44,7 @@ class Folding:
     output_bits: bool = False
     relu: bool = False
     shuffle: int = 1
+    layout: Layout | None = None
     absorbed: tuple[str, ...] = ()
     note: str = ""
 
@@ -69,7 +72,7 @@ class Operands(NamedTuple):
         )
 
 
-class PackedLayer(nn.Module):
+class PackedLayer(BoundModule):
     """What all packed layers share.
 
     Args:
@@ -176,15 +179,36 @@ class PackedLayer(nn.Module):
 
     def forward(self, input: Tensor | Bits) -> Tensor | Bits:
         """As the float layer; packed layers have no gradient."""
-        x = input.words if isinstance(input, Bits) else input
+        x, bound = input.words if isinstance(input, Bits) else input, self.bound
+        if bound is not None and bound.takes(x) and bound.of.are_of(self._buffers, self.folding):
+            y = bound(x)
+            return Bits(y) if self.folding.output_bits else y
         self._check(x)
         image, geometry = self._padded(self.to_image(x))
+        traced = ops.is_traced(image)
         if self.prepared is None and image.numel():
             self._refuse_trace(image)
             self.prepare(self.image_size(image), image.device)
         scale = self.window_mean(image, geometry, self.threshold) if self.window_scale else None
         y = self.from_image(self.convolve(image, geometry, scale), x)
-        return Bits(y) if self.folding.output_bits and not ops.is_traced(image) else y
+        if not traced and self.comes_again(x):
+            self.bound = self._bind(x, image, y)
+        return Bits(y) if self.folding.output_bits and not traced else y
+
+    def _bind(self, x: Tensor, image: Tensor, y: Tensor) -> BoundCall | None:
+        """The call that makes ``y`` of ``x``, whose image is ``image``; None where more than the library is needed."""
+        held = self._held
+        if held is None or self.window_scale or image.data_ptr() != x.data_ptr() or not image.numel():
+            return None
+        (backend, weights), binarize, epilogue, folding = held
+        if backend is not cpu:
+            return None
+        layout = folding.layout or ops.layout_of(image)
+        if image.dtype is torch.int64:
+            call, _ = cpu.bind_conv2d(image, weights, self.geometry, epilogue, layout)
+        else:
+            call, _ = cpu.bind_conv2d_float(image, weights, self.geometry, epilogue, layout, binarize)
+        return BoundCall(call, x, y, held)
 
     def convolve(self, image: Tensor, geometry: ConvGeometry, input_scale: Tensor | None) -> Tensor:
         """The convolution and all that the layer computes after it, of an image."""
@@ -194,10 +218,12 @@ class PackedLayer(nn.Module):
         elif held is None or not held.are_of(self._buffers, self.folding):
             with _preparing:  # the weights and who reads them are changed together
                 held = self._held = self._operands()
-        weights, binarize, epilogue, _ = held
+        weights, binarize, epilogue, folding = held
         if input_scale is not None:
             epilogue = epilogue._replace(input_scale=input_scale)
-        return (ops.convolve_traced if traced else ops.convolve)(image, weights, geometry, binarize, epilogue)
+        if traced:
+            return ops.convolve_traced(image, weights, geometry, binarize, epilogue)
+        return ops.convolve(image, weights, geometry, binarize, epilogue, folding.layout)
 
     def _operands(self) -> Operands:
         """Of the buffers that there are now: they are moved, loaded, set, and lent by functional_call."""
@@ -302,7 +328,7 @@ class PackedLayer(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         buffers = {**self._buffers, "weights": self.dense_weights()}
-        return {**self.__dict__, "_buffers": buffers, "prepared": None, "_held": None}
+        return {**super().__getstate__(), "_buffers": buffers, "prepared": None, "_held": None}
 
     # state_dict: the dense bits, the float buffers, and a header.
 

@@ -2,19 +2,23 @@
 
 An operator, ``torch.ops.xnorkit.conv2d`` or ``max_pool2d``, takes plain tensors and integers, so that packed models
 export, compile and run under autograd's eyes. It has a fake implementation (shapes without data) and refuses
-gradients: bits have none. Called at once, it does without the dispatcher, which takes as long as a small convolution.
+gradients: bits have none. Called at once, it does without the dispatcher, which takes as long as a small convolution;
+called again with an input of the same form, without all that was found out for the one before.
 """
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.compiler import is_compiling
 from torch.jit import is_tracing
 
 from .. import kernels, packing
+from ..kept_bits import is_transformed
 from ..kernels import Binarize, ConvGeometry, Epilogue, Layout, Output, PoolGeometry, PreparedWeights
+from ..kernels.cpu import Call
 
 _LIBRARY = torch.library.Library("xnorkit", "DEF")
 _LIBRARY.define(
@@ -39,23 +43,82 @@ def refuse_gradient(x: Tensor) -> None:
         )
 
 
+# Inputs of one form, one after the other.
+
+
+def form_of(x: Tensor) -> tuple[Any, ...]:
+    """What inputs have in common that are treated alike: all but their values and where they lie."""
+    return x.shape, x.stride(), x.dtype, x.device
+
+
+class BoundCall:
+    """A call for inputs of the form of ``x``, whose result has the form of ``y``.
+
+    Args:
+        call: of the addresses of an input and of its result.
+        of: what the module was like when the call was made up; see :meth:`takes`.
+    """
+
+    def __init__(self, call: Call, x: Tensor, y: Tensor, of: Any):
+        self.call, self.of, self.form = call, of, form_of(x)
+        self.shape, self.stride, self.dtype = tuple(y.shape), y.stride(), y.dtype
+
+    def takes(self, x: Tensor) -> bool:
+        """Whether ``x`` has the form, and nobody writes down or follows what is computed on it."""
+        return (
+            form_of(x) == self.form
+            and not (x.requires_grad and torch.is_grad_enabled())
+            and not is_traced(x)
+            and not is_transformed()
+        )
+
+    def __call__(self, x: Tensor) -> Tensor:
+        y = torch.empty_strided(self.shape, self.stride, dtype=self.dtype)
+        self.call(x.data_ptr(), y.data_ptr())
+        return y
+
+
+class BoundModule(nn.Module):
+    """A module that binds a call when two inputs of one form have come, one after the other."""
+
+    bound: BoundCall | None = None
+    last_form: tuple[Any, ...] = ()
+
+    def comes_again(self, x: Tensor) -> bool:
+        """Whether the input before had the form of ``x`` too."""
+        form = form_of(x)
+        again, self.last_form = form == self.last_form, form
+        return again
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "bound": None, "last_form": ()}  # addresses of this process
+
+
 # The convolution.
 
 
 def convolve(
-    x: Tensor, weights: PreparedWeights, geometry: ConvGeometry, binarize: Binarize, epilogue: Epilogue
+    x: Tensor,
+    weights: PreparedWeights,
+    geometry: ConvGeometry,
+    binarize: Binarize,
+    epilogue: Epilogue,
+    layout: Layout | None = None,
 ) -> Tensor:
-    """Floats (N, C, H, W), or bits (int64 words), to floats in the same memory order, or to bits."""
+    """Floats (N, C, H, W), or bits (int64 words), to bits, or to floats in this memory order, or in that of ``x``."""
     refuse_gradient(x)
     if not x.numel() and (not len(x) or geometry.kernel == (1, 1)):  # no sample, or no row
         return _empty_output(x, geometry, epilogue)
+    layout = layout or layout_of(x)
     if x.dtype is torch.int64:
-        return weights.backend.conv2d(x, weights.data, geometry, epilogue)
-    return weights.backend.conv2d_float(x, weights.data, geometry, epilogue, layout_of(x), binarize)
+        return weights.backend.conv2d(x, weights.data, geometry, epilogue, layout)
+    return weights.backend.conv2d_float(x, weights.data, geometry, epilogue, layout, binarize)
 
 
 def layout_of(x: Tensor) -> Layout:
-    """The memory order of an image, (N, C, H, W)."""
+    """The memory order of an image, (N, C, H, W); that of words makes no order of floats: "nchw"."""
+    if x.dtype is torch.int64:
+        return "nchw"
     rows = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
     return "nhwc" if rows else "nchw"
 

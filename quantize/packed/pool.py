@@ -12,9 +12,10 @@ from ..kept_bits import is_transformed
 from ..kernels import PoolGeometry, cpu
 from ..packing import Bits
 from . import ops
+from .ops import BoundCall, BoundModule
 
 
-class PackedMaxPool2d(nn.Module):
+class PackedMaxPool2d(BoundModule):
     """Max pooling of the bits of a packed layer: int64 (N, H, W, words) -> (N, H', W', words).
 
     ``max(x) >= t`` when any x is: the or of the bits. ``max(x) <= t``, of a flipped channel, when all are: the and.
@@ -34,9 +35,17 @@ class PackedMaxPool2d(nn.Module):
         self.register_buffer("flip", flip)
 
     def forward(self, input: Tensor | Bits) -> Tensor | Bits:
-        words = input.words if isinstance(input, Bits) else input
-        y = ops.pool(words, len(self.flip), self.geometry(*words.shape[1:3]), self.flip)
-        return y if ops.is_traced(words) else Bits(y)
+        words, bound = input.words if isinstance(input, Bits) else input, self.bound
+        if bound is not None and bound.takes(words) and bound.of is self._buffers["flip"]:
+            return Bits(bound(words))
+        geometry = self.geometry(*words.shape[1:3])
+        y = ops.pool(words, len(self.flip), geometry, self.flip)
+        if ops.is_traced(words):
+            return y
+        if self.comes_again(words) and words.numel() and kernels.is_native(words):
+            call, _ = cpu.bind_max_pool2d(words, len(self.flip), geometry, self.flip)
+            self.bound = BoundCall(call, words, y, self.flip)
+        return Bits(y)
 
     def geometry(self, height: int, width: int) -> PoolGeometry:
         """For an input of ``height`` x ``width``."""
@@ -52,7 +61,7 @@ class PackedMaxPool2d(nn.Module):
         return f"kernel={self.kernel}, stride={self.stride}, padding={self.padding}"
 
 
-class FloatMaxPool2d(nn.MaxPool2d):
+class FloatMaxPool2d(nn.MaxPool2d, BoundModule):
     """``nn.MaxPool2d`` of floats that lie plane by plane; of others it is torch's."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -60,7 +69,7 @@ class FloatMaxPool2d(nn.MaxPool2d):
         return super().forward(input) if y is None else y
 
 
-class FloatAvgPool2d(nn.AvgPool2d):
+class FloatAvgPool2d(nn.AvgPool2d, BoundModule):
     """``nn.AvgPool2d`` of floats that lie plane by plane; of others it is torch's."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -81,6 +90,9 @@ def _pooled(
     function: str, pool: FloatMaxPool2d | FloatAvgPool2d, x: Tensor, dilation: tuple[int, int]
 ) -> Tensor | None:
     """What the library's function makes of ``x``; None where torch has to do it."""
+    bound, windows = pool.bound, (pool.kernel_size, pool.stride, pool.padding, dilation)
+    if bound is not None and bound.of == windows and bound.takes(x):
+        return bound(x)
     plain = x.dtype is torch.float32 and x.dim() == 4 and x.is_contiguous() and x.numel() > 0
     followed = ops.is_traced(x) or is_transformed() or (x.requires_grad and torch.is_grad_enabled())
     if not plain or followed or not kernels.is_native(x):
@@ -89,7 +101,12 @@ def _pooled(
     output = _output_size((x.shape[2], x.shape[3]), kernel, stride, padding, dilation, ceil_mode=False)
     if min(output) < 1 or any(2 * pad > k for pad, k in zip(padding, kernel, strict=True)):
         return None  # torch says what is wrong
-    return cpu.pool_floats(function, x, PoolGeometry(kernel, stride, (*padding, *padding), dilation, output))
+    geometry = PoolGeometry(kernel, stride, (*padding, *padding), dilation, output)
+    call, y = cpu.bind_pool_floats(function, x, geometry)
+    call(x.data_ptr(), y.data_ptr())
+    if pool.comes_again(x):
+        pool.bound = BoundCall(call, x, y, windows)
+    return y
 
 
 _Pair = tuple[int, int]
