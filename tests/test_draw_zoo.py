@@ -1,6 +1,7 @@
 """tools/draw_zoo: the picture shows the registry of today, and every network that it can."""
 
 import dataclasses
+import json
 
 import matplotlib.image
 import pytest
@@ -26,6 +27,17 @@ def test_the_picture_in_the_readme_is_of_the_registry_of_today():
     assert kept == draw_zoo.source(*draw_zoo.networks()), "run python tools/draw_zoo.py"
 
 
+@pytest.mark.parametrize("dataset", sorted({dataset for _, dataset in models.list_pretrained()}))
+def test_the_curves_are_of_the_runs_of_the_registry(dataset):
+    curves = draw_zoo.curves_of(dataset)
+    kept = Image.open(draw_zoo.OUT.with_name(f"zoo_{dataset}.png")).text[draw_zoo.KEY]
+    assert kept == json.dumps(curves), "run python tools/draw_zoo.py"
+    for name, run in curves.items():
+        entry = models.get_pretrained(name, dataset)
+        assert max(run.test) == entry.epochs
+        assert run.test[entry.epochs] == pytest.approx(entry.accuracy, abs=0.05)
+
+
 def test_networks_are_those_of_the_registry():
     _, drawn = draw_zoo.networks()
     assert [network.name for network in drawn] == [name for name, _ in models.list_pretrained()]
@@ -44,7 +56,7 @@ def test_a_dot_for_each_that_was_measured():
     assert named == [f"{net.name}, {net.data}" for net in NETWORKS]
 
 
-@pytest.mark.parametrize("drawn", [NETWORKS, NETWORKS[:1]], ids=len)
+@pytest.mark.parametrize("drawn", [NETWORKS, NETWORKS[:1], draw_zoo.networks()[1]], ids=len)
 def test_nothing_written_is_cut_off(drawn):
     figure = draw_zoo.draw("a processor", drawn)
     figure.draw_without_rendering()

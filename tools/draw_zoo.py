@@ -1,11 +1,12 @@
-"""Draw the trained networks that come with the package: accuracy against size and against time, float and binary.
+"""Draw the trained networks that come with the package: accuracy against size and against time, and how they got it.
 
-    python tools/draw_zoo.py                     to READMEs/images/zoo.png
-    python tools/draw_zoo.py --out FILE.png
+    python tools/draw_zoo.py                     to READMEs/images/zoo.png, and zoo_DATASET.png for each set
+    python tools/draw_zoo.py --out FILE.png      the first alone
 
 A network is an arrow from its float twin to what ships. Accuracies and bytes are those of READMEs/zoo.md, times those
 of the first processor that tools/benchmark.py --network has kept; a network that has not been timed is on the left
-alone. Exit codes: 0 done, 2 something that cannot be used.
+alone. zoo_DATASET.png are the curves of the runs that ended in these networks, of their kept logs.
+Exit codes: 0 done, 2 something that cannot be used.
 """
 
 import dataclasses
@@ -19,9 +20,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import models
 from models import zoo
 from tools.command_line import exit_code, tool_parser
-from tools.zoo_page import float_bytes, times
+from tools.plot_curves import Curves
+from tools.plot_curves import draw as draw_curves
+from tools.reproducing.kept_logs import READMES
+from tools.zoo_page import curves_file, float_bytes, times
+from training.watch.runlog import read_log
 
-OUT = Path(__file__).resolve().parent.parent / "READMEs" / "images" / "zoo.png"
+OUT = READMES / "images" / "zoo.png"
 FLOAT, BINARY = "C1", "C0"
 MARGIN = 1  # points of accuracy above and below, lest a single network's tenths look like a cliff
 FEW = 3  # networks whose figures find room beside their dots
@@ -50,7 +55,7 @@ def _network(entry: zoo.Pretrained, medians: dict[tuple[str, str], float]) -> Ne
     pair = [medians.get((entry.name, side)) for side in ("ort_float", "xnorkit_onnx")]
     return Network(
         name=entry.name,
-        data=entry.data,
+        data=entry.dataset,
         accuracy=(entry.float_accuracy, entry.accuracy),
         kilobytes=(float_bytes(entry) / 1000, binary_bytes / 1000),
         milliseconds=None if None in pair else (pair[0] / 1000, pair[1] / 1000),
@@ -117,6 +122,16 @@ def _arrow(axis, network: Network, xs: tuple[float, float], unit: str | bool) ->
         axis.annotate("", ends[1], ends[0], arrowprops=style)
 
 
+def curves_of(dataset: str) -> dict[str, Curves]:
+    """Top-1 by epoch of the runs that ended in the registry's networks for ``dataset``."""
+    entries = [models.get_pretrained(*key) for key in models.list_pretrained() if key[1] == dataset]
+    epochs = {e.name: [x for x in read_log(READMES / "runs" / e.log) if x["kind"] == "epoch"] for e in entries}
+    return {
+        name: Curves(*({x["epoch"]: x[part]["top1"] for x in found} for part in ("train", "test")))
+        for name, found in epochs.items()
+    }
+
+
 def save(path: Path) -> None:
     """Draw into a file. Raises ValueError or OSError where that cannot be."""
     if path.suffix != ".png":
@@ -127,12 +142,25 @@ def save(path: Path) -> None:
     print(path)
 
 
+def save_curves(dataset: str) -> None:
+    """Draw how the networks for one set were trained."""
+    curves, path = curves_of(dataset), OUT.with_name(curves_file(dataset))
+    draw_curves(curves).savefig(path, dpi=100, metadata={KEY: json.dumps(curves)})
+    print(path)
+
+
+def run(out: Path | None) -> None:
+    save(out or OUT)
+    for dataset in sorted({dataset for _, dataset in models.list_pretrained()}) if out is None else ():
+        save_curves(dataset)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
     parser = tool_parser(__doc__)
-    parser.add_argument("--out", type=Path, default=OUT, help="default: READMEs/images/zoo.png")
+    parser.add_argument("--out", type=Path, help="default: READMEs/images/zoo.png, and the curves beside it")
     flags = parser.parse_args(argv)
-    return exit_code("draw_zoo", lambda: save(flags.out))
+    return exit_code("draw_zoo", lambda: run(flags.out))
 
 
 if __name__ == "__main__":
