@@ -275,6 +275,10 @@ struct Microkernels {
   // Or-s signs into pixels of words, `pitch` apart.
   void (*spread_signs)(const uint16_t* signs, int64_t pixels, const Spread* spreads, int count, uint64_t* words,
                        int64_t pitch);
+  // The same of kLanes signs that go to every `groups`-th channel, 16, 32 or 64, from `channel` on: to the same bit
+  // of elements of so many bits, one behind the other.
+  void (*interleave_signs)(const uint16_t* signs, int64_t pixels, int64_t groups, int64_t channel, uint64_t* words,
+                           int64_t pitch);
 
   void (*pack_planes)(const Packing& packing);  // input [channel][pixel]
   void (*pack_rows)(const Packing& packing);    // input [pixel][channel]

@@ -70,6 +70,10 @@ struct Places {
   }
   // Whether all lanes are `groups` channels apart.
   bool even() const { return groups == 1 || channel[lanes - 1] - first == (lanes - 1) * groups; }
+  // Whether each of them has a whole element of `groups` bits to itself.
+  bool are_elements() const {
+    return lanes == kLanes && even() && (groups == 16 || groups == 32 || groups == 64);
+  }
 };
 
 // Makes a Spread for each series of shuffled lanes that go to a word of the output upwards; returns how many.
@@ -89,6 +93,7 @@ void store_bits(const Microkernels& micro, const Epilogue& epilogue, const Place
   uint16_t signs[kChunkPixels];
   micro.store_signs(epilogue, pixels, dots, signs);
   if (places.groups > 1) {
+    if (places.are_elements()) return micro.interleave_signs(signs, pixels, places.groups, places.first, words, pitch);
     Spread spreads[kLanes];
     return micro.spread_signs(signs, pixels, spreads, spreads_of(places, spreads), words, pitch);
   }
