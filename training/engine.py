@@ -19,7 +19,7 @@ from .watch.health import all_finite, first_nonfinite
 from .watch.logger import RunLogger, SilentLogger
 from .watch.metrics import Meter, Metrics
 
-STATISTICS_IMAGES = 2048  # a channel's mean is then known to 2% of its spread
+STATISTICS_IMAGES = 2048  # without --norm-images; a channel's mean is then known to 2% of its spread
 
 
 def fit(session: Session) -> float:
@@ -48,7 +48,6 @@ def train_to_the_end(session: Session) -> float:
             quantize.set_progress(session.model, session.epoch / session.config.epochs)
             stage, lr = session.stage, session.lr()
             train = train_epoch(session)
-            estimate_statistics(session)
             test = evaluate(session.evaluated, session.data.test, session.objective.loss)
             if not all_finite(session.model):
                 images = torch.zeros(1, *session.data.input_size, device=session.device)
@@ -67,7 +66,7 @@ def train_to_the_end(session: Session) -> float:
 
 
 def train_epoch(session: Session) -> Metrics:
-    """One pass over the training set, or the rest of one that a checkpoint lies in."""
+    """One pass over the training set, or the rest of one that a checkpoint lies in; then the statistics of tests."""
     session.model.train()
     loader, config = session.data.train, session.config
     meter, first = start_epoch(session)
@@ -89,6 +88,7 @@ def train_epoch(session: Session) -> Metrics:
         meter.add(loss, outputs, labels)
         if config.checkpoint_every and number % (config.accumulate * config.checkpoint_every) == 0 and number < batches:
             save_partial(session, meter, loader.done + (number - first) // config.accumulate * loader.whole_batch)
+    estimate_statistics(session)
     return meter.result()
 
 
@@ -123,13 +123,16 @@ def update(session: Session, lr: float) -> None:
 
 
 def estimate_statistics(session: Session) -> None:
-    """Batch norm's statistics with the signs that ship, where training has drawn its weights at random."""
-    loader = session.data.train
-    images = torch.linspace(0, loader.count - 1, min(loader.count, STATISTICS_IMAGES), dtype=torch.float64).long()
+    """Batch norm's statistics as evaluation computes them, from training images without augmentation.
+
+    With ``--norm-images`` of what is tested; where training has drawn its weights at random, of the signs that ship,
+    anyway. Nothing random is drawn.
+    """
+    asked = session.config.norm_images
     for model in {session.model, session.evaluated}:
-        if any(isinstance(layer, BinaryLayer) and layer.scheme.random_in_training for layer in model.modules()):
-            raw = loader.raw_batches(images.split(loader.batch_size))
-            quantize.estimate_statistics(model, [loader.normalization(batch) for batch, _ in raw])
+        drawn = any(isinstance(layer, BinaryLayer) and layer.scheme.random_in_training for layer in model.modules())
+        if drawn or asked and model is session.evaluated:
+            quantize.estimate_statistics(model, session.data.train.sample(asked or STATISTICS_IMAGES))
 
 
 @torch.no_grad()

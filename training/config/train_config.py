@@ -174,6 +174,13 @@ class TrainConfig:
         rule=BELOW_1,
         default=0.0,
     )
+    norm_images: int = _more(
+        "training images that batch norm's statistics are estimated from before each test, mostly 2048; 0: running "
+        "averages",
+        metavar="N",
+        rule=at_least(0),
+        default=0,
+    )
 
     amp: str | None = _speed(
         "the network computes in 16 bits where that is safe", choices=("bf16", "fp16"), default=None
