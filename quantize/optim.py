@@ -151,16 +151,18 @@ class _Moments:
     """
 
     def __init__(self, norm: _BatchNorm):
-        self.norm = norm
+        assert norm.running_mean is not None  # of those that track statistics
+        assert norm.running_var is not None
+        self.last_mean, self.last_variance = norm.running_mean, norm.running_var
         self.count = 0
-        self.mean, self.squares = torch.zeros_like(norm.running_mean), torch.zeros_like(norm.running_var)
+        self.mean, self.squares = torch.zeros_like(self.last_mean), torch.zeros_like(self.last_variance)
         self.hook = norm.register_forward_hook(self._include, with_kwargs=True)
 
     def _include(self, norm: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> None:
         x = args[0] if args else kwargs["input"]
-        count = x.numel() // self.norm.num_features
-        share, difference = count / (self.count + count), self.norm.running_mean - self.mean
-        self.squares += self.norm.running_var * (count - 1) + difference.square() * (self.count * share)
+        count = x.numel() // len(self.mean)
+        share, difference = count / (self.count + count), self.last_mean - self.mean
+        self.squares += self.last_variance * (count - 1) + difference.square() * (self.count * share)
         self.mean += difference * share
         self.count += count
 
@@ -168,5 +170,5 @@ class _Moments:
         """Give the norm what was found, where it was called at all."""
         self.hook.remove()
         if self.count:
-            self.norm.running_mean.copy_(self.mean)
-            self.norm.running_var.copy_(self.squares / (self.count - 1))
+            self.last_mean.copy_(self.mean)
+            self.last_variance.copy_(self.squares / (self.count - 1))
