@@ -1,12 +1,15 @@
 """What the fastest trainers of small pictures do, each against a computation of its own."""
 
+import copy
+
 import pytest
 import torch
-from cut_runs import assert_same
-from tiny_runs import setup, train
+from cut_runs import assert_same, assert_same_run, resume, train_with_cuts_within_epochs
+from tiny_runs import call, epochs_of, setup, train
 
 import quantize
 import training
+from training import engine
 
 # Statistics: --norm-images
 
@@ -70,3 +73,118 @@ def test_streamed_pictures_are_sampled_whole(tmp_path):
     state = torch.get_rng_state()
     assert torch.equal(torch.cat(list(cropped.sample(99))), torch.cat(list(whole.sample(99))))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+# Tests with mirror images: --flip-test
+
+
+def test_mirror_images_are_tested_beside_the_plain_ones(tmp_path, capsys):
+    session = train(tmp_path / "run", epochs=1, flip_test=True, batch_size=32, lr=0.01)
+    test = epochs_of(tmp_path / "run")[0]["test"]
+    images, labels = (torch.cat(parts) for parts in zip(*session.data.test, strict=True))
+    with torch.no_grad():
+        plain, mirrored = (
+            session.model.eval()(images),
+            session.model(torch.from_numpy(images.numpy()[..., ::-1].copy())),
+        )
+    right = {"top1": plain, "top1_mirrored": (plain + mirrored) / 2}
+    for name, outputs in right.items():
+        assert test[name] == pytest.approx(100 * (outputs.argmax(1) == labels).float().mean().item())
+    assert test["top1"] == session.best_acc1 != test["top1_mirrored"]
+    line = f"top-1 {test['top1']:6.2f}%  with mirror images {test['top1_mirrored']:.2f}%"
+    assert line in capsys.readouterr().out
+    assert call("--evaluate", tmp_path / "run", "--flip-test") == 0
+    assert line in capsys.readouterr().out
+    (point,) = curve(tmp_path / "run", "top1/test_mirrored")
+    assert point == pytest.approx(test["top1_mirrored"])
+
+
+def curve(run_dir, tag):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run_dir))
+    events.Reload()
+    return [point.value for point in events.Scalars(tag)]
+
+
+def test_without_the_flag_nothing_is_said_of_mirror_images(tmp_path, capsys):
+    train(tmp_path / "run", epochs=1)
+    assert "top1_mirrored" not in epochs_of(tmp_path / "run")[0]["test"]
+    assert "mirror" not in capsys.readouterr().out
+
+
+# The optimizer: --nesterov, --norm-bias-rate
+
+
+def test_nesterov_is_torchs(tmp_path):
+    flags = {"arch": "plain", "scheme": "none", "augment": "none", "optimizer": "sgd", "lr": 0.1, "lr_schedule": "step"}
+    found = {}
+    for nesterov in (True, False):
+        session = setup(tmp_path / str(nesterov), epochs=1, nesterov=nesterov, **flags)
+        found[nesterov] = session
+        twin = copy.deepcopy(session.model).train()
+        optimizer = torch.optim.SGD(twin.parameters(), lr=0.1, momentum=0.9, nesterov=nesterov)
+        for images, labels in session.data.train:
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(twin(images), labels).backward()
+            optimizer.step()
+        engine.train_epoch(session)
+        for a, b in zip(session.model.parameters(), twin.parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(found[True].model[0].weight, found[False].model[0].weight, rtol=1e-2)
+
+
+def test_biases_of_batch_norm_learn_at_a_rate_of_their_own(tmp_path):
+    rates = {}
+    for factor in (1.0, 8.0):
+        session = setup(tmp_path / str(factor), optimizer="sgd", momentum=0.0, norm_bias_rate=factor, scheme="xnorpp")
+        before = {name: p.detach().clone() for name, p in session.model.named_parameters()}
+        for p in session.model.parameters():
+            p.grad = torch.ones_like(p)
+        engine.update(session, 0.5)
+        rates[factor] = {name: (before[name] - p).mean().item() for name, p in session.model.named_parameters()}
+    assert rates[1.0] == pytest.approx(dict.fromkeys(before, 0.5), rel=1e-3)
+    assert rates[8.0] == pytest.approx(
+        {name: 4.0 if name in ("1.bias", "4.bias") else 0.5 for name in before}, rel=1e-3
+    )
+
+
+def test_a_run_without_the_flag_has_the_groups_of_older_checkpoints(tmp_path):
+    saved = setup(tmp_path / "run").checkpoint(None)["optimizer"]["param_groups"]
+    assert len(saved) == 2
+    assert all("rate" not in group for group in saved)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"nesterov": True, "optimizer": "adam"}, r"--nesterov needs --optimizer sgd .* the --optimizer is adam"),
+        ({"nesterov": True, "optimizer": "sgd", "momentum": 0.0}, r"above 0; the --optimizer is sgd, its --momentum 0"),
+        (
+            {"norm_bias_rate": 8.0, "arch": "plain"},
+            "--norm-bias-rate 8 has no meaning for a network without batch norm",
+        ),
+        ({"norm_bias_rate": 0.0}, "--norm-bias-rate is 0.0; it must be positive"),
+        ({"norm_images": -1}, "--norm-images is -1; it must be at least 0"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_what_cannot_be_used_is_said_at_the_start(tmp_path, flags, message):
+    with pytest.raises(ValueError, match=message):
+        setup(tmp_path / "run", **flags)
+
+
+# All of them
+
+
+FLAGS = {"optimizer": "sgd", "nesterov": True, "norm_bias_rate": 8.0, "norm_images": 300, "flip_test": True}
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_a_run_with_all_of_them_goes_on_exactly(tmp_path, ema):
+    train_with_cuts_within_epochs(tmp_path, epochs=2, batch_size=100, checkpoint_every=5, ema=ema, **FLAGS)
+    for cut in ("cut1", "cut4"):
+        torch.manual_seed(7)
+        resume(tmp_path / cut)
+        assert_same_run(tmp_path / cut, tmp_path / "uncut")
+        assert epochs_of(tmp_path / cut) == epochs_of(tmp_path / "uncut")

@@ -12,6 +12,7 @@ from .checkpoint import BEST, STATE, read_checkpoint, save_checkpoint
 from .data import Loader
 from .errors import NonFiniteError, RunStopped
 from .objective import cross_entropy
+from .optimizer import set_learning_rate
 from .processes.distributed import gather, is_first, on_first, own_share
 from .run import Session
 from .watch.console import progress
@@ -48,7 +49,7 @@ def train_to_the_end(session: Session) -> float:
             quantize.set_progress(session.model, session.epoch / session.config.epochs)
             stage, lr = session.stage, session.lr()
             train = train_epoch(session)
-            test = evaluate(session.evaluated, session.data.test, session.objective.loss)
+            test = evaluate(session.evaluated, session.data.test, session.objective.loss, session.config.flip_test)
             if not all_finite(session.model):
                 images = torch.zeros(1, *session.data.input_size, device=session.device)
                 stop_nonfinite(session, "a weight", f"after epoch {session.epoch + 1}", images)
@@ -114,8 +115,7 @@ def backward(session: Session, loss: Tensor, first: bool) -> None:
 
 def update(session: Session, lr: float) -> None:
     """Change the weights by the gradients, at learning rate ``lr``, and their average with them."""
-    for group in session.optimizer.param_groups:
-        group["lr"] = lr
+    set_learning_rate(session.optimizer, lr)
     session.scaler.step(session.optimizer)
     session.scaler.update()
     if session.average is not None:
@@ -136,13 +136,23 @@ def estimate_statistics(session: Session) -> None:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, loader: Loader, loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy) -> Metrics:
-    """One pass over a test set, in evaluation mode; the model is left in it. ``loss`` is one of ``LOSSES``."""
+def evaluate(
+    model: nn.Module,
+    loader: Loader,
+    loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
+    mirrored: bool = False,
+) -> Metrics:
+    """One pass over a test set, in evaluation mode; the model is left in it. ``loss`` is one of ``LOSSES``.
+
+    ``mirrored``: also of the mean of the outputs for an image and for its mirror image.
+    """
     model.eval()
-    meter = Meter(next(model.parameters()).device)
+    meter = Meter(next(model.parameters()).device, mirrored)
     for images, labels in progress(meter.batches(loader), len(loader), "Test"):
         outputs = model(images)
         meter.add(loss(outputs, labels), outputs, labels)
+        if mirrored:
+            meter.add_mirrored(outputs, model(images.flip(3)), labels)
     return meter.result()
 
 

@@ -132,6 +132,13 @@ class TrainConfig:
     optimizer: str = _training(choices=("adam", "adamw", "rmsprop", "sgd"))
     lr: float = _training("the highest learning rate", rule=POSITIVE)
     momentum: float = _training("of sgd and rmsprop", rule=NOT_NEGATIVE, default=0.9)
+    nesterov: bool = _training("of sgd: the gradient where its momentum leads", default=False)
+    norm_bias_rate: float = _training(
+        "learning rate of batch norm's biases, as a multiple of the others'",
+        metavar="FACTOR",
+        rule=POSITIVE,
+        default=1.0,
+    )
     weight_decay: float = _training("of weights; scales, thresholds and norms have none", "--wd", rule=NOT_NEGATIVE)
     clip_weights: float = _training("of latent weights; 0: none", metavar="LIMIT", rule=NOT_NEGATIVE)
     lr_schedule: str = _training(choices=LR_SCHEDULES)
@@ -173,6 +180,9 @@ class TrainConfig:
         metavar="DECAY",
         rule=BELOW_1,
         default=0.0,
+    )
+    flip_test: bool = _more(
+        "tests also with the mean of the outputs for an image and for its mirror image", default=False, resume="free"
     )
     norm_images: int = _more(
         "training images that batch norm's statistics are estimated from before each test, mostly 2048; 0: running "
@@ -259,6 +269,9 @@ class TrainConfig:
             if scheme is not None:
                 quantize.get_scheme(scheme)
         _check_stages(self, given)
+        if self.nesterov and (self.optimizer != "sgd" or not self.momentum):
+            needs = f"the --optimizer is {self.optimizer}, its --momentum {self.momentum:g}"
+            raise ValueError(f"--nesterov needs --optimizer sgd and a --momentum above 0; {needs}; leave it out")
         if self.export_format != "packed" and self.export is None:
             raise ValueError(f"--export-format {self.export_format} has no meaning without --export")
         if self.teacher is None and self.distill_weight != 1:
