@@ -10,6 +10,9 @@ from tiny_runs import call, epochs_of, setup, train
 import quantize
 import training
 from training import engine
+from training.data import Augmentation, Normalization, Share
+from training.data.imagefolder import PictureFiles, find_pictures
+from training.data.loaders import MemoryLoader, StreamLoader
 
 # Statistics: --norm-images
 
@@ -174,15 +177,84 @@ def test_what_cannot_be_used_is_said_at_the_start(tmp_path, flags, message):
         setup(tmp_path / "run", **flags)
 
 
+# Mirroring in turn: --augment crop_alternate
+
+
+def sides(loader, epochs):
+    """Image -> in each epoch -1 where it was mirrored, 1 where it was not."""
+    seen = {}
+    for epoch in range(epochs):
+        loader.set_epoch(epoch)
+        for images, labels in loader:
+            left, right = images[..., 0].mean((1, 2)), images[..., -1].mean((1, 2))
+            for label, side in zip(labels.tolist(), (right - left).sign().int().tolist(), strict=True):
+                seen.setdefault(label, {})[epoch] = side
+    return seen
+
+
+def ramps(count, **options):
+    """A loader of images that grow brighter to the right; a label is the image's number."""
+    images = torch.arange(100, 140, 10, dtype=torch.uint8).expand(count, 1, 4, 4).contiguous()
+    augmentation = Augmentation(alternate=True)
+    return MemoryLoader(
+        images,
+        torch.arange(count),
+        8,
+        Normalization((0.5,), (0.5,)),
+        augmentation=augmentation,
+        shuffle=True,
+        **options,
+    )
+
+
+def test_each_image_is_mirrored_in_every_second_epoch():
+    seen = sides(ramps(64, seed=3), epochs=4)
+    for side in seen.values():
+        assert [side[epoch] for epoch in range(4)] == [side[0] * (-1) ** epoch for epoch in range(4)]
+    first = [side[0] for side in seen.values()]
+    assert 16 < first.count(1) < 48
+    assert seen == sides(ramps(64, seed=3), epochs=4)
+    assert seen != sides(ramps(64, seed=4), epochs=4)
+
+
+def test_which_are_mirrored_does_not_depend_on_who_takes_them():
+    alone = sides(ramps(64), epochs=2)
+    shares = [sides(ramps(64, share=Share(rank, 2, accumulate=2)), epochs=2) for rank in range(2)]
+    for image, side in alone.items():
+        assert shares[0].get(image, {}) | shares[1].get(image, {}) == side
+
+
+def test_streamed_pictures_alternate_too(tmp_path):
+    from picture_files import write_pictures
+
+    write_pictures(tmp_path / "pictures", count=6, size=(16, 16))
+    flags = {"dataset": "imagefolder", "data_dir": str(tmp_path / "pictures"), "batch_size": 4, "workers": 0}
+    memory = setup(tmp_path / "a", augment="crop_alternate", **flags).data.train
+    files = PictureFiles(find_pictures(tmp_path / "pictures")[1], (1, 8, 8))
+    options = {"augmentation": memory.augmentation, "shuffle": True}
+    streamed = StreamLoader(files, 4, memory.normalization, torch.device("cpu"), 0, **options)
+    for epoch in range(2):
+        for loader in (memory, streamed):
+            loader.set_epoch(epoch)
+        assert_same(list(streamed), list(memory))
+
+
 # All of them
 
 
-FLAGS = {"optimizer": "sgd", "nesterov": True, "norm_bias_rate": 8.0, "norm_images": 300, "flip_test": True}
+FLAGS = {
+    "optimizer": "sgd",
+    "nesterov": True,
+    "norm_bias_rate": 8.0,
+    "norm_images": 300,
+    "flip_test": True,
+    "augment": "crop_alternate",
+}
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_a_run_with_all_of_them_goes_on_exactly(tmp_path, ema):
-    train_with_cuts_within_epochs(tmp_path, epochs=2, batch_size=100, checkpoint_every=5, ema=ema, **FLAGS)
+    train_with_cuts_within_epochs(tmp_path, epochs=2, batch_size=100, checkpoint_every=5, ema=ema, lr=0.05, **FLAGS)
     for cut in ("cut1", "cut4"):
         torch.manual_seed(7)
         resume(tmp_path / cut)

@@ -110,7 +110,7 @@ class TrainConfig:
     )
     mean: tuple[float, ...] = _data("with --std instead of a preset, for pixels in 0 to 1", default=())
     std: tuple[float, ...] = _data("with --mean", default=())
-    augment: str = _data(choices=("none", "shift", "crop_flip", "resized_crop"), noun="augmentation")
+    augment: str = _data(choices=("none", "shift", "crop_flip", "crop_alternate", "resized_crop"), noun="augmentation")
     skip_corrupt: bool = _data("leave pictures out that cannot be read", default=False, resume="free")
     workers: int = _data(
         "processes that decode a set too large for memory; one a core and at most 4 where left out",

@@ -4,6 +4,7 @@ The batches of an epoch depend on (seed, epoch) alone, not on the epochs before,
 number of workers: a resumed run sees what the uninterrupted one would have seen.
 """
 
+import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -126,7 +127,11 @@ class Loader:
         if self._start is not None:
             self._generator.set_state(self._start)
         for number, (images, labels) in enumerate(self.raw_batches(self._training_batches(order))):
-            yield self.normalization(self._augmented(images, number % self.share.accumulate)), labels
+            step, turn = divmod(number, self.share.accumulate)
+            if turn == 0:  # for the whole batch at once, so that it does not depend on who takes what
+                start = self.done + step * self.whole_batch
+                self._draw(order[start : start + self.whole_batch], images.shape[-2:])
+            yield self.normalization(self._augmented(images, turn)), labels
 
     def _test_batches(self) -> Sequence[Tensor]:
         own = torch.arange(self.count).tensor_split(self.share.processes)[self.share.rank]
@@ -138,9 +143,18 @@ class Loader:
             batch[self.share.part(turn, self.batch_size)] for batch in whole for turn in range(self.share.accumulate)
         ]
 
+    @functools.cached_property
+    def _first_turned(self) -> Tensor:
+        """Which images are mirrored in the first epoch where they alternate: half of them, by the seed alone."""
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, -1))  # no epoch has this one
+        return torch.randint(2, (self.count,), generator=generator) == 1
+
+    def _draw(self, indices: Tensor, size: Sequence[int]) -> None:
+        """Decide where the pixels of a whole batch of images come from."""
+        turned = self._first_turned[indices] ^ bool(self.epoch % 2) if self.augmentation.alternate else None
+        self._moves = self.augmentation.draw(len(indices), size, self._generator, turned)
+
     def _augmented(self, images: Tensor, turn: int) -> Tensor:
-        if turn == 0:  # for the whole batch at once, so that it does not depend on who takes what
-            self._moves = self.augmentation.draw(self.whole_batch, images.shape[-2:], self._generator)
         if self._moves is None:
             return images
         part = self.share.part(turn, self.batch_size)
