@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from cut_runs import assert_same, assert_same_run, resume, train_with_cuts_within_epochs
@@ -9,10 +10,12 @@ from tiny_runs import call, epochs_of, setup, train
 
 import quantize
 import training
-from training import engine
+from training import TrainConfig, engine
 from training.data import Augmentation, Normalization, Share
 from training.data.imagefolder import PictureFiles, find_pictures
 from training.data.loaders import MemoryLoader, StreamLoader
+from training.schedule import image_size
+from training.whitening import whiten_first
 
 # Statistics: --norm-images
 
@@ -169,6 +172,20 @@ def test_a_run_without_the_flag_has_the_groups_of_older_checkpoints(tmp_path):
         ),
         ({"norm_bias_rate": 0.0}, "--norm-bias-rate is 0.0; it must be positive"),
         ({"norm_images": -1}, "--norm-images is -1; it must be at least 0"),
+        (
+            {"start_size": 4},
+            r"--start-size 4 gives images of 4x4 pixels to 'tiny_xnornet', which does not take them \(",
+        ),
+        ({"start_size": 4, "arch": "mlp"}, r"--start-size 4 gives images of 4x4 pixels to 'mlp'"),
+        ({"start_size": 12, "arch": "lenet5"}, r"--start-size 12 gives images of 12x12 pixels to 'lenet5'"),
+        ({"start_size": 8}, "--start-size is 8; it must be below the size of the images, 8x8 pixels"),
+        ({"start_size": 6}, "--start-size is 6; it must be a multiple of 4"),
+        (
+            {"whiten": True, "arch": "mlp"},
+            r"--whiten needs a network that starts with a convolution .* '.*' \(Linear\)",
+        ),
+        ({"whiten": True, "keep_float": ()}, "--whiten needs a first layer that stays float; add it to --keep-float"),
+        ({"whiten": True, "pretrained": "x.pt"}, "--whiten replaces filters of --pretrained x.pt"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
@@ -239,24 +256,102 @@ def test_streamed_pictures_alternate_too(tmp_path):
         assert_same(list(streamed), list(memory))
 
 
+# Growing images: --start-size
+
+
+def test_images_grow_to_full_size_in_the_first_half(tmp_path):
+    config = TrainConfig.create(arch="nin", dataset="cifar10", epochs=16, start_size=20)
+    assert [image_size(config, epoch) for epoch in range(16)] == [20, 20, 20] + [24] * 3 + [28] * 2 + [32] * 8
+    config = TrainConfig.create(arch="lenet5", dataset="mnist", epochs=3, start_size=12)
+    assert [image_size(config, epoch) for epoch in range(3)] == [12, 20, 28]
+    config = TrainConfig.create(arch="nin", dataset="cifar10", epochs=3)
+    assert [image_size(config, epoch) for epoch in range(3)] == [32] * 3
+
+
+def test_the_network_sees_small_images_in_training_and_whole_ones_in_tests(tmp_path):
+    session = setup(tmp_path / "run", arch="pooled_xnornet", epochs=4, start_size=4, batch_size=500)
+    seen = []
+    session.model[0].register_forward_pre_hook(lambda layer, args: seen.append((layer.training, args[0])))
+    for epoch in range(3):
+        session.epoch = epoch
+        engine.train_epoch(session)
+    engine.evaluate(session.model, session.data.test)
+    assert {images.shape[-2:] for training, images in seen if not training} == {(8, 8)}
+    sizes = [images.shape[-1] for training, images in seen if training]
+    assert sizes == [4] * 2 + [4] * 2 + [8] * 2
+    session.data.train.set_epoch(0)
+    whole = next(iter(session.data.train))[0]
+    expected = torch.nn.functional.interpolate(whole, (4, 4), mode="bilinear", antialias=True)
+    assert torch.equal(seen[0][1], expected)
+
+
+def test_a_teacher_sees_whole_images(tmp_path):
+    train(tmp_path / "teacher", epochs=1)
+    flags = {"arch": "pooled_xnornet", "start_size": 4, "teacher": str(tmp_path / "teacher"), "distill_weight": 0.5}
+    train(tmp_path / "run", epochs=2, **flags)  # another size would not fit the teacher
+
+
+# First filters: --whiten
+
+
+def patches_of(images, size=3):
+    """(patches, values of each) of images (N, C, H, W)."""
+    windows = np.lib.stride_tricks.sliding_window_view(images, (size, size), axis=(2, 3))
+    return windows.transpose(0, 2, 3, 1, 4, 5).reshape(-1, images.shape[1] * size * size).astype(np.float64)
+
+
+def test_first_filters_whiten_patches(tmp_path):
+    session = setup(tmp_path / "run", arch="pooled_xnornet", whiten=True)
+    weight, loader = session.model[0].weight.detach().double().numpy(), session.data.train
+    patches = patches_of(loader.normalization(loader.images).numpy())
+    outputs = (patches - patches.mean(0)) @ weight[:18:2].reshape(9, 9).T
+    values = np.sort(np.linalg.eigvalsh(np.cov(patches.T)))[::-1]
+    np.testing.assert_allclose(np.cov(outputs.T), np.diag(values / (values + 5e-4)), atol=1e-3)
+    assert (values > 0.01).all()  # so that this is nearly the identity
+    np.testing.assert_array_equal(weight[1:18:2], -weight[:18:2])
+    other = setup(tmp_path / "other", arch="pooled_xnornet").model.state_dict()
+    own = session.model.state_dict()
+    assert not torch.equal(own["0.weight"][:18], other["0.weight"][:18])
+    own["0.weight"][:18] = other["0.weight"][:18] = 0
+    assert_same(dict(own), dict(other))  # all else starts as it does without
+
+
+def test_few_filters_are_those_of_the_largest_eigenvalues():
+    conv, images = torch.nn.Conv2d(2, 5, 3, stride=2, padding=1), torch.randn(40, 2, 9, 9) * torch.rand(1, 1, 9, 9)
+    whiten_first(torch.nn.Sequential(conv), images.split(16))
+    corners = [(i, j) for i in (0, 2, 4, 6) for j in (0, 2, 4, 6)]
+    patches = np.concatenate([patches_of(images[:, :, i : i + 3, j : j + 3].numpy()) for i, j in corners])
+    values, vectors = np.linalg.eigh(np.cov(patches.T, bias=True))
+    filters = conv.weight.detach().flatten(1).double().numpy()
+    for i, own in enumerate(filters):
+        expected = vectors[:, -1 - i // 2] / np.sqrt(values[-1 - i // 2] + 5e-4)
+        np.testing.assert_allclose(own, expected * np.sign(own @ expected), rtol=1e-3, atol=1e-4)
+    np.testing.assert_array_equal(filters[[1, 3]], -filters[[0, 2]])
+
+
 # All of them
 
 
 FLAGS = {
-    "optimizer": "sgd",
-    "nesterov": True,
-    "norm_bias_rate": 8.0,
-    "norm_images": 300,
-    "flip_test": True,
-    "augment": "crop_alternate",
+    **{"arch": "pooled_xnornet", "whiten": True, "optimizer": "sgd", "lr": 0.05, "nesterov": True},
+    **{"norm_bias_rate": 8.0, "norm_images": 300, "flip_test": True, "augment": "crop_alternate", "start_size": 4},
 }
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_a_run_with_all_of_them_goes_on_exactly(tmp_path, ema):
-    train_with_cuts_within_epochs(tmp_path, epochs=2, batch_size=100, checkpoint_every=5, ema=ema, lr=0.05, **FLAGS)
+    train_with_cuts_within_epochs(tmp_path, epochs=2, batch_size=100, checkpoint_every=5, ema=ema, **FLAGS)
     for cut in ("cut1", "cut4"):
         torch.manual_seed(7)
         resume(tmp_path / cut)
         assert_same_run(tmp_path / cut, tmp_path / "uncut")
         assert epochs_of(tmp_path / cut) == epochs_of(tmp_path / "uncut")
+
+
+def test_a_run_that_goes_on_cannot_take_them_up(tmp_path):
+    train_with_cuts_within_epochs(tmp_path, epochs=2, batch_size=100, checkpoint_every=5)
+    for name in ("whiten", "nesterov", "norm_bias_rate", "norm_images", "start_size", "augment"):
+        with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} {FLAGS[name]} contradicts"):
+            resume(tmp_path / "cut1", **{name: FLAGS[name]})
+    resume(tmp_path / "cut1", flip_test=True)
+    assert ["top1_mirrored" in epoch["test"] for epoch in epochs_of(tmp_path / "cut1")] == [True, True]

@@ -10,11 +10,13 @@ from quantize import BinaryLayer
 
 from .checkpoint import BEST, STATE, read_checkpoint, save_checkpoint
 from .data import Loader
+from .data.augment import scaled
 from .errors import NonFiniteError, RunStopped
 from .objective import cross_entropy
 from .optimizer import set_learning_rate
 from .processes.distributed import gather, is_first, on_first, own_share
 from .run import Session
+from .schedule import image_size
 from .watch.console import progress
 from .watch.health import all_finite, first_nonfinite
 from .watch.logger import RunLogger, SilentLogger
@@ -72,17 +74,19 @@ def train_epoch(session: Session) -> Metrics:
     loader, config = session.data.train, session.config
     meter, first = start_epoch(session)
     epoch, batches = session.epoch + 1, first + len(loader)
+    size = image_size(config, session.epoch)
     for number, (images, labels) in enumerate(
         progress(meter.batches(loader), len(loader), f"Train {epoch}"), first + 1
     ):
         images, targets = session.mixing(images, labels, session.epoch, number)
+        inputs = scaled(images, size)  # of the network alone: a teacher was trained on the full size
         last = number % config.accumulate == 0
         with session.execution.collecting(last):
-            outputs = session.execution(images)
+            outputs = session.execution(inputs)
             loss = session.objective(outputs, targets, images)
             if not torch.isfinite(loss):
                 when = f"at epoch {epoch}, step {number} of {batches}"
-                stop_nonfinite(session, f"the loss is {loss.item()}", when, images)
+                stop_nonfinite(session, f"the loss is {loss.item()}", when, inputs)
             backward(session, loss, first=(number - 1) % config.accumulate == 0)
         if last:
             update(session, session.lr((number - 1) // config.accumulate))

@@ -29,6 +29,7 @@ from .flags import (
     NOT_NEGATIVE,
     POSITIVE,
     SHARE,
+    Rule,
     at_least,
     check_all,
     did_you_mean,
@@ -85,6 +86,10 @@ class TrainConfig:
         default=None,
     )
 
+    whiten: bool = _network(
+        "start with first filters that whiten patches of the training images (1 / sqrt(eigenvalue + 0.0005))",
+        default=False,
+    )
     imports: tuple[str, ...] = _network(
         "Python files to run first, which register networks, schemes or layers of your own",
         name="--import",
@@ -111,6 +116,12 @@ class TrainConfig:
     mean: tuple[float, ...] = _data("with --std instead of a preset, for pixels in 0 to 1", default=())
     std: tuple[float, ...] = _data("with --mean", default=())
     augment: str = _data(choices=("none", "shift", "crop_flip", "crop_alternate", "resized_crop"), noun="augmentation")
+    start_size: int | None = _data(
+        "of training images at the start; they grow to full size in the first half of the run",
+        metavar="PIXELS",
+        rule=Rule(lambda value: value > 0 and value % 4 == 0, "be a multiple of 4"),
+        default=None,
+    )
     skip_corrupt: bool = _data("leave pictures out that cannot be read", default=False, resume="free")
     workers: int = _data(
         "processes that decode a set too large for memory; one a core and at most 4 where left out",
@@ -272,6 +283,14 @@ class TrainConfig:
         if self.nesterov and (self.optimizer != "sgd" or not self.momentum):
             needs = f"the --optimizer is {self.optimizer}, its --momentum {self.momentum:g}"
             raise ValueError(f"--nesterov needs --optimizer sgd and a --momentum above 0; {needs}; leave it out")
+        if self.whiten and self.pretrained is not None:
+            raise ValueError(f"--whiten replaces filters of --pretrained {self.pretrained}; give one of them")
+        _, height, width = self.input_size
+        if self.start_size is not None and not self.start_size < height == width:
+            raise ValueError(
+                f"--start-size is {self.start_size}; it must be below the size of the images, {height}x{width} pixels, "
+                "which must be square"
+            )
         if self.export_format != "packed" and self.export is None:
             raise ValueError(f"--export-format {self.export_format} has no meaning without --export")
         if self.teacher is None and self.distill_weight != 1:

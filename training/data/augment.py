@@ -1,4 +1,4 @@
-"""Random shifts and mirrorings of a whole batch, on the device the batch is on."""
+"""Random shifts and mirrorings of a whole batch, and its size, on the device the batch is on."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -57,6 +57,13 @@ class Augmentation:
         """Images (N, C, H, W), any dtype, with their pixels from ``rows`` (N, H) and ``columns`` (N, W)."""
         padded = F.pad(images, [self.border(images.shape[-2:])] * 4)
         return _gather(padded, rows.to(images.device), columns.to(images.device))
+
+
+def scaled(images: Tensor, size: int) -> Tensor:
+    """Images (N, C, H, W) of floats as (N, C, size, size), bilinear; as they are where they have that size."""
+    if images.shape[-2:] == (size, size):
+        return images
+    return F.interpolate(images, (size, size), mode="bilinear", antialias=True)
 
 
 def _gather(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
