@@ -3,11 +3,14 @@
 import dataclasses
 import json
 import subprocess
+from types import SimpleNamespace
 
 import pytest
+import tiny_runs  # noqa: F401  (registers a network)
 
+import trainer_exp
 from tools import ablations
-from tools.reproducing import variants
+from tools.reproducing import running, variants
 from tools.reproducing.variant_runs import Variant, list_variants
 from training.config import TrainConfig, parse_flags
 from training.watch.runlog import read_log
@@ -123,9 +126,12 @@ def arguments(tmp_path):
 
 
 def test_variants_are_run_once_and_kept_without_places(tmp_path, logs, arguments, monkeypatch, capfd):
-    monkeypatch.setattr(variants, "BASE", "--arch lenet5_xnornet --dataset digits --epochs 1 --batch-size 200")
+    monkeypatch.setattr(variants, "BASE", "--arch tiny_xnornet --dataset digits --epochs 1 --batch-size 200")
     names = ["base", "flip_test"]
-    assert ablations.main([*arguments, "--only", *names]) == 0
+    with monkeypatch.context() as patch:  # torch and TensorBoard are imported already
+        here = SimpleNamespace(run=lambda line: subprocess.CompletedProcess(line, trainer_exp.main(line[2:])))
+        patch.setattr(running, "subprocess", here)
+        assert ablations.main([*arguments, "--only", *names]) == 0
     rows, _ = rows_of(tmp_path / "page")
     last = {name: read_log(tmp_path / "runs" / name)[-1]["last_acc1"] for name in names}
     assert {name: row["last"] for name, row in rows.items()} == {name: f"{last[name]:.2f}" for name in names}
