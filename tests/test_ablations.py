@@ -87,7 +87,7 @@ def test_what_gains_more_than_two_seeds_differ_pays(tmp_path, logs):
     found = {name: (row["last"], row["difference"], row["mirrored"], row["pays"]) for name, row in rows.items()}
     assert found == {
         "base": ("60.00", "", "", ""), "base_2": ("61.00", "", "", ""),
-        "flip_test": ("60.00", "+1.50", "62.00", "pays"),
+        "flip_test": ("60.00", "+2.00", "62.00", "pays"),
         "whiten": ("61.60", "+1.10", "", "pays"), "ema": ("61.40", "+0.90", "", "does not"),
         "sgd": ("40.00", "-20.50", "", "does not"),
     }  # fmt: skip

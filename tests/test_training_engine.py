@@ -111,8 +111,8 @@ def test_each_epoch_sees_another_order(tmp_path, monkeypatch):
     orders = []
 
     class Meter(engine.Meter):
-        def __init__(self, device):
-            super().__init__(device)
+        def __init__(self, *args):
+            super().__init__(*args)
             orders.append([])
 
         def add(self, loss, outputs, labels):

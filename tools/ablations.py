@@ -42,9 +42,9 @@ python trainer_exp.py {BASE_LINES}
 
 on CIFAR-10 as pictures (`--data-dir`), with the one change that it names. *last* is the top-1 of the last epoch on the
 test set in percent, *mirrored* that of the mean of the outputs for an image and its mirror image, where it was
-measured. *difference* is that of *last*, or of *mirrored* where there is one, to the mean of the two base rows, which
-differ in their seed only. A change *pays* where it gains more than those two lie apart. What needs more epochs than
-these to pay, the table does not show. *s/epoch* is training and test.
+measured. *difference* is that of *last* to the mean of the two base rows, which differ in their seed only; where there
+is *mirrored*, that of *mirrored* to *last*, of one network. A change *pays* where it gains more than the two base rows
+lie apart. What needs more epochs than these to pay, the table does not show. *s/epoch* is training and test.
 """
 
 COLUMNS = ("variant", "change", "last", "difference", "mirrored", "s/epoch", "pays", "date", "machine")
@@ -92,7 +92,8 @@ def row(variant: Variant, runs: Mapping[str, Any]) -> dict[str, str]:
         cells["mirrored"] = f"{mirrored:.2f}"
     bases = [runs[name]["result"]["last_acc1"] for name in BASES if name in runs]
     if bases and variant.name not in BASES:
-        difference = (result["last_acc1"] if mirrored is None else mirrored) - sum(bases) / len(bases)
+        last = result["last_acc1"]
+        difference = last - sum(bases) / len(bases) if mirrored is None else mirrored - last
         cells["difference"] = f"{difference:+.2f}"
         if len(bases) == len(BASES):
             cells["pays"] = "pays" if difference > max(bases) - min(bases) else "does not"
