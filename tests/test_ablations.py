@@ -98,6 +98,12 @@ def test_what_gains_more_than_two_seeds_differ_pays(tmp_path, logs):
     assert "* `python tools/ablations.py --images DIR --only stage1`: `--stage1-epochs 1`" in waiting
 
 
+def test_a_teacher_is_named(tmp_path, logs):
+    write_log(logs, "teacher", 60.0, teacher="he_resnet20:x.th")
+    change = rows_of(tmp_path / "page")[0]["teacher"]["change"]
+    assert change == "`--import tools/he_resnets.py --teacher he_resnet20:x.th --distill-weight 0.7`"
+
+
 def test_one_seed_cannot_say_what_pays(tmp_path, logs):
     write_log(logs, "base", 60.0)
     write_log(logs, "whiten", 70.0)

@@ -78,13 +78,14 @@ def run_variant(variant: Variant, flags: argparse.Namespace) -> int:
 def row(variant: Variant, runs: Mapping[str, Any]) -> dict[str, str]:
     """The row of a variant that was run. Raises ValueError where the log under its name is of another run."""
     run = runs[variant.name]
-    variant.check(run["run"]["config"])
+    config = run["run"]["config"]
+    variant.check(config)
     result, mirrored = run["result"], run["epoch"]["test"].get("top1_mirrored")
     cells = {
         "variant": variant.name,
-        "change": f"`{variant.change}`" if variant.change else "",
+        "change": f"`{variant.change.replace(TEACHER, str(config['teacher']))}`" if variant.change else "",
         "last": f"{result['last_acc1']:.2f}",
-        "s/epoch": f"{result['seconds'] / run['run']['config']['epochs']:.0f}",
+        "s/epoch": f"{result['seconds'] / config['epochs']:.0f}",
         "date": run["run"]["environment"]["date"][:10],
         "machine": machine(run["run"]["environment"]),
     }
