@@ -25,7 +25,7 @@ WITHIN_XNORKIT = ("training", "tools")
 # Tools that write the pages of the repository or look after it: nothing to do without a clone.
 OF_THE_CLONE = (
     *("tools/constraints.py", "tools/draw_schemes.py", "tools/draw_zoo.py", "tools/measure_web.py"),
-    *("tools/reproduce.py", "tools/results.py", "tools/ship.py"),
+    *("tools/ablations.py", "tools/reproduce.py", "tools/results.py", "tools/ship.py"),
     *("tools/moving_objects/classify_speed.py", "tools/moving_objects/picture.py"),
     *("tools/sweep_models.py", "tools/sweep_networks.py", "tools/sweep_page.py", "tools/zoo_page.py"),
 )

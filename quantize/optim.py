@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
@@ -99,11 +99,14 @@ def use_float_weights(model: nn.Module, enabled: bool) -> None:
 
 @torch.no_grad()
 def estimate_statistics(model: nn.Module, batches: Iterable[Any]) -> None:
-    """Set batch norm's running statistics to their averages over ``batches``, as evaluation computes them.
+    """Set batch norm's running statistics to mean and variance of all that it sees of ``batches``, as evaluation
+    computes them.
 
     Where training draws its weights (``binaryconnect:stochastic=True``), the statistics that it leaves are those of
     random weights, and with the signs that evaluate and ship the network computes noise: call this after training, and
-    before each evaluation on the way. Thresholds that wait for a batch get it. The model is left in evaluation mode.
+    before each evaluation on the way. Elsewhere it makes good that running averages lag behind weights that still
+    change. Batches may differ in size and in kind, though each is normalized by its own statistics on the way: let each
+    be of all classes. Thresholds that wait for a batch get it. The model is left in evaluation mode.
 
     Args:
         batches: inputs of the training set, each what the model is called with, as for :func:`quantize.prepare`.
@@ -113,23 +116,59 @@ def estimate_statistics(model: nn.Module, batches: Iterable[Any]) -> None:
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     layers = [m for m in model.modules() if isinstance(m, BinaryLayer)]
     momenta = [norm.momentum for norm in norms]
-    batches = list(batches)
-    if not batches:
+    batches = iter(batches)  # one at a time: thousands of pictures are gigabytes
+    first = next(batches, None)
+    if first is None:
         raise ValueError("there is no batch to estimate statistics from; give some of the training set's")
     for layer in layers:
         layer.drawn = False
     model.eval()
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # the mean over all batches instead of a moving average
+        norm.momentum = 1.0  # the running statistics are then the last batch's
     for module in (*norms, *(layer for layer in layers if layer.threshold_pending)):
         module.train()
+    moments = [_Moments(norm) for norm in norms]
     try:
-        for batch in batches:
+        for batch in itertools.chain([first], batches):
             run(model, batch)
             for layer in layers:
                 layer.eval()  # the first batch has set its threshold
     finally:
         model.eval()
-        for norm, momentum in zip(norms, momenta, strict=True):
+        for norm, momentum, seen in zip(norms, momenta, moments, strict=True):
             norm.momentum = momentum
+            seen.finish()
+
+
+class _Moments:
+    """Mean and variance a channel of all that ``norm``, in training with momentum 1, is called with from here on.
+
+    n values of mean m and summed squared deviation S, and those of a batch, n', m', S', are together
+    (Chan, Golub & LeVeque, *Updating Formulae and a Pairwise Algorithm for Computing Sample Variances*, 1979)
+
+        m + (m' - m) n' / (n + n'),   S + S' + (m' - m)^2 n n' / (n + n')
+    """
+
+    def __init__(self, norm: _BatchNorm):
+        assert norm.running_mean is not None  # of those that track statistics
+        assert norm.running_var is not None
+        self.last_mean, self.last_variance = norm.running_mean, norm.running_var
+        self.count = 0
+        self.mean, self.squares = torch.zeros_like(self.last_mean), torch.zeros_like(self.last_variance)
+        self.hook = norm.register_forward_hook(self._include, with_kwargs=True)
+
+    def _include(self, norm: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> None:
+        x = args[0] if args else kwargs["input"]
+        count = x.numel() // len(self.mean)
+        share, difference = count / (self.count + count), self.last_mean - self.mean
+        self.squares += self.last_variance * (count - 1) + difference.square() * (self.count * share)
+        self.mean += difference * share
+        self.count += count
+
+    def finish(self) -> None:
+        """Give the norm what was found, where it was called at all."""
+        self.hook.remove()
+        if self.count:
+            self.last_mean.copy_(self.mean)
+            self.last_variance.copy_(self.squares / (self.count - 1))

@@ -60,3 +60,22 @@ def assert_resumes_exactly(folder, epochs=4, **flags):
         training.fit(session)
         assert_same_run(run, folder / "uncut")
         assert epochs_of(run) == epochs_of(folder / "uncut")
+
+
+def train_with_cuts_within_epochs(folder, **flags):
+    """Train in ``folder``/uncut; ``folder``/cut1, cut2, ... are its directory as it was after each partial epoch."""
+
+    def save_and_copy(session, *args):
+        save_partial(session, *args)
+        shutil.copytree(session.run_dir, folder / f"cut{len(list(folder.glob('cut*'))) + 1}")
+
+    save_partial = engine.save_partial
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "save_partial", save_and_copy)
+        return train(folder / "uncut", **flags)
+
+
+def resume(run_dir, **flags):
+    session = training.setup(training.config_from_flags({"resume": str(run_dir), "gpu": "", **flags}))
+    training.fit(session)
+    return session

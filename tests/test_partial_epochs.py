@@ -1,35 +1,14 @@
 """--checkpoint-every: a run that is cut within an epoch goes on as if it had never been cut."""
 
-import shutil
-
 import pytest
 import torch
-from cut_runs import assert_same_run
+from cut_runs import assert_same_run, resume, train_with_cuts_within_epochs
 from tiny_runs import epochs_of, train
 
 import training
 from training import engine
 
 FLAGS = {"epochs": 2, "batch_size": 100, "augment": "crop_flip", "checkpoint_every": 5}
-
-
-def train_with_cuts_within_epochs(folder, **flags):
-    """Train in ``folder``/uncut; ``folder``/cut1, cut2, ... are its directory as it was after each partial epoch."""
-
-    def save_and_copy(session, *args):
-        save_partial(session, *args)
-        shutil.copytree(session.run_dir, folder / f"cut{len(list(folder.glob('cut*'))) + 1}")
-
-    save_partial = engine.save_partial
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "save_partial", save_and_copy)
-        return train(folder / "uncut", **flags)
-
-
-def resume(run_dir, **flags):
-    session = training.setup(training.config_from_flags({"resume": str(run_dir), "gpu": "", **flags}))
-    training.fit(session)
-    return session
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ def test_a_log_of_another_run_under_a_targets_name_is_refused(tmp_path, capsys):
     write_log(tmp_path / "page" / "runs" / job.name, [*job.flags, "--lr", "0.5"])
     assert results.main(["--folder", str(tmp_path / "page")]) == 2
     shown = capsys.readouterr().err
-    assert "'lenet5_xnornet' has lr 0.5, its target has 0.01" in shown
+    assert "target 'lenet5_xnornet' has lr 0.5 instead of 0.01" in shown
     assert shown.count("\n") == 1
 
 

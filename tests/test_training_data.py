@@ -107,6 +107,7 @@ def test_augmentations_by_name():
         "none": (0, False, False),
         "shift": (2, False, False),
         "crop_flip": (4, True, False),
+        "crop_alternate": (4, False, False),
         "resized_crop": (0, True, True),
     }
     assert AUGMENTATIONS["none"].draw(3, (32, 32), torch.Generator()) is None

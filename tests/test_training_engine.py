@@ -55,10 +55,9 @@ def test_drawn_weights_are_tested_with_the_statistics_of_their_signs(tmp_path, e
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         session = train(tmp_path / "run", scheme="binaryconnect:stochastic=True", ema=ema)
-    norm, loader = session.model[4] if not ema else session.average.module[4], session.data.train
+    norm = session.evaluated[4]
     mean, var = norm.running_mean.clone(), norm.running_var.clone()
-    batches = loader.raw_batches(torch.arange(loader.count).split(loader.batch_size))
-    quantize.estimate_statistics(session.evaluated, [loader.normalization(images) for images, _ in batches])
+    quantize.estimate_statistics(session.evaluated, session.data.train.sample(2048))
     torch.testing.assert_close((mean, var), (norm.running_mean, norm.running_var), rtol=1e-5, atol=1e-5)
 
 
@@ -112,8 +111,8 @@ def test_each_epoch_sees_another_order(tmp_path, monkeypatch):
     orders = []
 
     class Meter(engine.Meter):
-        def __init__(self, device):
-            super().__init__(device)
+        def __init__(self, *args):
+            super().__init__(*args)
             orders.append([])
 
         def add(self, loss, outputs, labels):

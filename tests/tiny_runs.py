@@ -33,6 +33,22 @@ def plain(num_classes=10, in_chans=1, layout="float"):
     )
 
 
+@models.register_model("pooled", input_size=(1, 8, 8))
+def pooled(num_classes=10, in_chans=1, layout="float"):
+    """Takes images of any size; more first filters than a patch has values of both signs, 18."""
+    return nn.Sequential(
+        nn.Conv2d(in_chans, 20, 3, padding=1),
+        nn.BatchNorm2d(20),
+        nn.Conv2d(20, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.BatchNorm2d(16),
+        nn.Conv2d(16, 16, 3, padding=1),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(64, num_classes),
+    )
+
+
 def tiny_flags(run_dir, **flags):
     """Few steps an epoch, unless the batch is given: 15 of 100 images."""
     tiny = {"arch": "tiny_xnornet", "dataset": "digits", "batch_size": 100, "epochs": 2}

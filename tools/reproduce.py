@@ -13,7 +13,6 @@ Exit codes: 0 done, 1 a run had to stop, 2 something that cannot be used, 130 Ct
 
 import argparse
 import fnmatch
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,12 +23,8 @@ from quantize.words import did_you_mean, format_table
 from tools import results
 from tools.command_line import exit_code, tool_parser
 from tools.reproducing.jobs import ALL, Job, Target
+from tools.reproducing.running import INTERRUPTED, finish, first_failure, place_flags
 from tools.reproducing.targets import IMAGES_OF
-from training.checkpoint import LAST
-from training.watch.runlog import read_log
-
-TRAINER = Path(__file__).resolve().parent.parent / "trainer_exp.py"
-INTERRUPTED = 130
 
 
 def choose(patterns: Sequence[str], images: bool) -> list[Target]:
@@ -48,30 +43,10 @@ def choose(patterns: Sequence[str], images: bool) -> list[Target]:
     return list(chosen.values())
 
 
-def is_finished(run_dir: Path) -> bool:
-    return any(entry["kind"] == "result" for entry in read_log(run_dir))
-
-
-def trainer_flags(job: Job, run_dir: Path, data_dir: Path | None, gpu: str | None) -> list[str]:
-    """Of trainer_exp.py: to continue the run in ``run_dir`` where it has a checkpoint, else to start it there."""
-    if (run_dir / LAST).exists():
-        flags = ["--resume", str(run_dir)]
-    else:
-        flags = [*job.flags, "--export", "--log-path", str(run_dir)]
-    places = {"--data-dir": data_dir, "--gpu": gpu}
-    return flags + [word for flag, value in places.items() if value is not None for word in (flag, str(value))]
-
-
 def run_job(job: Job, flags: argparse.Namespace) -> int:
     """Run a job to its end in a process of its own, and keep its log; the trainer's exit code."""
     run_dir = flags.runs / job.name
-    if is_finished(run_dir):
-        print(f"{job.name}: finished already, in {run_dir}", flush=True)
-        code = 0
-    else:
-        print(f"{job.name}: {'continues' if (run_dir / LAST).exists() else 'starts'} in {run_dir}", flush=True)
-        command = trainer_flags(job, run_dir, flags.images or flags.data_dir, flags.gpu)
-        code = subprocess.run([sys.executable, TRAINER, *command]).returncode
+    code = finish(job.name, run_dir, [*job.flags, "--export"], place_flags(flags.images or flags.data_dir, flags.gpu))
     if code == 0:
         results.keep(run_dir, flags.folder)
         results.write_page(flags.folder)
@@ -86,12 +61,7 @@ def run(flags: argparse.Namespace) -> int:
         raise ValueError("name a target, or list them with --list")
     images = flags.images is not None
     jobs = [Job(target, images, flags.epochs) for target in choose(flags.targets, images)]
-    codes = []
-    for job in jobs:
-        codes.append(run_job(job, flags))
-        if codes[-1] == INTERRUPTED:
-            break
-    return next(filter(None, codes), 0)
+    return first_failure(run_job(job, flags) for job in jobs)
 
 
 def listing() -> str:

@@ -10,16 +10,19 @@ from quantize import BinaryLayer
 
 from .checkpoint import BEST, STATE, read_checkpoint, save_checkpoint
 from .data import Loader
+from .data.augment import scaled
 from .errors import NonFiniteError, RunStopped
 from .objective import cross_entropy
+from .optimizer import set_learning_rate
 from .processes.distributed import gather, is_first, on_first, own_share
 from .run import Session
+from .schedule import image_size
 from .watch.console import progress
 from .watch.health import all_finite, first_nonfinite
 from .watch.logger import RunLogger, SilentLogger
 from .watch.metrics import Meter, Metrics
 
-STATISTICS_IMAGES = 2048  # a channel's mean is then known to 2% of its spread
+STATISTICS_IMAGES = 2048  # without --norm-images; a channel's mean is then known to 2% of its spread
 
 
 def fit(session: Session) -> float:
@@ -48,8 +51,7 @@ def train_to_the_end(session: Session) -> float:
             quantize.set_progress(session.model, session.epoch / session.config.epochs)
             stage, lr = session.stage, session.lr()
             train = train_epoch(session)
-            estimate_statistics(session)
-            test = evaluate(session.evaluated, session.data.test, session.objective.loss)
+            test = evaluate(session.evaluated, session.data.test, session.objective.loss, session.config.flip_test)
             if not all_finite(session.model):
                 images = torch.zeros(1, *session.data.input_size, device=session.device)
                 stop_nonfinite(session, "a weight", f"after epoch {session.epoch + 1}", images)
@@ -67,28 +69,31 @@ def train_to_the_end(session: Session) -> float:
 
 
 def train_epoch(session: Session) -> Metrics:
-    """One pass over the training set, or the rest of one that a checkpoint lies in."""
+    """One pass over the training set, or the rest of one that a checkpoint lies in; then the statistics of tests."""
     session.model.train()
     loader, config = session.data.train, session.config
     meter, first = start_epoch(session)
     epoch, batches = session.epoch + 1, first + len(loader)
+    size = image_size(config, session.epoch)
     for number, (images, labels) in enumerate(
         progress(meter.batches(loader), len(loader), f"Train {epoch}"), first + 1
     ):
         images, targets = session.mixing(images, labels, session.epoch, number)
+        inputs = scaled(images, size)  # of the network alone: a teacher was trained on the full size
         last = number % config.accumulate == 0
         with session.execution.collecting(last):
-            outputs = session.execution(images)
+            outputs = session.execution(inputs)
             loss = session.objective(outputs, targets, images)
             if not torch.isfinite(loss):
                 when = f"at epoch {epoch}, step {number} of {batches}"
-                stop_nonfinite(session, f"the loss is {loss.item()}", when, images)
+                stop_nonfinite(session, f"the loss is {loss.item()}", when, inputs)
             backward(session, loss, first=(number - 1) % config.accumulate == 0)
         if last:
             update(session, session.lr((number - 1) // config.accumulate))
         meter.add(loss, outputs, labels)
         if config.checkpoint_every and number % (config.accumulate * config.checkpoint_every) == 0 and number < batches:
             save_partial(session, meter, loader.done + (number - first) // config.accumulate * loader.whole_batch)
+    estimate_statistics(session)
     return meter.result()
 
 
@@ -114,8 +119,7 @@ def backward(session: Session, loss: Tensor, first: bool) -> None:
 
 def update(session: Session, lr: float) -> None:
     """Change the weights by the gradients, at learning rate ``lr``, and their average with them."""
-    for group in session.optimizer.param_groups:
-        group["lr"] = lr
+    set_learning_rate(session.optimizer, lr)
     session.scaler.step(session.optimizer)
     session.scaler.update()
     if session.average is not None:
@@ -123,23 +127,36 @@ def update(session: Session, lr: float) -> None:
 
 
 def estimate_statistics(session: Session) -> None:
-    """Batch norm's statistics with the signs that ship, where training has drawn its weights at random."""
-    loader = session.data.train
-    images = torch.linspace(0, loader.count - 1, min(loader.count, STATISTICS_IMAGES), dtype=torch.float64).long()
+    """Batch norm's statistics as evaluation computes them, from training images without augmentation.
+
+    With ``--norm-images`` of what is tested; where training has drawn its weights at random, of the signs that ship,
+    anyway. Nothing random is drawn.
+    """
+    asked = session.config.norm_images
     for model in {session.model, session.evaluated}:
-        if any(isinstance(layer, BinaryLayer) and layer.scheme.random_in_training for layer in model.modules()):
-            raw = loader.raw_batches(images.split(loader.batch_size))
-            quantize.estimate_statistics(model, [loader.normalization(batch) for batch, _ in raw])
+        drawn = any(isinstance(layer, BinaryLayer) and layer.scheme.random_in_training for layer in model.modules())
+        if drawn or asked and model is session.evaluated:
+            quantize.estimate_statistics(model, session.data.train.sample(asked or STATISTICS_IMAGES))
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, loader: Loader, loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy) -> Metrics:
-    """One pass over a test set, in evaluation mode; the model is left in it. ``loss`` is one of ``LOSSES``."""
+def evaluate(
+    model: nn.Module,
+    loader: Loader,
+    loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
+    mirrored: bool = False,
+) -> Metrics:
+    """One pass over a test set, in evaluation mode; the model is left in it. ``loss`` is one of ``LOSSES``.
+
+    ``mirrored``: also of the mean of the outputs for an image and for its mirror image.
+    """
     model.eval()
-    meter = Meter(next(model.parameters()).device)
+    meter = Meter(next(model.parameters()).device, mirrored)
     for images, labels in progress(meter.batches(loader), len(loader), "Test"):
         outputs = model(images)
         meter.add(loss(outputs, labels), outputs, labels)
+        if mirrored:
+            meter.add_mirrored(outputs, model(images.flip(3)), labels)
     return meter.result()
 
 

@@ -21,7 +21,7 @@ from .model import TIMM, ModelInfo, example_images, load_model, rebuild
 from .objective import LOSSES
 from .processes.distributed import gather, is_first, process_count, rank
 from .run import Session
-from .watch.console import complexity_lines, say, skipped_lines
+from .watch.console import complexity_lines, result_words, say, skipped_lines
 from .watch.metrics import Metrics
 from .watch.runlog import append
 
@@ -86,8 +86,8 @@ def evaluate_checkpoint(flags: dict[str, Any]) -> Metrics:
     if is_first():
         images, _ = next(iter(data.test))
         say(*complexity_lines(quantize.summary(model, images[:1])))
-    result = evaluate(model, data.test, LOSSES[config.loss])
-    say(f"Test:  loss {result.loss:.4f}  top-1 {result.top1:6.2f}%  {result.images:,} images")
+    result = evaluate(model, data.test, LOSSES[config.loss], config.flip_test)
+    say(f"Test:  {result_words(result)}  {result.images:,} images")
     say(*skipped_lines(set().union(*gather(data.skipped))))
     say(f"best_acc1: {result.top1:.2f}", f"checkpoint_path: {file}")
     if "export" in flags and is_first():  # not where the run itself was to export

@@ -1,6 +1,7 @@
 """From a configuration, or a checkpoint, to a model."""
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +18,26 @@ from .checkpoint import BEST, PACKED, changed, find_checkpoint, give_source, rea
 from .config import TrainConfig
 from .config.defaults import resolve
 from .data import Normalization
+from .data.augment import scaled
+from .schedule import image_size
 from .structure import mismatch
+from .whitening import whiten_first
 
 TIMM = "timm"  # --pretrained alone
 
 
-def build_model(config: TrainConfig, classes: list[str], images: Tensor) -> tuple[nn.Module, quantize.Plan | None]:
+def build_model(
+    config: TrainConfig, classes: list[str], images: Tensor, sample: Iterable[Tensor] = ()
+) -> tuple[nn.Module, quantize.Plan | None]:
     """A network with fresh or pretrained weights, its layers binary as the configuration says.
 
     Args:
         classes: names of the classes.
         images: a training batch (N, C, H, W) on the CPU; it shows the order of the layers and their inputs.
+        sample: batches of training images, for ``--whiten``.
 
     Returns the model and its plan, None for a float network. Raises ValueError for a network that does not
-    take such images, a pattern that matches nothing, or weights of another network.
+    take such images, a pattern that matches nothing, weights of another network, or no first filters to whiten.
     """
     torch.manual_seed(config.seed)
     from_timm = config.pretrained == TIMM
@@ -39,12 +46,15 @@ def build_model(config: TrainConfig, classes: list[str], images: Tensor) -> tupl
     if weights is not None:  # before the plan: thresholds start at the means of a trained network's activations
         load_weights(model, usable(weights, model), config.pretrained, len(classes))
     check_shape(model, images, config)
+    first = whiten_first(model, sample) if config.whiten else None  # before the plan, as weights are
     plan = None
     if config.effective_scheme is not None or config.overrides:
         plan = quantize.plan(model, config.effective_scheme, images, config.keep_float, config.overrides)
         model = quantize.apply_plan(model, plan, inplace=True)
         if weights is not None:
             load_weights(model, usable(weights, model), config.pretrained, len(classes))
+    if isinstance(first, quantize.BinaryLayer):
+        raise ValueError("--whiten needs a first layer that stays float; add it to --keep-float, or leave --whiten out")
     return model, plan
 
 
@@ -64,18 +74,32 @@ def create_float(arch: str, classes: int, channels: int, pretrained: bool = Fals
 
 
 def check_shape(model: nn.Module, images: Tensor, config: TrainConfig) -> None:
-    """Raises ValueError where the network does not take images of this shape."""
+    """Raises ValueError where the network does not take images of this shape, or of a size that training gives it."""
+    sizes = sorted({image_size(config, epoch) for epoch in range(config.epochs)}) if config.start_size else []
+    shape, reason = tuple(images.shape[1:]), _refusal(model, images[:1])
+    if reason is not None:
+        own = resolve(config.arch).input_size
+        fix = "change --img-size" + (f", or leave it out for the network's own {own}" if own else "")
+        raise ValueError(f"{config.arch!r} does not take images of shape {shape} ({reason}); {fix}")
+    for size in sizes:
+        if (reason := _refusal(model, scaled(images[:1], size))) is not None:
+            raise ValueError(
+                f"--start-size {config.start_size} gives images of {size}x{size} pixels to {config.arch!r}, which does "
+                f"not take them ({reason}); leave it out"
+            )
+
+
+def _refusal(model: nn.Module, images: Tensor) -> str | None:
+    """Why the network does not take ``images``; None where it does."""
     training = model.training
     try:
         with torch.no_grad():
-            model.eval()(images[:1])
+            model.eval()(images)
     except (RuntimeError, ValueError, AssertionError) as error:
-        shape, reason = tuple(images.shape[1:]), str(error).partition("\n")[0].rstrip(".")
-        own = resolve(config.arch).input_size
-        fix = "change --img-size" + (f", or leave it out for the network's own {own}" if own else "")
-        raise ValueError(f"{config.arch!r} does not take images of shape {shape} ({reason}); {fix}") from error
+        return str(error).partition("\n")[0].rstrip(".")
     finally:
         model.train(training)
+    return None
 
 
 def pretrained_weights(arch: str, pretrained: str) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn, optim
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import quantize
@@ -13,20 +14,53 @@ from .checkpoint import changed
 from .config import TrainConfig
 from .schedule import Stage
 
+RATE = "rate"  # of a parameter group: its learning rate as a multiple of the run's
+
 OPTIMIZERS = {"adam": optim.Adam, "adamw": optim.AdamW, "rmsprop": optim.RMSprop, "sgd": optim.SGD}
 
 
 def create_optimizer(config: TrainConfig, model: nn.Module, stage: Stage) -> optim.Optimizer:
-    """``config.optimizer`` over all trainable parameters; clips latent weights where the configuration says so."""
+    """``config.optimizer`` over all trainable parameters; clips latent weights where the configuration says so.
+
+    Raises ValueError for ``--norm-bias-rate`` without a batch norm.
+    """
     options = {"lr": config.lr}
     if config.optimizer != "rmsprop":
         options["fused"] = next(model.parameters()).device.type in ("cpu", "cuda")  # one pass over the parameters
     if config.optimizer in ("sgd", "rmsprop"):
         options["momentum"] = config.momentum
-    optimizer = OPTIMIZERS[config.optimizer](quantize.param_groups(model, stage.weight_decay), **options)
+    if config.nesterov:
+        options["nesterov"] = True
+    groups = quantize.param_groups(model, stage.weight_decay)
+    if config.norm_bias_rate != 1:
+        groups = with_rate_of_biases(groups, model, config.norm_bias_rate)
+    optimizer = OPTIMIZERS[config.optimizer](groups, **options)
     if config.clip_weights:
         quantize.clip_after_step(optimizer, model, config.clip_weights)
     return optimizer
+
+
+def with_rate_of_biases(groups: list[dict[str, Any]], model: nn.Module, factor: float) -> list[dict[str, Any]]:
+    """``groups``, and one more for the biases of batch norm, which no other group has then.
+
+    Its learning rate is ``factor`` times that of the others: it follows the data faster than the weights do
+    (Jordan, *94% on CIFAR-10 in 3.29 Seconds on a Single GPU*, 2024, with a factor of 64).
+
+    Raises ValueError where there is no such bias.
+    """
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    biases = [norm.bias for norm in norms if norm.bias is not None and norm.bias.requires_grad]
+    if not biases:
+        raise ValueError(f"--norm-bias-rate {factor:g} has no meaning for a network without batch norm; leave it out")
+    own = set(map(id, biases))
+    others = [{**group, "params": [p for p in group["params"] if id(p) not in own]} for group in groups]
+    return [*others, {"params": biases, "weight_decay": 0.0, RATE: factor}]
+
+
+def set_learning_rate(optimizer: optim.Optimizer, lr: float) -> None:
+    """Let the next step of ``optimizer`` have the learning rate ``lr``, in each group times its own factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get(RATE, 1)
 
 
 def saved_optimizer(optimizer: optim.Optimizer) -> dict[str, Any]:

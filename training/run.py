@@ -26,6 +26,7 @@ from .processes.run_dir import make_run_dir, usable_run_dir
 from .schedule import Stage, learning_rate, stage_at
 from .watch.console import say
 from .watch.health import FlipRates
+from .whitening import WHITENED_IMAGES
 
 
 @dataclasses.dataclass
@@ -162,7 +163,8 @@ def setup(config: TrainConfig) -> Session:
 
 def _new_model(config: TrainConfig, data: Data) -> tuple[nn.Module, quantize.Plan | None]:
     images = on_first(lambda: next(iter(data.train))[0].cpu())  # all must find the same plan
-    return build_model(config, data.classes, images)
+    sample = data.train.sample(WHITENED_IMAGES) if config.whiten else ()
+    return build_model(config, data.classes, images, sample)
 
 
 def _saved_model(config: TrainConfig, data: Data, checkpoint: dict[str, Any]) -> tuple[nn.Module, quantize.Plan | None]:

@@ -1,4 +1,4 @@
-"""The stages of a run, and its learning rate: a pure function of the step."""
+"""The stages of a run, its learning rate and the size of its images: pure functions of step and epoch."""
 
 import dataclasses
 import math
@@ -78,6 +78,19 @@ def learning_rate(config: "TrainConfig", step: int, epoch_steps: int) -> float:
     share = (done - warmup) / (stage.epochs - warmup)
     falling = {"cosine": _cosine(1, 0, share), "linear": 1 - share, "exponential": config.gamma**share}
     return config.lr * falling[config.lr_schedule]
+
+
+def image_size(config: "TrainConfig", epoch: int) -> int:
+    """Pixels a side of the training images in the epoch that follows ``epoch`` epochs; tests have the full size.
+
+    With ``--start-size`` S, F the full size and E the epochs of the run it is S + (F - S) epoch / (E / 2) in the first
+    half of the run, rounded down to a multiple of 4, and F in the second: early epochs cost less. Howard's entry to
+    DAWNBench, 2018; Tan & Le, *EfficientNetV2*, 2021, sec. 4.
+    """
+    full = config.input_size[1]
+    if config.start_size is None or 2 * epoch >= config.epochs:
+        return full
+    return config.start_size + (full - config.start_size) * 2 * epoch // config.epochs // 4 * 4
 
 
 def _one_cycle(done: float, rise: float, epochs: int) -> float:

@@ -14,10 +14,10 @@ NEAREST: dict[str, tuple[str, ...]] = {
     "quantize/packing.py": ("packing", "packed_state", "convert_neighbours", "convert_check"),
     "quantize/binary/threshold.py": ("thresholds", "plan"),
     "training/data/__init__.py": ("training_data", "training_folders"),
-    "training/data/augment.py": ("training_data",),
+    "training/data/augment.py": ("training_data", "fast_training"),
     "training/data/datasets.py": ("training_data", "training_folders"),
     "training/data/imagefolder.py": ("training_folders", "training_data"),
-    "training/data/loaders.py": ("training_data", "training_folders", "partial_epochs"),
+    "training/data/loaders.py": ("training_data", "training_folders", "partial_epochs", "fast_training"),
     "training/data/mixing.py": ("mixing",),
     "training/data/normalization.py": ("training_data",),
 }

@@ -1,1 +1,1 @@
-"""The published runs that tools/reproduce.py repeats."""
+"""The runs that tools/reproduce.py and tools/ablations.py make, and their logs."""

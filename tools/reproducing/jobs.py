@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
 from tools.reproducing.targets import IMAGES, IMAGES_FLAGS, IMAGES_OF, SECTIONS, TARGETS
@@ -36,6 +37,17 @@ class Target:
 
 
 ALL = {row[0]: Target(row[0], section, *row[1:]) for section, rows in TARGETS.items() for row in rows}
+
+
+def check_same(what: str, wanted: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Raises ValueError where the configuration in the log of ``what`` has another value than the one ``wanted``."""
+    for name, value in sorted(wanted.items()):
+        found = tuple(config[name]) if isinstance(value, tuple) else config[name]
+        if found != value:
+            raise ValueError(
+                f"the log of {what} has {name} {found} instead of {value}: it is of another run; run it again, or "
+                "remove the log"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,10 +100,4 @@ class Job:
         flags = parse_flags(self.flags)
         wanted = vars(TrainConfig.create(**flags))
         names = {*flags, *parse_flags(read_recipe(flags["recipe"])), "augment", "keep_float"}
-        for name in sorted(names - {"recipe"}):  # the log may have its flags one by one
-            found = tuple(config[name]) if isinstance(wanted[name], tuple) else config[name]
-            if found != wanted[name]:
-                raise ValueError(
-                    f"the log of {self.name!r} has {name} {found}, its target has {wanted[name]}: it is of another "
-                    "run; run the target again, or remove the log"
-                )
+        check_same(f"target {self.name!r}", {name: wanted[name] for name in names - {"recipe"}}, config)

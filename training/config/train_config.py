@@ -29,6 +29,7 @@ from .flags import (
     NOT_NEGATIVE,
     POSITIVE,
     SHARE,
+    Rule,
     at_least,
     check_all,
     did_you_mean,
@@ -85,6 +86,10 @@ class TrainConfig:
         default=None,
     )
 
+    whiten: bool = _network(
+        "start with first filters that whiten patches of the training images (1 / sqrt(eigenvalue + 0.0005))",
+        default=False,
+    )
     imports: tuple[str, ...] = _network(
         "Python files to run first, which register networks, schemes or layers of your own",
         name="--import",
@@ -110,7 +115,13 @@ class TrainConfig:
     )
     mean: tuple[float, ...] = _data("with --std instead of a preset, for pixels in 0 to 1", default=())
     std: tuple[float, ...] = _data("with --mean", default=())
-    augment: str = _data(choices=("none", "shift", "crop_flip", "resized_crop"), noun="augmentation")
+    augment: str = _data(choices=("none", "shift", "crop_flip", "crop_alternate", "resized_crop"), noun="augmentation")
+    start_size: int | None = _data(
+        "of training images at the start; they grow to full size in the first half of the run",
+        metavar="PIXELS",
+        rule=Rule(lambda value: value > 0 and value % 4 == 0, "be a multiple of 4"),
+        default=None,
+    )
     skip_corrupt: bool = _data("leave pictures out that cannot be read", default=False, resume="free")
     workers: int = _data(
         "processes that decode a set too large for memory; one a core and at most 4 where left out",
@@ -132,6 +143,13 @@ class TrainConfig:
     optimizer: str = _training(choices=("adam", "adamw", "rmsprop", "sgd"))
     lr: float = _training("the highest learning rate", rule=POSITIVE)
     momentum: float = _training("of sgd and rmsprop", rule=NOT_NEGATIVE, default=0.9)
+    nesterov: bool = _training("of sgd: the gradient where its momentum leads", default=False)
+    norm_bias_rate: float = _training(
+        "learning rate of batch norm's biases, as a multiple of the others'",
+        metavar="FACTOR",
+        rule=POSITIVE,
+        default=1.0,
+    )
     weight_decay: float = _training("of weights; scales, thresholds and norms have none", "--wd", rule=NOT_NEGATIVE)
     clip_weights: float = _training("of latent weights; 0: none", metavar="LIMIT", rule=NOT_NEGATIVE)
     lr_schedule: str = _training(choices=LR_SCHEDULES)
@@ -173,6 +191,16 @@ class TrainConfig:
         metavar="DECAY",
         rule=BELOW_1,
         default=0.0,
+    )
+    flip_test: bool = _more(
+        "tests also with the mean of the outputs for an image and for its mirror image", default=False, resume="free"
+    )
+    norm_images: int = _more(
+        "training images that batch norm's statistics are estimated from before each test, mostly 2048; 0: running "
+        "averages",
+        metavar="N",
+        rule=at_least(0),
+        default=0,
     )
 
     amp: str | None = _speed(
@@ -252,6 +280,17 @@ class TrainConfig:
             if scheme is not None:
                 quantize.get_scheme(scheme)
         _check_stages(self, given)
+        if self.nesterov and (self.optimizer != "sgd" or not self.momentum):
+            needs = f"the --optimizer is {self.optimizer}, its --momentum {self.momentum:g}"
+            raise ValueError(f"--nesterov needs --optimizer sgd and a --momentum above 0; {needs}; leave it out")
+        if self.whiten and self.pretrained is not None:
+            raise ValueError(f"--whiten replaces filters of --pretrained {self.pretrained}; give one of them")
+        _, height, width = self.input_size
+        if self.start_size is not None and not self.start_size < height == width:
+            raise ValueError(
+                f"--start-size is {self.start_size}; it must be below the size of the images, {height}x{width} pixels, "
+                "which must be square"
+            )
         if self.export_format != "packed" and self.export is None:
             raise ValueError(f"--export-format {self.export_format} has no meaning without --export")
         if self.teacher is None and self.distill_weight != 1:

@@ -1,4 +1,4 @@
-"""Random shifts and mirrorings of a whole batch, on the device the batch is on."""
+"""Random shifts and mirrorings of a whole batch, and its size, on the device the batch is on."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -17,6 +17,8 @@ class Augmentation:
     Attributes:
         padding: black pixels a side at 32x32; larger and smaller images get the same share.
         flip: mirror left to right with probability 1/2.
+        alternate: mirror each image in every second epoch instead, so that two epochs in a row show both sides of all
+            (Jordan, *94% on CIFAR-10 in 3.29 Seconds on a Single GPU*, 2024).
         resized_crop: cut a random region of the original picture, of 8% to 100% of its area, and
             resize it. Needs the original files, so such a set is streamed.
     """
@@ -24,18 +26,25 @@ class Augmentation:
     padding: int = 0
     flip: bool = False
     resized_crop: bool = False
+    alternate: bool = False
 
-    def draw(self, count: int, size: Sequence[int], generator: torch.Generator) -> tuple[Tensor, Tensor] | None:
+    def draw(
+        self, count: int, size: Sequence[int], generator: torch.Generator, turned: Tensor | None = None
+    ) -> tuple[Tensor, Tensor] | None:
         """Where the pixels of ``count`` images of ``size``, (height, width), come from in the padded images.
 
         Rows (count, height) and columns (count, width); None where every pixel stays. ``generator`` is the CPU's,
-        whatever the device.
+        whatever the device. ``turned`` (count,) says which images are mirrored where they alternate.
         """
         height, width = size
         padding = self.border(size)
         offsets = torch.randint(2 * padding + 1, (2, count, 1), generator=generator)
-        mirrored = torch.rand(count, 1, generator=generator) < (0.5 if self.flip else 0.0)
-        if not padding and not self.flip:
+        if self.alternate:
+            assert turned is not None
+            mirrored = turned[:, None]
+        else:
+            mirrored = torch.rand(count, 1, generator=generator) < (0.5 if self.flip else 0.0)
+        if not padding and not self.flip and not self.alternate:
             return None
         columns = torch.where(mirrored, torch.arange(width).flip(0), torch.arange(width))
         return offsets[0] + torch.arange(height), offsets[1] + columns
@@ -50,6 +59,13 @@ class Augmentation:
         return _gather(padded, rows.to(images.device), columns.to(images.device))
 
 
+def scaled(images: Tensor, size: int) -> Tensor:
+    """Images (N, C, H, W) of floats as (N, C, size, size), bilinear; as they are where they have that size."""
+    if images.shape[-2:] == (size, size):
+        return images
+    return F.interpolate(images, (size, size), mode="bilinear", antialias=True)
+
+
 def _gather(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """``out[n, c, i, j] = images[n, c, rows[n, i], columns[n, j]]``; rows (N, H), columns (N, W)."""
     batch = torch.arange(len(images), device=images.device).view(-1, 1, 1, 1)
@@ -61,6 +77,7 @@ AUGMENTATIONS = {
     "none": Augmentation(),
     "shift": Augmentation(padding=2),
     "crop_flip": Augmentation(padding=4, flip=True),
+    "crop_alternate": Augmentation(padding=4, alternate=True),
     "resized_crop": Augmentation(flip=True, resized_crop=True),
 }
 

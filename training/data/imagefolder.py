@@ -108,7 +108,7 @@ def center_fit(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 class PictureFiles(Dataset):
-    """Pictures decoded when they are asked for, with ``dataset[index, seed]``.
+    """Pictures decoded when they are asked for, with ``dataset[index, seed]``; without a seed whole.
 
     With ``skip`` the path of a picture that cannot be read takes the place of (image, label).
     """
@@ -127,7 +127,7 @@ class PictureFiles(Dataset):
     def __len__(self) -> int:
         return len(self.pictures.paths)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int] | str:
+    def __getitem__(self, key: tuple[int, int | None]) -> tuple[Tensor, int] | str:
         index, seed = key
         try:
             picture = read_picture(self.pictures.paths[index], self.channels)
@@ -135,7 +135,7 @@ class PictureFiles(Dataset):
             if not self.skip:
                 raise
             return self.pictures.paths[index]
-        if self.crop is None:
+        if self.crop is None or seed is None:
             return to_tensor(center_fit(picture, self.size)), self.pictures.labels[index]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

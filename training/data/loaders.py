@@ -4,6 +4,7 @@ The batches of an epoch depend on (seed, epoch) alone, not on the epochs before,
 number of workers: a resumed run sees what the uninterrupted one would have seen.
 """
 
+import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -126,7 +127,11 @@ class Loader:
         if self._start is not None:
             self._generator.set_state(self._start)
         for number, (images, labels) in enumerate(self.raw_batches(self._training_batches(order))):
-            yield self.normalization(self._augmented(images, number % self.share.accumulate)), labels
+            step, turn = divmod(number, self.share.accumulate)
+            if turn == 0:  # for the whole batch at once, so that it does not depend on who takes what
+                start = self.done + step * self.whole_batch
+                self._draw(order[start : start + self.whole_batch], images.shape[-2:])
+            yield self.normalization(self._augmented(images, turn)), labels
 
     def _test_batches(self) -> Sequence[Tensor]:
         own = torch.arange(self.count).tensor_split(self.share.processes)[self.share.rank]
@@ -138,16 +143,39 @@ class Loader:
             batch[self.share.part(turn, self.batch_size)] for batch in whole for turn in range(self.share.accumulate)
         ]
 
+    @functools.cached_property
+    def _first_turned(self) -> Tensor:
+        """Which images are mirrored in the first epoch where they alternate: half of them, by the seed alone."""
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, -1))  # no epoch has this one
+        return torch.randint(2, (self.count,), generator=generator) == 1
+
+    def _draw(self, indices: Tensor, size: Sequence[int]) -> None:
+        """Decide where the pixels of a whole batch of images come from."""
+        turned = self._first_turned[indices] ^ bool(self.epoch % 2) if self.augmentation.alternate else None
+        self._moves = self.augmentation.draw(len(indices), size, self._generator, turned)
+
     def _augmented(self, images: Tensor, turn: int) -> Tensor:
-        if turn == 0:  # for the whole batch at once, so that it does not depend on who takes what
-            self._moves = self.augmentation.draw(self.whole_batch, images.shape[-2:], self._generator)
         if self._moves is None:
             return images
         part = self.share.part(turn, self.batch_size)
         return self.augmentation.move(images, *(places[part] for places in self._moves))
 
-    def raw_batches(self, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """For each tensor of indices: uint8 images (N, C, H, W) and labels (N,), on the device."""
+    def sample(self, count: int) -> Iterator[Tensor]:
+        """``count`` images of the set, or all where it has fewer, normalized, (N, C, H, W), without augmentation.
+
+        They lie evenly over the set, and so do those of each batch: a folder's pictures are sorted by class. Batches
+        are at most as large as in training, and differ by one image at most. Nothing random is drawn.
+        """
+        chosen = torch.linspace(0, self.count - 1, min(self.count, count), dtype=torch.float64).long()
+        parts = -(-len(chosen) // self.batch_size)
+        for images, _ in self.raw_batches([chosen[part::parts] for part in range(parts)], cropped=False):
+            yield self.normalization(images)
+
+    def raw_batches(self, batches: Sequence[Tensor], cropped: bool = True) -> Iterator[tuple[Tensor, Tensor]]:
+        """For each tensor of indices: uint8 images (N, C, H, W) and labels (N,), on the device.
+
+        Not ``cropped``: whole pictures, where training cuts random regions out of them.
+        """
         raise NotImplementedError
 
 
@@ -159,7 +187,7 @@ class MemoryLoader(Loader):
         super().__init__(len(images), batch_size, normalization, **options)
         self.images, self.labels = images, labels
 
-    def raw_batches(self, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    def raw_batches(self, batches: Sequence[Tensor], cropped: bool = True) -> Iterator[tuple[Tensor, Tensor]]:
         for indices in batches:
             indices = indices.to(self.images.device)
             yield self.images[indices], self.labels[indices]
@@ -177,7 +205,7 @@ class StreamLoader(Loader):
         workers: int,
         **options,
     ):
-        """``dataset[index, seed]`` is (uint8 image (C, H, W), label); its randomness comes from ``seed``.
+        """``dataset[index, seed]`` is (uint8 image (C, H, W), label); its randomness comes from ``seed``, None: none.
 
         It may be a path instead, of a picture that cannot be read: a test batch is smaller by it, and in a training
         batch, whose size every process counts on, another picture of the batch comes twice.
@@ -195,8 +223,8 @@ class StreamLoader(Loader):
             generator=torch.Generator(),  # its own: the run's random state must not depend on who decodes
         )
 
-    def raw_batches(self, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        self._keys.batches, self._keys.seeds = batches, (self.seed, self.epoch)
+    def raw_batches(self, batches: Sequence[Tensor], cropped: bool = True) -> Iterator[tuple[Tensor, Tensor]]:
+        self._keys.batches, self._keys.seeds = batches, (self.seed, self.epoch) if cropped else None
         readable = not len(batches)  # a process without test pictures has nothing to miss
         for size, (images, labels, skipped) in zip(map(len, batches), self._files, strict=True):
             self.skipped |= set(skipped)
@@ -222,14 +250,14 @@ def _collate(items: list[tuple[Tensor, int] | str]) -> tuple[Tensor, Tensor, lis
 
 
 class _Keys:
-    """What the workers decode next, (index, seed of its crop) for each image of a batch; it changes every epoch."""
+    """What the workers decode next, (index, seed of its crop or None) for each image of a batch; new every epoch."""
 
     batches: Sequence[Tensor] = ()
-    seeds: tuple[int, ...] = ()
+    seeds: tuple[int, ...] | None = ()
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[tuple[int, int | None]]]:
         for batch in self.batches:  # one at a time: a million seeds take seconds
-            yield [(i, derive_seed(*self.seeds, i)) for i in batch.tolist()]
+            yield [(i, None if self.seeds is None else derive_seed(*self.seeds, i)) for i in batch.tolist()]

@@ -59,8 +59,14 @@ def epoch_lines(report: EpochReport, epochs: int) -> list[str]:
     return [
         f"Train: {count}  loss {train.loss:.4f}  top-1 {train.top1:6.2f}%  lr {report.lr:.3g}  "
         f"time {train.seconds:.1f}s  load_time {train.load_share:.0%}  {train.images_per_second:,.0f} images/s",
-        f"Test:  {count}  loss {test.loss:.4f}  top-1 {test.top1:6.2f}%  {best}  time {test.seconds:.1f}s",
+        f"Test:  {count}  {result_words(test)}  {best}  time {test.seconds:.1f}s",
     ]
+
+
+def result_words(test: Metrics) -> str:
+    """What a test has given."""
+    mirrored = "" if test.top1_mirrored is None else f"  with mirror images {test.top1_mirrored:.2f}%"
+    return f"loss {test.loss:.4f}  top-1 {test.top1:6.2f}%{mirrored}"
 
 
 def skipped_lines(paths: set[str]) -> list[str]:

@@ -55,7 +55,7 @@ class RunLogger:
         flips, health = self.session.flips.update(), measure_health(self.session.model, self.images)
         warnings = self.watch.epoch(health, flips)
         report = EpochReport(epoch, lr, stage.float_weights, train, test, best, flips, health)
-        plain = {name: dataclasses.asdict(metrics) for name, metrics in (("train", train), ("test", test))}
+        plain = {name: metrics.log_entry() for name, metrics in (("train", train), ("test", test))}
         state = {"float_weights": stage.float_weights, "unchanged": self.watch.unchanged}
         if skipped - self.skipped:
             state["skipped"] = sorted(skipped - self.skipped)

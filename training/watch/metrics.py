@@ -19,6 +19,7 @@ class Metrics:
         top1: percent.
         images: how many.
         seconds: of the pass in this process; ``load_seconds`` of them spent waiting for data.
+        top1_mirrored: percent, of the mean of an image's and its mirror image's outputs; None where nobody asked.
     """
 
     loss: float
@@ -26,6 +27,11 @@ class Metrics:
     images: int
     seconds: float
     load_seconds: float
+    top1_mirrored: float | None = None
+
+    def log_entry(self) -> dict[str, float]:
+        """The fields of the log: all but what nobody asked for."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
     @property
     def images_per_second(self) -> float:
@@ -37,11 +43,15 @@ class Metrics:
 
 
 class Meter:
-    """Sums of loss and correct answers, kept on the device, and a clock that starts now."""
+    """Sums of loss and correct answers, kept on the device, and a clock that starts now.
 
-    def __init__(self, device: torch.device):
+    ``mirrored``: of mirror images too, by :meth:`add_mirrored`.
+    """
+
+    def __init__(self, device: torch.device, mirrored: bool = False):
         self.loss_sum = torch.zeros((), dtype=torch.float64 if device.type != "mps" else torch.float32, device=device)
         self.correct = torch.zeros((), dtype=torch.long, device=device)
+        self.correct_mirrored = torch.zeros_like(self.correct) if mirrored else None
         self.images = 0
         self.load_seconds = 0.0
         self.start = time.perf_counter()
@@ -64,6 +74,10 @@ class Meter:
         self.correct += (outputs.detach().argmax(1) == labels).sum()
         self.images += len(labels)
 
+    def add_mirrored(self, outputs: Tensor, mirrored: Tensor, labels: Tensor) -> None:
+        """Of one batch the outputs (N, classes) for its images and for their mirror images, labels (N,)."""
+        self.correct_mirrored += ((outputs + mirrored).argmax(1) == labels).sum()
+
     def state(self) -> dict[str, float]:
         """The sums of this process so far, for :meth:`include`."""
         seconds = time.perf_counter() - self.start
@@ -79,7 +93,9 @@ class Meter:
         self.start -= state["seconds"]
 
     def result(self) -> Metrics:
-        own = torch.tensor([self.loss_sum.item(), self.correct.item(), self.images], dtype=torch.float64)
-        loss, correct, images = total(own).tolist()  # waits for the device, so before the clock
+        sums = [self.loss_sum, self.correct, self.images, 0 if self.correct_mirrored is None else self.correct_mirrored]
+        own = torch.tensor(list(map(float, sums)), dtype=torch.float64)
+        loss, correct, images, mirrored = total(own).tolist()  # waits for the device, so before the clock
         seconds = time.perf_counter() - self.start
-        return Metrics(loss / images, 100 * correct / images, int(images), seconds, self.load_seconds)
+        top1_mirrored = None if self.correct_mirrored is None else 100 * mirrored / images
+        return Metrics(loss / images, 100 * correct / images, int(images), seconds, self.load_seconds, top1_mirrored)

@@ -3,6 +3,7 @@
 ``{"kind": "run", ...}``     once a start: config, environment (command, machine, versions), cost, processes,
                             effective_batch (images between two updates of the weights, of all processes)
 ``{"kind": "epoch", ...}``   once an epoch: epoch, lr, train and test (loss, top1, images, seconds, load_seconds),
+                            top1_mirrored (of the test, with --flip-test),
                             float_weights (in the first of two stages), unchanged (binary layers none of whose
                             weights has changed its sign so far), peak_memory (host and device, bytes, so far),
                             skipped (pictures that could not be read, where there are new ones)

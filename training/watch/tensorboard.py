@@ -60,6 +60,8 @@ class TensorBoardLog:
         }
         if report.best_acc1 is not None:
             scalars[METRIC] = report.best_acc1
+        if report.test.top1_mirrored is not None:
+            scalars["top1/test_mirrored"] = report.test.top1_mirrored
         scalars |= {f"flip_rate/{layer}": rate for layer, rate in report.flip_rates.items()}
         for layer, health in report.health.items():
             scalars |= {f"health/{layer}/{name}": value for name, value in dataclasses.asdict(health).items()}
