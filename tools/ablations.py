@@ -41,10 +41,9 @@ python trainer_exp.py {BASE_LINES}
 ```
 
 on CIFAR-10 as pictures (`--data-dir`), with the one change that it names. *last* is the top-1 of the last epoch on the
-test set in percent, *mirrored* that of the mean of the outputs for an image and its mirror image, where it was
-measured. *difference* is that of *last* to the mean of the two base rows, which differ in their seed only; where there
-is *mirrored*, that of *mirrored* to *last*, of one network. A change *pays* where it gains more than the two base rows
-lie apart. What needs more epochs than these to pay, the table does not show. *s/epoch* is training and test.
+test set in percent, *difference* that to the mean of the two base rows, which differ in their seed only. A change
+*pays* where it gains more than those two lie apart. What needs more epochs than these to pay, the table does not show.
+*mirrored* is the top-1 of the mean of the outputs for an image and its mirror image, *s/epoch* training and test.
 """
 
 COLUMNS = ("variant", "change", "last", "difference", "mirrored", "s/epoch", "pays", "date", "machine")
@@ -80,21 +79,19 @@ def row(variant: Variant, runs: Mapping[str, Any]) -> dict[str, str]:
     run = runs[variant.name]
     config = run["run"]["config"]
     variant.check(config)
-    result, mirrored = run["result"], run["epoch"]["test"].get("top1_mirrored")
+    result = run["result"]
     cells = {
         "variant": variant.name,
         "change": f"`{variant.change.replace(TEACHER, str(config['teacher']))}`" if variant.change else "",
         "last": f"{result['last_acc1']:.2f}",
+        "mirrored": f"{run['epoch']['test']['top1_mirrored']:.2f}",
         "s/epoch": f"{result['seconds'] / config['epochs']:.0f}",
         "date": run["run"]["environment"]["date"][:10],
         "machine": machine(run["run"]["environment"]),
     }
-    if mirrored is not None:
-        cells["mirrored"] = f"{mirrored:.2f}"
     bases = [runs[name]["result"]["last_acc1"] for name in BASES if name in runs]
     if bases and variant.name not in BASES:
-        last = result["last_acc1"]
-        difference = last - sum(bases) / len(bases) if mirrored is None else mirrored - last
+        difference = result["last_acc1"] - sum(bases) / len(bases)
         cells["difference"] = f"{difference:+.2f}"
         if len(bases) == len(BASES):
             cells["pays"] = "pays" if difference > max(bases) - min(bases) else "does not"

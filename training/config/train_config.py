@@ -201,6 +201,7 @@ class TrainConfig:
         metavar="N",
         rule=at_least(0),
         default=0,
+        resume="free",
     )
 
     amp: str | None = _speed(
