@@ -126,7 +126,25 @@ LAYERS = {
         "BinaryWeight",
     ),
     "dorefa conv1d": (lambda: nn.Conv1d(9, 12, 3, 2, 2, bias=False), "dorefa", (4, 9, 11), "LevelConv"),
-    "dorefa conv3d": (lambda: nn.Conv3d(9, 12, 3), "dorefa", (4, 9, 5, 6, 7), "BinaryWeight"),
+    "conv3d": (
+        lambda: nn.Conv3d(8, 12, (3, 2, 3), (2, 1, 3), (2, 0, 1), (1, 2, 1), 4),
+        "xnor",
+        (4, 8, 5, 6, 7),
+        "LevelConv3dOfSigns",
+    ),
+    "dorefa conv3d": (lambda: nn.Conv3d(9, 12, 3), "dorefa", (4, 9, 5, 6, 7), "LevelConv3d"),
+    "dorefa conv3d, same": (
+        lambda: nn.Conv3d(9, 12, (2, 3, 4), padding="same", bias=False),
+        "dorefa:w_bits=2,a_bits=2",
+        (4, 9, 5, 6, 7),
+        "LevelConv3d",
+    ),
+    "conv3d, padded": (
+        lambda: nn.Conv3d(9, 12, 3, padding=1, padding_mode="circular"),
+        "xnor",
+        (4, 9, 5, 6, 7),
+        "BinaryWeight",
+    ),
     "dorefa linear": (lambda: nn.Linear(70, 11), "dorefa:w_bits=2,a_bits=2", (4, 70), "LevelLinear"),
     "dorefa of a map": (
         lambda: nn.Linear(70, 11, bias=False),

@@ -166,6 +166,10 @@ _A_CHANNEL = """
   a_channel = Constant <value_ints = [1, -1, 1, 1]> ()
 """
 
+_A_CHANNEL_OF_VOLUMES = """
+  a_channel = Constant <value_ints = [1, -1, 1, 1, 1]> ()
+"""
+
 _COMPARE = """
   {to}_threshold = Reshape ({threshold}, a_channel)
   {to} = GreaterOrEqual ({x}, {to}_threshold)
@@ -256,6 +260,8 @@ _FILTERS = """
   weight = Transpose <perm = [0, 3, 1, 2]> (filters)
 """
 
+_FILTERS_OF_VOLUMES = _FILTERS.replace("[0, 3, 1, 2]", "[0, 4, 1, 2, 3]")
+
 _ROW_SUMS = """
   weight = Transpose <perm = [1, 0]> (filter_rows)
   sums = MatMul ({x}, weight)
@@ -322,7 +328,7 @@ def _int8_function(name: str) -> onnx.FunctionProto:
 
 
 def level_name(operation: str, signs: bool) -> str:
-    """The operator of an input of signs, or else of numbers; the operation is Conv, ConvTranspose or Linear."""
+    """The operator of an input of signs, or else of numbers: of a Conv, Conv3d, ConvTranspose or Linear."""
     return f"Level{operation}" + "OfSigns" * signs
 
 
@@ -339,7 +345,9 @@ def _level_function(name: str) -> onnx.FunctionProto:
         body += _A_CHANNEL + _TRANSPOSED_FILTERS + _TRANSPOSED_SUMS.format(x="number", scale="scale")
     else:
         attributes += ["dilations", "size_hint"]
-        body += _A_CHANNEL + _FILTERS + _SUMS.format(x="number", scale="scale")
+        volumes = name.startswith("LevelConv3d")
+        body += _A_CHANNEL_OF_VOLUMES + _FILTERS_OF_VOLUMES if volumes else _A_CHANNEL + _FILTERS
+        body += _SUMS.format(x="number", scale="scale")
     return _parse(name, attributes, inputs, body + _BIAS.format(x="scaled", bias="bias") + _ending(""))
 
 

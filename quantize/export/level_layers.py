@@ -1,10 +1,11 @@
-"""Layers that compute on several bit planes as calls of functions: of a few bits, and transposed ones.
+"""Layers that compute on several bit planes as calls of functions: of a few bits, transposed, and 3-D ones.
 
 What they are in the engine stands in :mod:`quantize.packed.planes`. In the file an input is a whole number from 0 to
 A = 2^k - 1, or a sign, and a weight an odd whole number from -B to B, whose bits are stored plane by plane. The sums of
 their products are exact, and the scale that follows has 1 / (A B) in it.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,14 +17,12 @@ from ..binary.conv2d_form import conv2d_form, from_batch, to_batch
 from ..packed.expanded import ExpandedLayer
 from ..packed.planes import has_planes, integer_weights
 from .functions import level_name
-from .lowering import call, conv_attributes, replaced
-
-_MOST_DIMENSIONS = 2  # of a kernel
+from .lowering import call, conv_attributes, replaced, size_hint
 
 
 def with_level_call(layer: ExpandedLayer, **methods: Callable) -> nn.Module | None:
     """The layer as a call; None where there is no function for it. ``methods`` are for a call with an output size."""
-    weights = integer_weights(layer) if _has_call(layer) else None
+    weights = integer_weights(layer) if has_planes(layer) else None
     if weights is None:
         return None
     signs, largest = layer.scheme.signed_input, 2**layer.scheme.weight_bits - 1
@@ -38,10 +37,6 @@ def with_level_call(layer: ExpandedLayer, **methods: Callable) -> nn.Module | No
     return replaced(layer, tensors, compute=_compute, **methods)
 
 
-def _has_call(layer: ExpandedLayer) -> bool:
-    return has_planes(layer) and len(layer.kernel_size) <= _MOST_DIMENSIONS
-
-
 def _largest_input(layer: ExpandedLayer) -> int:
     return 2 ** (layer.scheme.input_bits or 1) - 1
 
@@ -49,8 +44,8 @@ def _largest_input(layer: ExpandedLayer) -> int:
 def _planes(weights: Tensor, bits: int) -> Tensor:
     """The bits of filters (out, channels, ...), odd whole numbers, plane by plane, lowest first: (bits out, bytes)."""
     codes = ((weights + 2**bits - 1) / 2).to(torch.uint8)
-    kernel = (1,) * (4 - weights.dim())
-    codes = codes.reshape(*weights.shape[:2], *kernel, *weights.shape[2:])
+    out, channels, *kernel = weights.shape
+    codes = codes.reshape(out, channels, math.prod(kernel[:-1]), *kernel[-1:] or (1,))  # the rows of all depths
     return packing.pack_weights(torch.cat([(codes >> j & 1).float() - 0.5 for j in range(bits)]))
 
 
@@ -72,20 +67,32 @@ def _called(layer: ExpandedLayer, x: Tensor, tensors: list[Tensor]) -> Tensor:
         attributes |= {"filter_shape": (layer.out_features, layer.in_features), "filter_bits": (layer.in_features,)}
         return call(level_name("Linear", signs), [x, *tensors], attributes, (*x.shape[:-1], layer.out_features))
     batch = to_batch(layer, x)
-    operation, window, size = (_transposed_window if layer.transposed else _window)(layer, batch)
+    volume = len(layer.kernel_size) == 3
+    windows = _transposed_window if layer.transposed else _volume_window if volume else _window
+    operation, window, size = windows(layer, batch)
     out, channels, *kernel = layer.filter_shape
     kernel = [1] * (2 - len(kernel)) + kernel
-    attributes |= {"filter_shape": (out, *kernel, channels), "filter_bits": (channels * kernel[0] * kernel[1],)}
+    attributes |= {"filter_shape": (out, *kernel, channels), "filter_bits": (channels * math.prod(kernel),)}
     y = call(level_name(operation, signs), [batch, *tensors], attributes | window, (batch.shape[0], out, *size))
     return from_batch(layer, y, x)
 
 
-def _window(layer: ExpandedLayer, image: Tensor) -> tuple[str, dict[str, Any], tuple[int, int]]:
+def _window(layer: ExpandedLayer, image: Tensor) -> tuple[str, dict[str, Any], tuple[int, ...]]:
     """Operation, attributes and output size of a convolution."""
     geometry, _ = conv2d_form(layer)
     height, width = image.shape[2:]
-    hint = tuple(n if isinstance(n, int) else 0 for n in (height, width))
-    return "Conv", {**conv_attributes(geometry), "size_hint": hint}, geometry.output_size(height, width)
+    return "Conv", conv_attributes(geometry) | size_hint(image), geometry.output_size(height, width)
+
+
+def _volume_window(layer: ExpandedLayer, volume: Tensor) -> tuple[str, dict[str, Any], tuple[int, ...]]:
+    """The same of one of three dimensions."""
+    left, right, top, bottom, front, back = layer._reversed_padding_repeated_twice
+    before, after = (front, top, left), (back, bottom, right)
+    window = {"kernel_shape": layer.kernel_size, "strides": layer.stride, "pads": before + after}
+    sizes = zip(volume.shape[2:], before, after, layer.dilation, layer.kernel_size, layer.stride, strict=True)
+    size = tuple((n + p + q - d * (k - 1) - 1) // s + 1 for n, p, q, d, k, s in sizes)
+    attributes = window | {"dilations": layer.dilation, "group": layer.groups} | size_hint(volume)
+    return "Conv3d", attributes, size
 
 
 def _transposed_window(layer: ExpandedLayer, image: Tensor) -> tuple[str, dict[str, Any], tuple[int, ...]]:

@@ -6,6 +6,7 @@
 
 #include "api.h"
 #include "levels/layer.h"
+#include "levels/volume.h"
 #include "testing.h"
 
 namespace {
@@ -78,8 +79,17 @@ struct Side {
 struct Layer {
   bool transposed;
   int64_t batch, channels, outputs, groups;  // channels of a group
-  Side rows, columns;
+  Side rows, columns, depths{1, 1, 1, 1, 0, 0};
+
+  // Of the input and of the output, depth by height by width.
+  Volume::Size size() const { return {depths.size, rows.size, columns.size}; }
+  Volume::Size out_size() const {
+    return {depths.outputs(transposed), rows.outputs(transposed), columns.outputs(transposed)};
+  }
+  int64_t filter_bits() const { return depths.kernel * rows.kernel * columns.kernel * channels; }
 };
+
+int64_t product(const Volume::Size& size) { return size[0] * size[1] * size[2]; }
 
 // A layer with a random weight and input, and what it computes. Scales are powers of 2, so that all of it is exact.
 class LevelProblem {
@@ -87,7 +97,7 @@ class LevelProblem {
   LevelProblem(const Layer& layer, int weight_bits, const Input& input, uint32_t seed)
       : layer_(layer), input_(input), weight_bits_(weight_bits) {
     std::mt19937 random(seed);
-    const int64_t filter = layer.rows.kernel * layer.columns.kernel * layer.channels, bytes = (filter + 7) / 8;
+    const int64_t filter = layer.filter_bits(), bytes = (filter + 7) / 8;
     weights_.resize(static_cast<size_t>(layer.outputs * filter));
     dense_.resize(static_cast<size_t>(weight_bits * layer.outputs * bytes));
     for (int j = 0; j < weight_bits; ++j)
@@ -101,79 +111,99 @@ class LevelProblem {
       end_.scale.push_back(o % 2 ? -0.5f : 2.0f);
       end_.bias.push_back(static_cast<float>(o % 5) - 1.5f);
     }
-    x_ = floats(layer.batch * layer.groups * layer.channels * layer.rows.size * layer.columns.size, random);
+    x_ = floats(layer.batch * layer.groups * layer.channels * product(layer.size()), random);
   }
 
   Weight weight() const {
-    return {dense_.data(), weight_bits_, layer_.outputs, layer_.groups, layer_.rows.kernel, layer_.columns.kernel,
-            layer_.channels};
+    const int64_t rows = layer_.depths.kernel * layer_.rows.kernel;
+    return {dense_.data(), weight_bits_, layer_.outputs, layer_.groups, rows, layer_.columns.kernel, layer_.channels};
   }
 
   Conv conv() const {
     const Side &r = layer_.rows, &c = layer_.columns;
-    if (layer_.transposed)
-      return {input_, weight(), TransposedAxis{"height", r.kernel, r.stride, r.before, r.after, r.output_padding},
-              TransposedAxis{"width", c.kernel, c.stride, c.before, c.after, c.output_padding}, end_};
-    xk_conv_shape window{};
-    window.kernel_h = r.kernel, window.kernel_w = c.kernel, window.stride_h = r.stride, window.stride_w = c.stride;
-    window.dilation_h = r.dilation, window.dilation_w = c.dilation;
-    window.pad_top = r.before, window.pad_bottom = r.after, window.pad_left = c.before, window.pad_right = c.after;
-    return {input_, weight(), window, end_};
+    if (!layer_.transposed) return {input_, weight(), window(), end_};
+    return {input_, weight(), TransposedAxis{"height", r.kernel, r.stride, r.before, r.after, r.output_padding},
+            TransposedAxis{"width", c.kernel, c.stride, c.before, c.after, c.output_padding}, end_};
+  }
+
+  Volume volume() const {
+    const Side& d = layer_.depths;
+    return {input_, weight(), {"depth", 0, d.kernel, d.stride, d.dilation, d.before, d.after}, window(), end_};
   }
 
   std::vector<float> expected() const {
-    const int64_t height = layer_.rows.outputs(layer_.transposed), width = layer_.columns.outputs(layer_.transposed);
+    const Volume::Size out = layer_.out_size();
     std::vector<float> y;
     for (int64_t n = 0; n < layer_.batch; ++n)
       for (int64_t o = 0; o < layer_.outputs; ++o)
-        for (int64_t row = 0; row < height; ++row)
-          for (int64_t column = 0; column < width; ++column) {
-            const size_t at = static_cast<size_t>(o);
-            y.push_back(static_cast<float>(sum(n, o, row, column)) * end_.scale[at] + end_.bias[at]);
-          }
+        for (int64_t depth = 0; depth < out[0]; ++depth)
+          for (int64_t row = 0; row < out[1]; ++row)
+            for (int64_t column = 0; column < out[2]; ++column) {
+              const size_t at = static_cast<size_t>(o);
+              y.push_back(static_cast<float>(sum(n, o, {depth, row, column})) * end_.scale[at] + end_.bias[at]);
+            }
     return y;
   }
 
   // What a convolution of this machine writes.
-  std::vector<float> found(const xk_parallel* parallel, size_t count) const {
+  std::vector<float> found(const xk_parallel* parallel) const {
     const Conv convolution = conv();
-    int64_t height = 0, width = 0;
-    convolution.output_size(layer_.rows.size, layer_.columns.size, &height, &width);
-    check(static_cast<int64_t>(count) == layer_.batch * layer_.outputs * height * width, "the size of the output");
-    std::vector<float> y(count, NAN);
-    convolution.compute(x_.data(), layer_.batch, layer_.rows.size, layer_.columns.size, y.data(), parallel);
+    const Conv::Size out = convolution.output_size({layer_.rows.size, layer_.columns.size});
+    std::vector<float> y(static_cast<size_t>(layer_.batch * layer_.outputs * out[0] * out[1]), NAN);
+    convolution.compute(x_.data(), layer_.batch, {layer_.rows.size, layer_.columns.size}, y.data(), parallel);
+    return y;
+  }
+
+  // The same of one of volumes.
+  std::vector<float> found_of_volumes(const xk_parallel* parallel) const {
+    const Volume convolution = volume();
+    const int64_t count = layer_.batch * layer_.outputs * product(convolution.output_size(layer_.size()));
+    std::vector<float> y(static_cast<size_t>(count), NAN);
+    convolution.compute(x_.data(), layer_.batch, layer_.size(), y.data(), parallel);
     return y;
   }
 
   // The same of a linear layer, whose rows are the images.
-  std::vector<float> found_of_rows(const xk_parallel* parallel, size_t count) const {
-    std::vector<float> y(count, NAN);
+  std::vector<float> found_of_rows(const xk_parallel* parallel) const {
+    std::vector<float> y(static_cast<size_t>(layer_.batch * layer_.outputs), NAN);
     Linear(input_, weight(), end_).compute(x_.data(), layer_.batch, y.data(), parallel);
     return y;
   }
 
  private:
-  int64_t sum(int64_t n, int64_t o, int64_t row, int64_t column) const {
+  xk_conv_shape window() const {
+    const Side &r = layer_.rows, &c = layer_.columns;
+    xk_conv_shape window{};
+    window.kernel_h = r.kernel, window.kernel_w = c.kernel, window.stride_h = r.stride, window.stride_w = c.stride;
+    window.dilation_h = r.dilation, window.dilation_w = c.dilation;
+    window.pad_top = r.before, window.pad_bottom = r.after, window.pad_left = c.before, window.pad_right = c.after;
+    return window;
+  }
+
+  int64_t sum(int64_t n, int64_t o, const Volume::Size& place) const {
     const Layer& l = layer_;
     const int64_t first = o / (l.outputs / l.groups) * l.channels;
     int64_t total = 0;
-    for (int64_t i = 0; i < l.rows.kernel; ++i)
-      for (int64_t j = 0; j < l.columns.kernel; ++j) {
-        const int64_t y = l.rows.input(l.transposed, row, i), x = l.columns.input(l.transposed, column, j);
-        if (y < 0 || x < 0) continue;
-        for (int64_t c = 0; c < l.channels; ++c) {
-          const int64_t image = n * l.groups * l.channels + first + c;
-          const size_t tap = static_cast<size_t>(((o * l.rows.kernel + i) * l.columns.kernel + j) * l.channels + c);
-          total += weights_[tap] * number(input_, x_[static_cast<size_t>((image * l.rows.size + y) * l.columns.size + x)]);
+    for (int64_t k = 0; k < l.depths.kernel; ++k)
+      for (int64_t i = 0; i < l.rows.kernel; ++i)
+        for (int64_t j = 0; j < l.columns.kernel; ++j) {
+          const int64_t z = l.depths.input(l.transposed, place[0], k), y = l.rows.input(l.transposed, place[1], i),
+                        x = l.columns.input(l.transposed, place[2], j);
+          if (z < 0 || y < 0 || x < 0) continue;
+          for (int64_t c = 0; c < l.channels; ++c) {
+            const int64_t image = n * l.groups * l.channels + first + c;
+            const int64_t at = ((image * l.depths.size + z) * l.rows.size + y) * l.columns.size + x;
+            const int64_t tap = (((o * l.depths.kernel + k) * l.rows.kernel + i) * l.columns.kernel + j) * l.channels + c;
+            total += weights_[static_cast<size_t>(tap)] * number(input_, x_[static_cast<size_t>(at)]);
+          }
         }
-      }
     return total;
   }
 
   Layer layer_;
   Input input_;
   int weight_bits_;
-  std::vector<int64_t> weights_;  // [outputs][kernel_h][kernel_w][channels]
+  std::vector<int64_t> weights_;  // [outputs][kernel_d][kernel_h][kernel_w][channels]
   std::vector<uint8_t> dense_;
   ScaleBias end_;
   std::vector<float> x_;
@@ -182,21 +212,24 @@ class LevelProblem {
 std::string name_of(const Layer& l, int weight_bits, const Input& input) {
   return std::string(l.transposed ? "transposed " : "") + std::to_string(l.groups) + " times " +
          std::to_string(l.channels) + " channels, " + std::to_string(l.outputs) + " outputs, kernel " +
-         std::to_string(l.rows.kernel) + "x" + std::to_string(l.columns.kernel) + ", " + std::to_string(weight_bits) +
+         std::to_string(l.depths.kernel) + "x" + std::to_string(l.rows.kernel) + "x" + std::to_string(l.columns.kernel) + ", " + std::to_string(weight_bits) +
          " bits a weight, " + std::to_string(input.bits) + " an input";
 }
 
 void check_layer(const Layer& layer, int weight_bits, const Input& input, uint32_t seed) {
   const LevelProblem problem(layer, weight_bits, input, seed);
   const std::vector<float> expected = problem.expected();
-  const bool is_row = !layer.transposed && layer.groups == 1 && layer.rows.size == 1 && layer.columns.size == 1;
+  const bool is_image = layer.depths.size == 1 && layer.depths.kernel == 1, is_volume = !layer.transposed;
+  const bool is_row = is_volume && layer.groups == 1 && product(layer.size()) == 1;
   size_t threads = 3;
   const xk_parallel parallel{threads_for, &threads};
   with_each_kernel([&](const std::string& kernel) {
     const std::string name = kernel + " " + name_of(layer, weight_bits, input);
-    check(problem.found(nullptr, expected.size()) == expected, name);
-    check(problem.found(&parallel, expected.size()) == expected, name + ", three threads");
-    if (is_row) check(problem.found_of_rows(&parallel, expected.size()) == expected, name + ", linear");
+    for (const xk_parallel* run : {static_cast<const xk_parallel*>(nullptr), &parallel}) {
+      if (is_image) check(problem.found(run) == expected, name);
+      if (is_volume) check(problem.found_of_volumes(run) == expected, name + ", of volumes");
+      if (is_row) check(problem.found_of_rows(run) == expected, name + ", linear");
+    }
   });
 }
 
@@ -210,6 +243,9 @@ std::vector<Layer> layers(int64_t channels) {
       {true, 1, channels, 6, 2, {3, 4, 2, 1, 1, 1}, {2, 4, 2, 1, 1, 1}},
       {true, 2, channels, 3, 1, {2, 3, 2, 1, 0, 2, 1}, {3, 2, 3, 1, 1, 0, 2}},  // with outputs that no tap reaches
       {true, 1, channels, 2, 1, {6, 2, 1, 1, 3, 2}, {7, 2, 2, 1, 4, 3}},        // results that the padding hides
+      {false, 2, channels, 3, 1, {4, 3, 1, 1, 1, 1}, {3, 2, 1, 1, 0, 1}, {4, 3, 1, 1, 1, 1}},
+      {false, 1, channels, 4, 2, {3, 2, 2, 1, 0, 0}, {4, 1, 1, 1, 0, 0}, {7, 3, 2, 1, 0, 2}},
+      {false, 1, channels, 2, 1, {3, 1, 1, 1, 0, 0}, {2, 2, 1, 1, 1, 0}, {5, 2, 3, 2, 4, 5}},  // slices between the taps
   };
 }
 
@@ -293,7 +329,7 @@ void test_bad_levels() {
   const Layer layer{false, 1, 3, 4, 1, {4, 3, 1, 1, 0, 0}, {4, 3, 1, 1, 0, 0}};
   const LevelProblem problem(layer, 2, {2}, 1);
   const auto output_of = [](const Conv& conv, int64_t height, int64_t width) {
-    return xk::guarded([&] { conv.output_size(height, width, &height, &width); });
+    return xk::guarded([&] { conv.output_size({height, width}); });
   };
   check(output_of(problem.conv(), 3, 3) == XK_OK, "an input of the kernel's size");
   fails(output_of(problem.conv(), 2, 3), "less than the 3 that the dilated kernel spans");
@@ -301,6 +337,26 @@ void test_bad_levels() {
   const LevelProblem up({true, 1, 3, 4, 1, {4, 2, 2, 1, 3, 3}, {4, 2, 2, 1, 3, 3}}, 1, {1}, 1);
   check(output_of(up.conv(), 4, 4) == XK_OK, "an input of more than the padding");
   fails(output_of(up.conv(), 4, 3), "the width of the output is 6 less a padding of 6; nothing is left");
+  const Layer deep{false, 1, 3, 4, 1, {4, 3, 1, 1, 0, 0}, {4, 3, 1, 1, 0, 0}, {5, 3, 2, 2, 0, 0}};
+  const LevelProblem deep_problem(deep, 1, {2}, 1);
+  const auto output_of_volume = [&](int64_t depth, int64_t height) {
+    return xk::guarded([&] { deep_problem.volume().output_size({depth, height, 4}); });
+  };
+  check(output_of_volume(5, 4) == XK_OK, "a volume of the kernel's size");
+  fails(output_of_volume(4, 4), "the padded input depth is 4, less than the 5 that the dilated kernel spans");
+  fails(output_of_volume(5, 2), "the padded input height is 2");
+  Layer bad = deep;
+  const auto made = [&] { return xk::guarded([&] { LevelProblem(bad, 1, {2}, 1).volume(); }); };
+  bad.depths.stride = 0;
+  fails(made(), "stride_d is 0");
+  bad = deep, bad.depths.dilation = 0;
+  fails(made(), "dilation_d is 0");
+  bad = deep, bad.depths.before = -1;
+  fails(made(), "pad_front is -1");
+  bad = deep, bad.depths.after = -1;
+  fails(made(), "pad_back is -1");
+  bad = deep, bad.depths.dilation = int64_t{1} << 40;
+  fails(made(), "dilation_d * kernel_d is over");
   Weight weight = problem.weight();
   weight.kernel_h = weight.kernel_w = 1, weight.channels = int64_t{1} << 28;
   fails(xk::guarded([&] { check_sums(weight, {2}); }), "sums of their products do not fit in 32 bits");

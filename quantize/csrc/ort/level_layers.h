@@ -1,4 +1,4 @@
-// LevelConv, LevelConvTranspose and LevelLinear: layers whose weights, and inputs, have a few bits each.
+// LevelConv, LevelConv3d, LevelConvTranspose and LevelLinear: layers whose weights, and inputs, have a few bits each.
 #pragma once
 
 #include <vector>
