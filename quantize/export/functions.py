@@ -69,16 +69,22 @@ _LEVELS = (
 """
 )
 
-# x times the signs of a linear layer's weight.
-_SIGN_MATMUL = (
+# A weight of signs, a row a filter.
+_SIGNS = (
     _BITS.format(bytes="weight_bits", count="filter_bits")
     + """
   zero_one = Cast <to = 1> (used)
   half = Constant <value = float {0.5}> ()
   half_signs = Sub (zero_one, half)
   two = Constant <value = float {2.0}> ()
-  rows_of_signs = Mul (half_signs, two)
-  signs = Transpose <perm = [1, 0]> (rows_of_signs)
+  filter_rows = Mul (half_signs, two)
+"""
+)
+
+_SIGN_MATMUL = (
+    _SIGNS
+    + """
+  signs = Transpose <perm = [1, 0]> (filter_rows)
   y = MatMul (x, signs)
 """
 )
@@ -295,6 +301,10 @@ def function(name: str) -> onnx.FunctionProto:
         return _parse(name, ("filter_shape", "filter_bits", "code_shape", "bit_values"), ("codes", "levels"), _LEVELS)
     if name == "SignMatMul":
         return _parse(name, ("filter_shape", "filter_bits"), ("x", "weight_bits"), _SIGN_MATMUL)
+    if name == "SignConv":
+        body = _SIGNS + _A_CHANNEL + _FILTERS + _SUMS.format(x="x", scale="scale")
+        body += _BIAS.format(x="scaled", bias="bias") + _ending("")
+        return _parse(name, _CONV, ("x", "weight_bits", "scale", "bias"), body)
     if name.startswith("Int8"):
         return _int8_function(name)
     if name.startswith("Level"):

@@ -3,6 +3,8 @@
 What they are in the engine stands in :mod:`quantize.packed.planes`. In the file an input is a whole number from 0 to
 A = 2^k - 1, or a sign, and a weight an odd whole number from -B to B, whose bits are stored plane by plane. The sums of
 their products are exact, and the scale that follows has 1 / (A B) in it.
+
+Large convolutions of floats with signs are calls too: the library looks their sums up, as it does for linear layers.
 """
 
 import math
@@ -15,18 +17,23 @@ from torch import Tensor, nn
 from .. import packing
 from ..binary.conv2d_form import conv2d_form, from_batch, to_batch
 from ..packed.expanded import ExpandedLayer
-from ..packed.planes import has_planes, integer_weights
+from ..packed.planes import has_planes, integer_weights, pads_with_zeros
+from ..scheme import FLOAT_BITS
 from .functions import level_name
 from .lowering import call, conv_attributes, replaced, size_hint
+
+# Sums are formed for four channels of a pixel and looked up by each tap and filter that meets them. With fewer channels
+# in a group, fewer that look up, or fewer products in an output, a convolution of floats is as fast.
+_LEAST_CHANNELS, _LEAST_LOOKUPS, _LEAST_PRODUCTS = 128, 512, 512
 
 
 def with_level_call(layer: ExpandedLayer, **methods: Callable) -> nn.Module | None:
     """The layer as a call; None where there is no function for it. ``methods`` are for a call with an output size."""
-    weights = integer_weights(layer) if has_planes(layer) else None
+    weights = integer_weights(layer) if has_planes(layer) or _looks_up(layer) else None
     if weights is None:
         return None
     signs, largest = layer.scheme.signed_input, 2**layer.scheme.weight_bits - 1
-    steps = largest * (1 if signs else _largest_input(layer))
+    steps = largest * (1 if signs or _is_of_floats(layer) else _largest_input(layer))
     scale = weights.new_ones(()) if layer.weight_scale is None else layer.weight_scale
     bias = weights.new_zeros(len(weights)) if layer.bias is None else layer.bias
     tensors = {
@@ -35,6 +42,21 @@ def with_level_call(layer: ExpandedLayer, **methods: Callable) -> nn.Module | No
         "bias": bias,
     }
     return replaced(layer, tensors, compute=_compute, **methods)
+
+
+def _is_of_floats(layer: ExpandedLayer) -> bool:
+    return layer.scheme.input_bits == FLOAT_BITS
+
+
+def _looks_up(layer: ExpandedLayer) -> bool:
+    """Whether a layer is a convolution of floats with signs that is faster with looked up sums."""
+    signs = _is_of_floats(layer) and layer.scheme.weight_bits == 1
+    if not signs or layer.transposed or len(layer.kernel_size) not in (1, 2) or not pads_with_zeros(layer):
+        return False
+    out, channels, *kernel = layer.filter_shape
+    taps = math.prod(kernel)
+    lookups = out // layer.groups * taps / math.prod(layer.stride)
+    return channels >= _LEAST_CHANNELS and lookups >= _LEAST_LOOKUPS and channels * taps >= _LEAST_PRODUCTS
 
 
 def _largest_input(layer: ExpandedLayer) -> int:
@@ -59,21 +81,22 @@ def _compute(layer: ExpandedLayer, x: Tensor, output_scale: Tensor | None, *args
 
 
 def _called(layer: ExpandedLayer, x: Tensor, tensors: list[Tensor]) -> Tensor:
-    signs = layer.scheme.signed_input
-    attributes: dict[str, Any] = {"bit_values": tuple(2**j for j in range(layer.scheme.weight_bits))}
-    if not signs:
+    signs, floats = layer.scheme.signed_input, _is_of_floats(layer)
+    attributes: dict[str, Any] = {} if floats else {"bit_values": tuple(2**j for j in range(layer.scheme.weight_bits))}
+    if not signs and not floats:
         attributes["input_largest"] = _largest_input(layer)
     if not layer.kernel_size:
         attributes |= {"filter_shape": (layer.out_features, layer.in_features), "filter_bits": (layer.in_features,)}
         return call(level_name("Linear", signs), [x, *tensors], attributes, (*x.shape[:-1], layer.out_features))
-    batch = to_batch(layer, x)
+    batch = to_batch(layer, layer.scheme.input(x, layer) if floats else x)
     volume = len(layer.kernel_size) == 3
     windows = _transposed_window if layer.transposed else _volume_window if volume else _window
     operation, window, size = windows(layer, batch)
     out, channels, *kernel = layer.filter_shape
     kernel = [1] * (2 - len(kernel)) + kernel
     attributes |= {"filter_shape": (out, *kernel, channels), "filter_bits": (channels * math.prod(kernel),)}
-    y = call(level_name(operation, signs), [batch, *tensors], attributes | window, (batch.shape[0], out, *size))
+    name = "SignConv" if floats else level_name(operation, signs)
+    y = call(name, [batch, *tensors], attributes | window, (batch.shape[0], out, *size))
     return from_batch(layer, y, x)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 import torch
 from onnx import helper
-from ort_models import Net, random_conv
+from ort_models import HAS_SIGN_CONV, Net, random_conv
 
 from quantize import packing
 from quantize.export.functions import function
@@ -105,6 +105,20 @@ def volumes() -> onnx.ModelProto:
     return _finish(net, y)
 
 
+def signs() -> onnx.ModelProto:
+    """Floats through a convolution with signs."""
+    net = Net(6)
+    generator = torch.Generator().manual_seed(14)
+    tensors = {
+        "weight_bits": packing.bits_to_bytes(torch.rand(20, 18, generator=generator) > 0.5),
+        "scale": torch.rand(20, generator=generator) + 0.1,
+        "bias": torch.randn(20, generator=generator),
+    }
+    window = {"kernel_shape": [3, 2], "strides": [2, 1], "pads": [1, 0, 1, 1], "dilations": [1, 2], "group": 2}
+    attributes = window | {"filter_shape": [20, 3, 2, 3], "filter_bits": [18], "size_hint": [7, 8]}
+    return _finish(net, net.node("SignConv", "x", tensors, attributes))
+
+
 # name: how it is built, and the shapes that it is fed
 SEEDS = {
     "one_layer": (one_layer, {"x": (2, 6, 7, 8)}),
@@ -114,6 +128,7 @@ SEEDS = {
     "levels": (levels, {"x": (2, 6, 7, 8)}),
     "levels_of_signs": (levels_of_signs, {"x": (2, 6, 7, 8)}),
     "volumes": (volumes, {"x": (2, 6, 5, 4, 6)}),
+    **({"signs": (signs, {"x": (2, 6, 7, 8)})} if HAS_SIGN_CONV else {}),
 }
 
 

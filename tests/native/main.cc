@@ -57,6 +57,8 @@ int main() {
   test_level_filters();
   test_level_layers();
   test_bad_levels();
+  test_float_convolutions();
+  test_bad_float_convolutions();
   test_weights();
   test_lookup_choice();
   test_bad_weights();

@@ -59,6 +59,8 @@ void test_level_planes();
 void test_level_filters();
 void test_level_layers();
 void test_bad_levels();
+void test_float_convolutions();
+void test_bad_float_convolutions();
 void test_weights();
 void test_lookup_choice();
 void test_bad_weights();

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "error.h"
+#include "levels/floats.h"
 #include "levels/layer.h"
 #include "levels/volume.h"
 #include "ort/call.h"
@@ -15,37 +16,40 @@ namespace xk::ort {
 namespace {
 
 enum class Kind { kConv, kVolume, kTransposed, kLinear };
+enum class Of { kNumbers, kSigns, kFloats };  // numbers of a few bits
 
 struct LevelVariant {
   const char* name;
   Kind kind;
-  bool of_signs;  // the input, else numbers of a few bits
+  Of of;  // what the input is
 };
 
 constexpr LevelVariant kVariants[] = {
-    {"LevelConv", Kind::kConv, false},
-    {"LevelConvOfSigns", Kind::kConv, true},
-    {"LevelConv3d", Kind::kVolume, false},
-    {"LevelConv3dOfSigns", Kind::kVolume, true},
-    {"LevelConvTranspose", Kind::kTransposed, false},
-    {"LevelConvTransposeOfSigns", Kind::kTransposed, true},
-    {"LevelLinear", Kind::kLinear, false},
-    {"LevelLinearOfSigns", Kind::kLinear, true},
+    {"LevelConv", Kind::kConv, Of::kNumbers},
+    {"LevelConvOfSigns", Kind::kConv, Of::kSigns},
+    {"LevelConv3d", Kind::kVolume, Of::kNumbers},
+    {"LevelConv3dOfSigns", Kind::kVolume, Of::kSigns},
+    {"LevelConvTranspose", Kind::kTransposed, Of::kNumbers},
+    {"LevelConvTransposeOfSigns", Kind::kTransposed, Of::kSigns},
+    {"LevelLinear", Kind::kLinear, Of::kNumbers},
+    {"LevelLinearOfSigns", Kind::kLinear, Of::kSigns},
+    {"SignConv", Kind::kConv, Of::kFloats},
 };
 
 // The inputs, in order.
 enum : size_t { kX, kWeightBits, kScale, kBias, kInputs };
 
 levels::Input input_of(const LevelVariant& variant, const Node& node) {
-  if (variant.of_signs) return {0};
+  if (variant.of == Of::kSigns) return {0};
   const int64_t largest = node.integer("input_largest");
   for (int bits = 1; bits <= levels::kMostBits; ++bits)
     if (largest == levels::Input{bits}.largest()) return {bits};
   fail(XK_INVALID_ARGUMENT, "input_largest is %" PRId64 "; it must be 1, 3, 7 or 15", largest);
 }
 
-// The number of planes of the weight.
-int planes_of(const Node& node) {
+// The number of planes of the weight, which is signs where the input is floats.
+int planes_of(const LevelVariant& variant, const Node& node) {
+  if (variant.of == Of::kFloats) return 1;
   const std::vector<int64_t> values = node.integers("bit_values");
   bool powers = !values.empty() && values.size() <= levels::kMostBits;
   for (size_t j = 0; powers && j < values.size(); ++j) powers = values[j] == int64_t{1} << j;
@@ -72,7 +76,7 @@ levels::Weight weight_of(const LevelVariant& variant, const Node& node) {
          text_of(node.integers("kernel_shape")).c_str(), text_of(kernel).c_str());
   kernel.insert(kernel.begin(), 3 - dimensions, 1);
   const int64_t rows = checked_product("filter_shape", {kernel[0], kernel[1]});
-  levels::Weight weight{nullptr, planes_of(node), filter[0], dimensions ? node.integer("group") : 1, rows, kernel[2],
+  levels::Weight weight{nullptr, planes_of(variant, node), filter[0], dimensions ? node.integer("group") : 1, rows, kernel[2],
                         filter.back()};
   const int64_t product = checked_product("filter_shape", {rows, weight.kernel_w, weight.channels});
   if (bits[0] != product)
@@ -148,7 +152,12 @@ levels::Volume volume_of(const LevelVariant& variant, const Node& node) {
   return {input_of(variant, node), weight, axis_of(node, 0, 3), window_of(node, 3), end_of(node, weight)};
 }
 
-// Of a levels::Conv or a levels::Volume.
+levels::FloatConv float_conv_of(const LevelVariant& variant, const Node& node) {
+  const levels::Weight weight = weight_of(variant, node);
+  return {weight, window_of(node, 2), end_of(node, weight)};
+}
+
+// Of a levels::Conv, a levels::Volume or a levels::FloatConv.
 template <class Layer>
 class LevelConvKernel : public NodeKernel {
  public:
@@ -210,6 +219,8 @@ std::unique_ptr<NodeKernel> kernel_of(const LevelVariant& variant, const Api& ap
   if (variant.kind == Kind::kLinear) return std::make_unique<LevelLinearKernel>(variant, api, node);
   if (variant.kind == Kind::kVolume)
     return std::make_unique<LevelConvKernel<levels::Volume>>(api, volume_of(variant, node));
+  if (variant.of == Of::kFloats)
+    return std::make_unique<LevelConvKernel<levels::FloatConv>>(api, float_conv_of(variant, node));
   return std::make_unique<LevelConvKernel<levels::Conv>>(api, conv_of(variant, node));
 }
 
@@ -218,6 +229,7 @@ std::unique_ptr<NodeKernel> kernel_of(const LevelVariant& variant, const Api& ap
 std::vector<Operator> level_operators() {
   std::vector<Operator> operators;
   for (const LevelVariant& variant : kVariants) {
+    if (variant.of == Of::kFloats && !levels::FloatConv::is_fast()) continue;  // its body is faster
     std::vector<ElementType> inputs(kInputs, kFloat);
     inputs[kWeightBits] = kUint8;
     operators.push_back(
