@@ -231,6 +231,24 @@ def test_a_transposed_layer_that_is_given_its_size_expands(tmp_path):
     assert check(prepared, x, tmp_path / "net.onnx") == {"BinaryWeight"}
 
 
+@pytest.mark.parametrize(
+    ("build", "scheme", "shape", "rows"),
+    [
+        (lambda: nn.Conv3d(16, 32, 3), "xnor", (4, 16, 3, 4, 5), (32, 54)),
+        (lambda: nn.Conv3d(16, 32, 3), "dorefa:w_bits=2,a_bits=2", (4, 16, 3, 4, 5), (64, 54)),
+        (lambda: nn.Conv2d(128, 64, 3), "bwn", (4, 128, 3, 4), (64, 144)),
+    ],
+)
+def test_convolutions_are_as_small_as_their_bits(build, scheme, shape, rows, tmp_path):
+    prepared, x = prepared_layers(build, scheme, shape)
+    quantize.export_onnx(prepared, tmp_path / "net.onnx", x)
+    tensors = {t.name: numpy_helper.to_array(t) for t in onnx.load(tmp_path / "net.onnx").graph.initializer}
+    weight_bits = tensors.pop("weight_bits")
+    assert (weight_bits.dtype, weight_bits.shape) == ("uint8", rows)
+    channels = {prepared.in_channels, prepared.out_channels}
+    assert {t.size for t in tensors.values()} <= channels  # thresholds, scales, biases
+
+
 @pytest.mark.parametrize(("scheme", "codes"), [("dorefa:w_bits=1,a_bits=4", 1), ("dorefa:w_bits=2,a_bits=2", 2)])
 def test_layers_of_several_bits_are_as_small_as_their_bits(scheme, codes, tmp_path):
     """A bit of the file for a bit of a weight, and nothing else of its size."""
