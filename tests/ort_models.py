@@ -13,7 +13,9 @@ from torch.nn import functional as F
 
 import quantize
 from quantize import packing
+from quantize.kernels import cpu
 
+HAS_SIGN_CONV = "avx512bw" in cpu.available_kernels()  # elsewhere its body is faster, and the library leaves it alone
 OPERATORS = [
     f"BinaryConv{start}{end}{shuffle}"
     for start in ("", "FromBits")

@@ -91,6 +91,17 @@ LAYERS = {
     ),
     "K of a linear layer": (lambda: nn.Linear(100, 12), K, (4, 100), "BinaryConvScaled"),
     "bwn": (lambda: nn.Conv2d(9, 33, 3, padding=1, groups=3), "bwn", (4, 9, 7, 6), "BinaryWeight"),
+    "bwn, large": (lambda: nn.Conv2d(256, 64, (3, 2), padding=1, groups=2), "bwn", (4, 256, 5, 6), "BinaryWeight"),
+    "bwn, larger": (lambda: nn.Conv2d(128, 96, (3, 2), padding=(1, 0)), "bwn", (4, 128, 5, 6), "SignConv"),
+    "bwn, groups": (lambda: nn.Conv2d(256, 120, 3, bias=False, groups=2), "bwn", (4, 256, 5, 6), "SignConv"),
+    "bwn, strides": (lambda: nn.Conv2d(128, 120, 3, 2), "bwn", (4, 128, 7, 6), "BinaryWeight"),
+    "bwn, pixels": (lambda: nn.Conv2d(128, 512, 1), "bwn", (4, 128, 7, 6), "BinaryWeight"),
+    "bwn, padded": (lambda: nn.Conv2d(128, 96, 3, 1, 1, padding_mode="reflect"), "bwn", (4, 128, 5, 6), "BinaryWeight"),
+    "bwn conv1d": (lambda: nn.Conv1d(128, 128, 5, padding=2), "bwn", (4, 128, 9), "SignConv"),
+    "bwn conv3d": (lambda: nn.Conv3d(128, 64, 3), "bwn", (2, 128, 3, 4, 3), "BinaryWeight"),
+    "bwn, transposed": (lambda: nn.ConvTranspose2d(128, 96, 3), "bwn", (2, 128, 5, 4), "BinaryWeight"),
+    "binaryconnect, large": (lambda: nn.Conv2d(128, 64, 3), "binaryconnect", (4, 128, 7, 6), "SignConv"),
+    "ternary, large": (lambda: nn.Conv2d(128, 64, 3), "ternary", (4, 128, 7, 6), "BinaryWeight"),
     "bwn linear": (lambda: nn.Linear(33, 5), "bwn", (4, 33), "SignMatMul"),
     "ternary": (lambda: nn.Linear(33, 5), "ternary", (4, 2, 33), "SignMatMul"),
     "ternary, more rows": (lambda: nn.Linear(33, 5), "ternary", (4, 33, 33), "BinaryWeight"),
@@ -126,7 +137,25 @@ LAYERS = {
         "BinaryWeight",
     ),
     "dorefa conv1d": (lambda: nn.Conv1d(9, 12, 3, 2, 2, bias=False), "dorefa", (4, 9, 11), "LevelConv"),
-    "dorefa conv3d": (lambda: nn.Conv3d(9, 12, 3), "dorefa", (4, 9, 5, 6, 7), "BinaryWeight"),
+    "conv3d": (
+        lambda: nn.Conv3d(8, 12, (3, 2, 3), (2, 1, 3), (2, 0, 1), (1, 2, 1), 4),
+        "xnor",
+        (4, 8, 5, 6, 7),
+        "LevelConv3dOfSigns",
+    ),
+    "dorefa conv3d": (lambda: nn.Conv3d(9, 12, 3), "dorefa", (4, 9, 5, 6, 7), "LevelConv3d"),
+    "dorefa conv3d, same": (
+        lambda: nn.Conv3d(9, 12, (2, 3, 4), padding="same", bias=False),
+        "dorefa:w_bits=2,a_bits=2",
+        (4, 9, 5, 6, 7),
+        "LevelConv3d",
+    ),
+    "conv3d, padded": (
+        lambda: nn.Conv3d(9, 12, 3, padding=1, padding_mode="circular"),
+        "xnor",
+        (4, 9, 5, 6, 7),
+        "BinaryWeight",
+    ),
     "dorefa linear": (lambda: nn.Linear(70, 11), "dorefa:w_bits=2,a_bits=2", (4, 70), "LevelLinear"),
     "dorefa of a map": (
         lambda: nn.Linear(70, 11, bias=False),
@@ -200,6 +229,24 @@ def test_a_transposed_layer_that_is_given_its_size_expands(tmp_path):
 
     prepared, x = prepared_layers(Sized, "xnor", (4, 9, 7, 6))
     assert check(prepared, x, tmp_path / "net.onnx") == {"BinaryWeight"}
+
+
+@pytest.mark.parametrize(
+    ("build", "scheme", "shape", "rows"),
+    [
+        (lambda: nn.Conv3d(16, 32, 3), "xnor", (4, 16, 3, 4, 5), (32, 54)),
+        (lambda: nn.Conv3d(16, 32, 3), "dorefa:w_bits=2,a_bits=2", (4, 16, 3, 4, 5), (64, 54)),
+        (lambda: nn.Conv2d(128, 64, 3), "bwn", (4, 128, 3, 4), (64, 144)),
+    ],
+)
+def test_convolutions_are_as_small_as_their_bits(build, scheme, shape, rows, tmp_path):
+    prepared, x = prepared_layers(build, scheme, shape)
+    quantize.export_onnx(prepared, tmp_path / "net.onnx", x)
+    tensors = {t.name: numpy_helper.to_array(t) for t in onnx.load(tmp_path / "net.onnx").graph.initializer}
+    weight_bits = tensors.pop("weight_bits")
+    assert (weight_bits.dtype, weight_bits.shape) == ("uint8", rows)
+    channels = {prepared.in_channels, prepared.out_channels}
+    assert {t.size for t in tensors.values()} <= channels  # thresholds, scales, biases
 
 
 @pytest.mark.parametrize(("scheme", "codes"), [("dorefa:w_bits=1,a_bits=4", 1), ("dorefa:w_bits=2,a_bits=2", 2)])

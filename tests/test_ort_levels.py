@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.core, pytest.mark.skipif(not cpu.is_available(), reaso
 
 @dataclasses.dataclass
 class Problem:
-    """A layer: filters (out, channels / group, kh, kw) of odd whole numbers of ``w_bits``; ``a_bits`` 0 means signs."""
+    """Filters (out, channels / group, *kernel) of odd whole numbers of ``w_bits``; ``a_bits`` 0 means signs."""
 
     operation: str
     filters: Tensor
@@ -36,7 +36,7 @@ class Problem:
     def tensors(self) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(1)
         codes = ((self.filters + 2**self.w_bits - 1) / 2).to(torch.uint8)
-        planes = [packing.pack_weights((codes >> j & 1).float() * 2 - 1) for j in range(self.w_bits)]
+        planes = [packing.bits_to_bytes((codes >> j & 1).bool().movedim(1, -1).flatten(1)) for j in range(self.w_bits)]
         scale, bias = torch.rand(len(self.filters), generator=generator), torch.randn(len(self.filters))
         return {"weight_bits": torch.cat(planes), "scale": scale + 0.1, "bias": bias}
 
@@ -66,12 +66,15 @@ class Problem:
         if self.operation == "Linear":
             return q.double() @ filters.flatten(1).T * scale + bias
         y = self._transposed(q.double()) if self.operation == "ConvTranspose" else self._convolved(q.double())
-        return y * scale.view(1, -1, 1, 1) + bias.view(1, -1, 1, 1)
+        a_channel = (-1,) + (1,) * (y.dim() - 2)
+        return y * scale.view(a_channel) + bias.view(a_channel)
 
     def _convolved(self, q: Tensor) -> Tensor:
-        (top, left, bottom, right), w = self.window["pads"], self.window
-        padded = F.pad(q, (left, right, top, bottom))
-        return F.conv2d(padded, self.filters.double(), None, w["strides"], 0, w["dilations"], w["group"])
+        w, dimensions = self.window, q.dim() - 2
+        before, after = w["pads"][:dimensions], w["pads"][dimensions:]
+        padded = F.pad(q, [pad for both in zip(before[::-1], after[::-1], strict=True) for pad in both])
+        operation = F.conv3d if dimensions == 3 else F.conv2d
+        return operation(padded, self.filters.double(), None, w["strides"], 0, w["dilations"], w["group"])
 
     def _transposed(self, q: Tensor) -> Tensor:
         """Without padding, then less the padding at each end."""
@@ -97,7 +100,11 @@ def transposed_window(strides, pads=(0, 0, 0, 0), output_padding=(0, 0), group=1
     return {**{name: list(values) for name, values in lists.items()}, "group": group}
 
 
-# operation, filters (out, channels / group, kh, kw), window, input
+def volume_window(strides=(1, 1, 1), pads=(0,) * 6, dilations=(1, 1, 1), group=1, hint=(0, 0, 0)) -> dict:
+    return window(strides, pads, dilations, group, hint)
+
+
+# operation, filters (out, channels / group, *kernel), window, input
 SHAPES = {
     "conv": ("Conv", (12, 10, 3, 3), window(pads=(1, 1, 1, 1), hint=(9, 7)), (2, 10, 9, 7)),
     "no border": ("Conv", (9, 70, 3, 3), window(), (3, 70, 6, 5)),
@@ -113,6 +120,21 @@ SHAPES = {
     "up, no stride": ("ConvTranspose", (4, 6, 3, 5), transposed_window((1, 1), (2, 3, 2, 4)), (2, 6, 7, 8)),
     "up, wide padding": ("ConvTranspose", (4, 6, 2, 2), transposed_window((1, 2), (3, 4, 2, 3)), (2, 6, 9, 9)),
     "up, large": ("ConvTranspose", (3, 8, 4, 4), transposed_window((2, 2), (1, 1, 1, 1)), (1, 8, 40, 45)),
+    "volume": ("Conv3d", (12, 10, 3, 3, 3), volume_window(pads=(1,) * 6, hint=(4, 5, 6)), (2, 10, 4, 5, 6)),
+    "volume, no border": ("Conv3d", (5, 66, 2, 3, 1), volume_window(), (1, 66, 3, 4, 2)),
+    "volume, uneven": (
+        "Conv3d",
+        (6, 4, 3, 2, 3),
+        volume_window((2, 1, 3), (0, 2, 1, 3, 0, 2), (2, 3, 1), 3),
+        (2, 12, 6, 5, 7),
+    ),
+    "volume, slices between the taps": (
+        "Conv3d",
+        (3, 5, 2, 1, 2),
+        volume_window((3, 1, 1), (4, 0, 1, 5, 0, 0), (2, 1, 1)),
+        (1, 5, 7, 2, 3),
+    ),
+    "volume of one slice": ("Conv3d", (4, 64, 1, 1, 1), volume_window((2, 2, 2)), (2, 64, 1, 40, 35)),
     "row": ("Linear", (11, 70, 1, 1), {}, (1, 70)),
     "no rows": ("Linear", (11, 70, 1, 1), {}, (70,)),
     "tokens": ("Linear", (1100, 300, 1, 1), {}, (2, 3, 300)),
@@ -151,14 +173,14 @@ def test_kernel_and_bodies_compute_the_formula(shape, w_bits, a_bits):
 
 
 @pytest.mark.parametrize("kernel", cpu.available_kernels())
-@pytest.mark.parametrize("shape", ["conv", "groups", "up", "up, uneven", "tokens"])
+@pytest.mark.parametrize("shape", ["conv", "groups", "up", "up, uneven", "tokens", "volume, uneven"])
 def test_every_kernel(shape, kernel, monkeypatch):
     monkeypatch.setenv("XNORKIT_KERNEL", kernel)
     one = problem(shape, 2, 2)
     assert_is(run(session(one.model()), one.x), one.expected())
 
 
-@pytest.mark.parametrize("shape", ["conv", "up", "row"])
+@pytest.mark.parametrize("shape", ["conv", "volume", "up", "row"])
 def test_the_kernel_ran_and_not_the_body(shape, monkeypatch):
     """The library takes part with its kernel alone, which cannot be had under that name."""
     monkeypatch.setenv("XNORKIT_KERNEL", "no such kernel")
@@ -168,7 +190,7 @@ def test_the_kernel_ran_and_not_the_body(shape, monkeypatch):
         session(model)
 
 
-@pytest.mark.parametrize("shape", ["conv", "up", "row"])
+@pytest.mark.parametrize("shape", ["conv", "volume", "up", "row"])
 def test_an_empty_batch(shape):
     one = problem(shape, 1, 2)
     found = run(session(one.model()), one.x[:0])
@@ -176,7 +198,7 @@ def test_an_empty_batch(shape):
 
 
 @pytest.mark.parametrize("a_bits", [1, 2, 4])
-@pytest.mark.parametrize("shape", ["conv", "row"])
+@pytest.mark.parametrize("shape", ["conv", "volume", "row"])
 def test_what_is_no_number_is_nothing(shape, a_bits):
     """A NaN is 0, whatever its neighbours are, and infinities are the ends."""
     one = problem(shape, 1, a_bits)
@@ -222,6 +244,13 @@ REFUSED = {
     "a huge stride": ("up", {"strides": [2**62, 2]}, "a stride is"),
     "a padding": ("up", {"pads": [0, -1, 0, 0]}, "a padding is -1"),
     "a dilation": ("conv", {"dilations": [0, 1]}, "dilation_h is 0"),
+    "two sizes of a volume": ("volume", {"strides": [1, 1]}, "the attribute 'strides' has 2 values; it must have 3"),
+    "a kernel of an image": ("volume", {"filter_shape": [12, 3, 3, 10]}, "'filter_shape' has 4 values; it must have 5"),
+    "other depth": ("volume", {"kernel_shape": [2, 3, 3]}, "kernel_shape is (2, 3, 3); filter_shape says (3, 3, 3)"),
+    "other bits of a volume": ("volume", {"filter_bits": [90]}, "filter_shape (12, 3, 3, 3, 10) says 270"),
+    "a depth's stride": ("volume", {"strides": [0, 1, 1]}, "stride_d is 0"),
+    "a depth's padding": ("volume", {"pads": [1, 1, 1, -1, 1, 1]}, "pad_back is -1"),
+    "a huge dilation": ("volume", {"dilations": [2**62, 1, 1]}, "dilation_d is"),
     "bits past the end": (
         "row",
         {"weight_bits": torch.full((22, 9), 255, dtype=torch.uint8)},
@@ -246,6 +275,10 @@ def test_damaged_nodes_are_refused(case):
     [
         ("conv", (2, 9, 9, 7), "this layer takes 10 channels"),
         ("conv", (2, 10, 9), "it must be (N, C, H, W)"),
+        ("volume", (2, 10, 9, 9), "it must be (N, C, D, H, W)"),
+        ("volume", (2, 9, 4, 5, 6), "this layer takes 10 channels"),
+        ("volume", (2, 10, 0, 5, 6), "the depth of x is 0"),
+        ("volume, no border", (2, 66, 1, 5, 6), "the padded input depth is 1, less than the 2"),
         ("conv", (2, 10, 0, 7), "the height of x is 0"),
         ("no border", (2, 70, 2, 5), "less than the 3 that the dilated kernel spans"),
         ("up, wide padding", (1, 6, 4, 3), "the height of the output is 5 less a padding of 5; nothing is left"),

@@ -69,16 +69,22 @@ _LEVELS = (
 """
 )
 
-# x times the signs of a linear layer's weight.
-_SIGN_MATMUL = (
+# A weight of signs, a row a filter.
+_SIGNS = (
     _BITS.format(bytes="weight_bits", count="filter_bits")
     + """
   zero_one = Cast <to = 1> (used)
   half = Constant <value = float {0.5}> ()
   half_signs = Sub (zero_one, half)
   two = Constant <value = float {2.0}> ()
-  rows_of_signs = Mul (half_signs, two)
-  signs = Transpose <perm = [1, 0]> (rows_of_signs)
+  filter_rows = Mul (half_signs, two)
+"""
+)
+
+_SIGN_MATMUL = (
+    _SIGNS
+    + """
+  signs = Transpose <perm = [1, 0]> (filter_rows)
   y = MatMul (x, signs)
 """
 )
@@ -164,6 +170,10 @@ _HALF = """
 
 _A_CHANNEL = """
   a_channel = Constant <value_ints = [1, -1, 1, 1]> ()
+"""
+
+_A_CHANNEL_OF_VOLUMES = """
+  a_channel = Constant <value_ints = [1, -1, 1, 1, 1]> ()
 """
 
 _COMPARE = """
@@ -256,6 +266,8 @@ _FILTERS = """
   weight = Transpose <perm = [0, 3, 1, 2]> (filters)
 """
 
+_FILTERS_OF_VOLUMES = _FILTERS.replace("[0, 3, 1, 2]", "[0, 4, 1, 2, 3]")
+
 _ROW_SUMS = """
   weight = Transpose <perm = [1, 0]> (filter_rows)
   sums = MatMul ({x}, weight)
@@ -289,6 +301,10 @@ def function(name: str) -> onnx.FunctionProto:
         return _parse(name, ("filter_shape", "filter_bits", "code_shape", "bit_values"), ("codes", "levels"), _LEVELS)
     if name == "SignMatMul":
         return _parse(name, ("filter_shape", "filter_bits"), ("x", "weight_bits"), _SIGN_MATMUL)
+    if name == "SignConv":
+        body = _SIGNS + _A_CHANNEL + _FILTERS + _SUMS.format(x="x", scale="scale")
+        body += _BIAS.format(x="scaled", bias="bias") + _ending("")
+        return _parse(name, _CONV, ("x", "weight_bits", "scale", "bias"), body)
     if name.startswith("Int8"):
         return _int8_function(name)
     if name.startswith("Level"):
@@ -322,7 +338,7 @@ def _int8_function(name: str) -> onnx.FunctionProto:
 
 
 def level_name(operation: str, signs: bool) -> str:
-    """The operator of an input of signs, or else of numbers; the operation is Conv, ConvTranspose or Linear."""
+    """The operator of an input of signs, or else of numbers: of a Conv, Conv3d, ConvTranspose or Linear."""
     return f"Level{operation}" + "OfSigns" * signs
 
 
@@ -339,7 +355,9 @@ def _level_function(name: str) -> onnx.FunctionProto:
         body += _A_CHANNEL + _TRANSPOSED_FILTERS + _TRANSPOSED_SUMS.format(x="number", scale="scale")
     else:
         attributes += ["dilations", "size_hint"]
-        body += _A_CHANNEL + _FILTERS + _SUMS.format(x="number", scale="scale")
+        volumes = name.startswith("LevelConv3d")
+        body += _A_CHANNEL_OF_VOLUMES + _FILTERS_OF_VOLUMES if volumes else _A_CHANNEL + _FILTERS
+        body += _SUMS.format(x="number", scale="scale")
     return _parse(name, attributes, inputs, body + _BIAS.format(x="scaled", bias="bias") + _ending(""))
 
 

@@ -1,10 +1,13 @@
-"""Layers that compute on several bit planes as calls of functions: of a few bits, and transposed ones.
+"""Layers that compute on several bit planes as calls of functions: of a few bits, transposed, and 3-D ones.
 
 What they are in the engine stands in :mod:`quantize.packed.planes`. In the file an input is a whole number from 0 to
 A = 2^k - 1, or a sign, and a weight an odd whole number from -B to B, whose bits are stored plane by plane. The sums of
 their products are exact, and the scale that follows has 1 / (A B) in it.
+
+Large convolutions of floats with signs are calls too: the library looks their sums up, as it does for linear layers.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,20 +17,23 @@ from torch import Tensor, nn
 from .. import packing
 from ..binary.conv2d_form import conv2d_form, from_batch, to_batch
 from ..packed.expanded import ExpandedLayer
-from ..packed.planes import has_planes, integer_weights
+from ..packed.planes import has_planes, integer_weights, pads_with_zeros
+from ..scheme import FLOAT_BITS
 from .functions import level_name
-from .lowering import call, conv_attributes, replaced
+from .lowering import call, conv_attributes, replaced, size_hint
 
-_MOST_DIMENSIONS = 2  # of a kernel
+# Sums are formed for four channels of a pixel and looked up by each tap and filter that meets them. With fewer channels
+# in a group, fewer that look up, or fewer products in an output, a convolution of floats is as fast.
+_LEAST_CHANNELS, _LEAST_LOOKUPS, _LEAST_PRODUCTS = 128, 512, 512
 
 
 def with_level_call(layer: ExpandedLayer, **methods: Callable) -> nn.Module | None:
     """The layer as a call; None where there is no function for it. ``methods`` are for a call with an output size."""
-    weights = integer_weights(layer) if _has_call(layer) else None
+    weights = integer_weights(layer) if has_planes(layer) or _looks_up(layer) else None
     if weights is None:
         return None
     signs, largest = layer.scheme.signed_input, 2**layer.scheme.weight_bits - 1
-    steps = largest * (1 if signs else _largest_input(layer))
+    steps = largest * (1 if signs or _is_of_floats(layer) else _largest_input(layer))
     scale = weights.new_ones(()) if layer.weight_scale is None else layer.weight_scale
     bias = weights.new_zeros(len(weights)) if layer.bias is None else layer.bias
     tensors = {
@@ -38,8 +44,19 @@ def with_level_call(layer: ExpandedLayer, **methods: Callable) -> nn.Module | No
     return replaced(layer, tensors, compute=_compute, **methods)
 
 
-def _has_call(layer: ExpandedLayer) -> bool:
-    return has_planes(layer) and len(layer.kernel_size) <= _MOST_DIMENSIONS
+def _is_of_floats(layer: ExpandedLayer) -> bool:
+    return layer.scheme.input_bits == FLOAT_BITS
+
+
+def _looks_up(layer: ExpandedLayer) -> bool:
+    """Whether a layer is a convolution of floats with signs that is faster with looked up sums."""
+    signs = _is_of_floats(layer) and layer.scheme.weight_bits == 1
+    if not signs or layer.transposed or len(layer.kernel_size) not in (1, 2) or not pads_with_zeros(layer):
+        return False
+    out, channels, *kernel = layer.filter_shape
+    taps = math.prod(kernel)
+    lookups = out // layer.groups * taps / math.prod(layer.stride)
+    return channels >= _LEAST_CHANNELS and lookups >= _LEAST_LOOKUPS and channels * taps >= _LEAST_PRODUCTS
 
 
 def _largest_input(layer: ExpandedLayer) -> int:
@@ -49,8 +66,8 @@ def _largest_input(layer: ExpandedLayer) -> int:
 def _planes(weights: Tensor, bits: int) -> Tensor:
     """The bits of filters (out, channels, ...), odd whole numbers, plane by plane, lowest first: (bits out, bytes)."""
     codes = ((weights + 2**bits - 1) / 2).to(torch.uint8)
-    kernel = (1,) * (4 - weights.dim())
-    codes = codes.reshape(*weights.shape[:2], *kernel, *weights.shape[2:])
+    out, channels, *kernel = weights.shape
+    codes = codes.reshape(out, channels, math.prod(kernel[:-1]), *kernel[-1:] or (1,))  # the rows of all depths
     return packing.pack_weights(torch.cat([(codes >> j & 1).float() - 0.5 for j in range(bits)]))
 
 
@@ -64,28 +81,41 @@ def _compute(layer: ExpandedLayer, x: Tensor, output_scale: Tensor | None, *args
 
 
 def _called(layer: ExpandedLayer, x: Tensor, tensors: list[Tensor]) -> Tensor:
-    signs = layer.scheme.signed_input
-    attributes: dict[str, Any] = {"bit_values": tuple(2**j for j in range(layer.scheme.weight_bits))}
-    if not signs:
+    signs, floats = layer.scheme.signed_input, _is_of_floats(layer)
+    attributes: dict[str, Any] = {} if floats else {"bit_values": tuple(2**j for j in range(layer.scheme.weight_bits))}
+    if not signs and not floats:
         attributes["input_largest"] = _largest_input(layer)
     if not layer.kernel_size:
         attributes |= {"filter_shape": (layer.out_features, layer.in_features), "filter_bits": (layer.in_features,)}
         return call(level_name("Linear", signs), [x, *tensors], attributes, (*x.shape[:-1], layer.out_features))
-    batch = to_batch(layer, x)
-    operation, window, size = (_transposed_window if layer.transposed else _window)(layer, batch)
+    batch = to_batch(layer, layer.scheme.input(x, layer) if floats else x)
+    volume = len(layer.kernel_size) == 3
+    windows = _transposed_window if layer.transposed else _volume_window if volume else _window
+    operation, window, size = windows(layer, batch)
     out, channels, *kernel = layer.filter_shape
     kernel = [1] * (2 - len(kernel)) + kernel
-    attributes |= {"filter_shape": (out, *kernel, channels), "filter_bits": (channels * kernel[0] * kernel[1],)}
-    y = call(level_name(operation, signs), [batch, *tensors], attributes | window, (batch.shape[0], out, *size))
+    attributes |= {"filter_shape": (out, *kernel, channels), "filter_bits": (channels * math.prod(kernel),)}
+    name = "SignConv" if floats else level_name(operation, signs)
+    y = call(name, [batch, *tensors], attributes | window, (batch.shape[0], out, *size))
     return from_batch(layer, y, x)
 
 
-def _window(layer: ExpandedLayer, image: Tensor) -> tuple[str, dict[str, Any], tuple[int, int]]:
+def _window(layer: ExpandedLayer, image: Tensor) -> tuple[str, dict[str, Any], tuple[int, ...]]:
     """Operation, attributes and output size of a convolution."""
     geometry, _ = conv2d_form(layer)
     height, width = image.shape[2:]
-    hint = tuple(n if isinstance(n, int) else 0 for n in (height, width))
-    return "Conv", {**conv_attributes(geometry), "size_hint": hint}, geometry.output_size(height, width)
+    return "Conv", conv_attributes(geometry) | size_hint(image), geometry.output_size(height, width)
+
+
+def _volume_window(layer: ExpandedLayer, volume: Tensor) -> tuple[str, dict[str, Any], tuple[int, ...]]:
+    """The same of one of three dimensions."""
+    left, right, top, bottom, front, back = layer._reversed_padding_repeated_twice
+    before, after = (front, top, left), (back, bottom, right)
+    window = {"kernel_shape": layer.kernel_size, "strides": layer.stride, "pads": before + after}
+    sizes = zip(volume.shape[2:], before, after, layer.dilation, layer.kernel_size, layer.stride, strict=True)
+    size = tuple((n + p + q - d * (k - 1) - 1) // s + 1 for n, p, q, d, k, s in sizes)
+    attributes = window | {"dilations": layer.dilation, "group": layer.groups} | size_hint(volume)
+    return "Conv3d", attributes, size
 
 
 def _transposed_window(layer: ExpandedLayer, image: Tensor) -> tuple[str, dict[str, Any], tuple[int, ...]]:

@@ -142,6 +142,11 @@ def conv_attributes(g: ConvGeometry) -> dict[str, Any]:
     return {**sizes, "group": g.groups}
 
 
+def size_hint(image: Tensor) -> dict[str, Any]:
+    """The attribute that says for which sizes a weight is prepared; 0 is an open one."""
+    return {"size_hint": tuple(n if isinstance(n, int) else 0 for n in image.shape[2:])}
+
+
 def pool_node(name: str, pool: PackedMaxPool2d, inputs: Sequence[Tensor], **options: Any) -> Tensor:
     """A max pooling of the image that is the first input, with the standard's attributes; the rest as in onnx_node."""
     batch, channels, *size = inputs[0].shape

@@ -18,7 +18,18 @@ from ..packed.pool import PackedMaxPool2d
 from ..scheme import QuantizedWeight
 from .functions import DOMAIN, DOMAIN_VERSION, conv_name, function
 from .level_layers import with_level_call
-from .lowering import LoweredLayer, Network, call, conv_attributes, keep, pool_node, replaced, turn_of, turned
+from .lowering import (
+    LoweredLayer,
+    Network,
+    call,
+    conv_attributes,
+    keep,
+    pool_node,
+    replaced,
+    size_hint,
+    turn_of,
+    turned,
+)
 
 
 class BinaryConv(LoweredLayer):
@@ -46,12 +57,11 @@ class BinaryConv(LoweredLayer):
     def convolve(self, image: Tensor, geometry: ConvGeometry, input_scale: Tensor | None) -> Tensor:
         g, fold = geometry, self.layer.folding
         out, channels, *kernel = g.filters
-        size = image.shape[2:]
         attributes = {
             **conv_attributes(g),
             "filter_shape": (out, *kernel, channels),
             "filter_bits": (channels * kernel[0] * kernel[1],),
-            "size_hint": tuple(n if isinstance(n, int) else 0 for n in size),
+            **size_hint(image),
         }
         inputs = [image, self.weight_bits, self.scale, self.bias]
         inputs += [] if fold.input_bits else [self.threshold, self.turn]
@@ -60,7 +70,7 @@ class BinaryConv(LoweredLayer):
         if fold.shuffle > 1:
             attributes["shuffle"] = fold.shuffle
         name = conv_name(fold.input_bits, fold.output_bits, fold.relu, input_scale is not None, fold.shuffle > 1)
-        return call(name, inputs, attributes, (image.shape[0], out, *g.output_size(*size)))
+        return call(name, inputs, attributes, (image.shape[0], out, *g.output_size(*image.shape[2:])))
 
 
 class BinaryLinear(BinaryConv):

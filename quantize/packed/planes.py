@@ -79,15 +79,20 @@ class LayerPlanes:
 
 def has_planes(layer: QuantizedLayer) -> bool:
     """Whether a layer that stores codes may compute plane by plane."""
-    scheme, plain = layer.scheme, getattr(layer, "padding_mode", "zeros") == "zeros"
+    scheme = layer.scheme
     inputs, weights = 1 if scheme.signed_input else scheme.input_bits, scheme.weight_bits
-    if not plain or layer.adapter.pad is not no_padding:
+    if not pads_with_zeros(layer):
         return False
     if layer.transposed and (len(layer.kernel_size) > 2 or max(layer.dilation) > 1):
         return False
     if inputs is None or max(inputs, weights) > MOST_BITS:
         return False
     return not layer.kernel_size or inputs * weights <= MOST_PLANES
+
+
+def pads_with_zeros(layer: QuantizedLayer) -> bool:
+    """Whether a layer pads its input with zeros, if at all."""
+    return getattr(layer, "padding_mode", "zeros") == "zeros" and layer.adapter.pad is no_padding
 
 
 def integer_weights(layer: QuantizedLayer) -> Tensor | None:

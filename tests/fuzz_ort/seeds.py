@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 import torch
 from onnx import helper
-from ort_models import Net, random_conv
+from ort_models import HAS_SIGN_CONV, Net, random_conv
 
 from quantize import packing
 from quantize.export.functions import function
@@ -59,7 +59,7 @@ def linear() -> onnx.ModelProto:
 
 
 def _level_node(net: Net, operator: str, x: str, filters, planes: int, seed: int, **attributes) -> str:
-    """A node of a layer of a few bits; filters are (outputs, kh, kw, channels a group), or (outputs, channels)."""
+    """A node of a layer of a few bits; filters are (outputs, *kernel, channels a group)."""
     generator = torch.Generator().manual_seed(seed)
     outputs, *sizes = filters
     bits = math.prod(sizes)
@@ -92,6 +92,33 @@ def levels_of_signs() -> onnx.ModelProto:
     return _finish(net, _level_node(net, "LevelLinearOfSigns", y, (3, 15), 2, 11))
 
 
+def volumes() -> onnx.ModelProto:
+    """Numbers of two bits through a convolution of volumes, of slices between the taps; then signs through another."""
+    net = Net(6)
+    net.inputs["x"] = [None, 6, None, None, None]
+    window = {"kernel_shape": [2, 3, 2], "strides": [2, 1, 1], "pads": [1, 0, 1, 0, 1, 1], "dilations": [2, 1, 2]}
+    y = _level_node(
+        net, "LevelConv3d", "x", (8, 2, 3, 2, 3), 2, 12, input_largest=3, size_hint=[5, 4, 6], group=2, **window
+    )
+    window = {"kernel_shape": [3, 1, 2], "strides": [1, 2, 1], "pads": [2, 0, 0, 1, 0, 0], "dilations": [1, 1, 1]}
+    y = _level_node(net, "LevelConv3dOfSigns", y, (4, 3, 1, 2, 8), 1, 13, size_hint=[0, 0, 0], group=1, **window)
+    return _finish(net, y)
+
+
+def signs() -> onnx.ModelProto:
+    """Floats through a convolution with signs."""
+    net = Net(6)
+    generator = torch.Generator().manual_seed(14)
+    tensors = {
+        "weight_bits": packing.bits_to_bytes(torch.rand(20, 18, generator=generator) > 0.5),
+        "scale": torch.rand(20, generator=generator) + 0.1,
+        "bias": torch.randn(20, generator=generator),
+    }
+    window = {"kernel_shape": [3, 2], "strides": [2, 1], "pads": [1, 0, 1, 1], "dilations": [1, 2], "group": 2}
+    attributes = window | {"filter_shape": [20, 3, 2, 3], "filter_bits": [18], "size_hint": [7, 8]}
+    return _finish(net, net.node("SignConv", "x", tensors, attributes))
+
+
 # name: how it is built, and the shapes that it is fed
 SEEDS = {
     "one_layer": (one_layer, {"x": (2, 6, 7, 8)}),
@@ -100,6 +127,8 @@ SEEDS = {
     "linear": (linear, {"x": (2, 6, 7, 8)}),
     "levels": (levels, {"x": (2, 6, 7, 8)}),
     "levels_of_signs": (levels_of_signs, {"x": (2, 6, 7, 8)}),
+    "volumes": (volumes, {"x": (2, 6, 5, 4, 6)}),
+    **({"signs": (signs, {"x": (2, 6, 7, 8)})} if HAS_SIGN_CONV else {}),
 }
 
 

@@ -53,6 +53,12 @@ int main() {
   test_bad_int8();
   test_lookup();
   test_bad_lookups();
+  test_level_planes();
+  test_level_filters();
+  test_level_layers();
+  test_bad_levels();
+  test_float_convolutions();
+  test_bad_float_convolutions();
   test_weights();
   test_lookup_choice();
   test_bad_weights();

@@ -24,10 +24,11 @@ void select_taps(const Weight& w, const uint8_t* filter, const std::vector<int64
                                              bit_of(filter, (y * w.kernel_w + x) * w.channels + c) << (place % 8));
 }
 
-bool counts_up(const std::vector<int64_t>& taps, int64_t kernel) {
-  std::vector<int64_t> all(static_cast<size_t>(kernel));
-  std::iota(all.begin(), all.end(), 0);
-  return taps == all;
+// `count` taps from `first` on.
+std::vector<int64_t> taps_from(int64_t first, int64_t count) {
+  std::vector<int64_t> taps(static_cast<size_t>(count));
+  std::iota(taps.begin(), taps.end(), first);
+  return taps;
 }
 
 }  // namespace
@@ -40,7 +41,7 @@ Filters::Filters(const Weight& w, const std::vector<int64_t>& rows, const std::v
   shape_.kernel_h = static_cast<int64_t>(rows.size()), shape_.kernel_w = static_cast<int64_t>(columns.size());
   const Shape full = weight_shape(shape_);
   std::vector<uint8_t> dense(static_cast<size_t>(full.out_channels * full.filter_bytes));
-  const bool all = counts_up(rows, w.kernel_h) && counts_up(columns, w.kernel_w);
+  const bool all = rows == taps_from(0, w.kernel_h) && columns == taps_from(0, w.kernel_w);
   for (int j = 0; j < w.planes; ++j)
     for (int64_t o = 0; o < w.outputs; ++o) {
       const uint8_t* filter = w.dense + (j * w.outputs + o) * w.filter_bytes();
@@ -53,6 +54,9 @@ Filters::Filters(const Weight& w, const std::vector<int64_t>& rows, const std::v
   check_call(xk_weights_pack(&shape_, nullptr, dense.data(), dense.size(), prepared_.data(), bytes));
   make_totals(w, rows, columns);
 }
+
+Filters::Filters(const Weight& weight, const xk_conv_shape& window)
+    : Filters(weight, taps_from(0, weight.kernel_h), taps_from(0, weight.kernel_w), window) {}
 
 void Filters::make_totals(const Weight& w, const std::vector<int64_t>& rows, const std::vector<int64_t>& columns) {
   const size_t width = columns.size() + 1;
@@ -85,6 +89,23 @@ xk_conv_shape Filters::shape(int64_t images, int64_t height, int64_t width) cons
   xk_conv_shape shape = shape_;
   shape.batch = images, shape.height = height, shape.width = width;
   return shape;
+}
+
+Weight slice_weight(const Weight& w, int64_t depth, const std::vector<int64_t>& slices, std::vector<uint8_t>* dense) {
+  const int64_t count = static_cast<int64_t>(slices.size()), rows = w.kernel_h / depth, a_group = w.outputs / w.groups;
+  Weight result{nullptr, w.planes, count * w.outputs, w.groups, rows, w.kernel_w, w.channels};
+  dense->assign(static_cast<size_t>(result.planes * result.outputs * result.filter_bytes()), 0);
+  const std::vector<int64_t> columns = taps_from(0, w.kernel_w);
+  uint8_t* to = dense->data();
+  for (int j = 0; j < w.planes; ++j)
+    for (int64_t group = 0; group < w.groups; ++group)
+      for (int64_t slice : slices)
+        for (int64_t o = 0; o < a_group; ++o, to += result.filter_bytes()) {
+          const uint8_t* const filter = w.dense + (j * w.outputs + group * a_group + o) * w.filter_bytes();
+          select_taps(w, filter, taps_from(slice * rows, rows), columns, to);
+        }
+  result.dense = dense->data();
+  return result;
 }
 
 void check_sums(const Weight& weight, const Input& input) {

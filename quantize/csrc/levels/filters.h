@@ -37,6 +37,9 @@ class Filters {
   Filters(const Weight& weight, const std::vector<int64_t>& rows, const std::vector<int64_t>& columns,
           const xk_conv_shape& window);
 
+  // All taps.
+  Filters(const Weight& weight, const xk_conv_shape& window);
+
   // The convolution of `images` images of height times width signs.
   xk_conv_shape shape(int64_t images, int64_t height, int64_t width) const;
   const void* weights() const { return prepared_.data(); }
@@ -56,6 +59,10 @@ class Filters {
   PreparedBits prepared_;
   std::vector<int32_t> totals_;  // [outputs][rows + 1][columns + 1], of all taps before
 };
+
+// The weight of some slices of one whose rows are those of `depth` slices: the filters of these slices are outputs, slice by
+// slice inside a group. Its bits are `dense`.
+Weight slice_weight(const Weight& weight, int64_t depth, const std::vector<int64_t>& slices, std::vector<uint8_t>* dense);
 
 // Fails where 32 bits do not hold the sums of a weight with such an input.
 void check_sums(const Weight& weight, const Input& input);

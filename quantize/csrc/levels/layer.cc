@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <cinttypes>
-#include <memory>
-#include <numeric>
 #include <utility>
 
 #include "api.h"
@@ -13,36 +11,6 @@
 namespace xk::levels {
 
 namespace {
-
-constexpr int64_t kBlock = 1024;  // outputs that are added up together
-
-template <class T>
-std::unique_ptr<T[]> array_of(int64_t count) {
-  return std::unique_ptr<T[]>(new T[static_cast<size_t>(count)]);
-}
-
-// What becomes of the sums of one output, of which the planes of the input have doubled those of numbers.
-struct End {
-  float scale, bias;
-  void store(const int32_t* sums, int64_t count, float* y) const {
-    for (int64_t i = 0; i < count; ++i) y[i] = static_cast<float>(sums[i]) * scale + bias;
-  }
-};
-
-End end_of(const ScaleBias& end, const Input& input, int64_t o) {
-  const float scale = end.scale[static_cast<size_t>(o)];
-  return {input.bits ? scale / 2 : scale, end.bias[static_cast<size_t>(o)]};
-}
-
-void add_plane(const int32_t* plane, int64_t count, int32_t weight, int32_t* sums) {
-  for (int64_t i = 0; i < count; ++i) sums[i] += plane[i] * weight;
-}
-
-std::vector<int64_t> all_taps(int64_t kernel) {
-  std::vector<int64_t> taps(static_cast<size_t>(kernel));
-  std::iota(taps.begin(), taps.end(), 0);
-  return taps;
-}
 
 int64_t floor_div(int64_t a, int64_t b) { return a / b - (a % b < 0); }
 
@@ -80,17 +48,17 @@ int64_t TransposedAxis::output_size(int64_t size) const {
   return whole - before - after;
 }
 
-// An image of the output, and the sizes of its input.
+// An image of the output, and the sizes of its input and of a plane of that.
 struct Conv::Image {
   float* y;
-  int64_t out_height, out_width, height, width;
+  int64_t out_height, out_width, height, width, plane_words;
 };
 
 Conv::Conv(const Input& input, const Weight& weight, const xk_conv_shape& window, ScaleBias end)
     : input_(input), channels_(weight.groups * weight.channels), end_(std::move(end)) {
   check_sums(weight, input);
   constexpr Places kAll{0, 1, 0};
-  parts_.push_back({Filters(weight, all_taps(weight.kernel_h), all_taps(weight.kernel_w), window), kAll, kAll});
+  parts_.push_back({Filters(weight, window), kAll, kAll});
 }
 
 Conv::Conv(const Input& input, const Weight& weight, const TransposedAxis& vertical, const TransposedAxis& horizontal,
@@ -109,23 +77,23 @@ Conv::Conv(const Input& input, const Weight& weight, const TransposedAxis& verti
     }
 }
 
-void Conv::output_size(int64_t height, int64_t width, int64_t* out_height, int64_t* out_width) const {
+Conv::Size Conv::output_size(const Size& size) const {
   if (transposed_) {
-    *out_height = vertical_.output_size(height), *out_width = horizontal_.output_size(width);
-    checked_product("the size of the output", {outputs(), *out_height, *out_width, 4});
-    return;
+    const Size out{vertical_.output_size(size[0]), horizontal_.output_size(size[1])};
+    checked_product("the size of the output", {outputs(), out[0], out[1], 4});
+    return out;
   }
-  const Shape full = full_shape(parts_[0].filters.shape(1, height, width));
-  *out_height = full.out_height, *out_width = full.out_width;
+  const Shape full = full_shape(parts_[0].filters.shape(1, size[0], size[1]));
+  return {full.out_height, full.out_width};
 }
 
-void Conv::compute(const float* x, int64_t batch, int64_t height, int64_t width, float* y,
-                   const xk_parallel* parallel) const {
-  Image image{y, 0, 0, height, width};
-  output_size(height, width, &image.out_height, &image.out_width);
+void Conv::compute(const float* x, int64_t batch, const Size& size, float* y, const xk_parallel* parallel) const {
+  const auto [height, width] = size;
+  const auto [out_height, out_width] = output_size(size);
+  const int64_t pixels = height * width, plane_words = pixels * ceil_div(channels_, kWordBits);
+  Image image{y, out_height, out_width, height, width, plane_words};
   checked_product("the size of the input", {batch, height, width, channels_ + kWordBits, 4});
-  const int64_t pixels = height * width;
-  const int64_t words = input_.planes() * pixels * ceil_div(channels_, kWordBits);
+  const int64_t words = input_.planes() * plane_words;
   const auto bits = array_of<uint64_t>(batch * words);
   pack_images(input_, x, batch, channels_, pixels, bits.get(), parallel);
   const int64_t plane = image.out_height * image.out_width;
@@ -169,61 +137,21 @@ struct Target {
   }
 };
 
-// What the taps inside an image add up to, at each of a convolution's outputs.
-class Inside {
- public:
-  Inside(const Filters& filters, const Shape& shape, int32_t factor)
-      : filters_(filters), width_(shape.out_width), factor_(factor) {
-    if (!factor) return;
-    rows_ = bands(vertical(shape), shape.out_height), columns_ = bands(horizontal(shape), shape.out_width);
-  }
-
-  // Of output o at results [begin, begin + count), times the factor.
-  void fill(int64_t o, int64_t begin, int64_t count, int32_t* sums) const {
-    if (!factor_) return static_cast<void>(std::fill_n(sums, count, 0));
-    for (const int32_t* const end = sums + count; sums < end;) {
-      const int64_t row = begin / width_, column = begin % width_;
-      const Band &rows = band_of(rows_, row), &columns = band_of(columns_, column);
-      const int64_t run = std::min<int64_t>(columns.end - column, end - sums);
-      std::fill_n(sums, run, factor_ * filters_.total(o, rows, columns));
-      sums += run, begin += run;
-    }
-  }
-
- private:
-  const Filters& filters_;
-  int64_t width_;
-  int32_t factor_;
-  std::vector<Band> rows_, columns_;
-};
-
 }  // namespace
 
 void Conv::add_part(const Part& part, const Image& image, const uint64_t* words, const xk_parallel* parallel) const {
   if (part.vertical.first >= image.out_height || part.horizontal.first >= image.out_width) return;
-  const int images = input_.planes();
-  const xk_conv_shape shape = part.filters.shape(images, image.height, image.width);
-  const Shape full = full_shape(shape);
-  const int64_t results = full.out_height * full.out_width;
-  const auto planes = array_of<int32_t>(images * full.out_channels * results);
-  xk_output output{};
-  output.data = planes.get(), output.kind = XK_OUT_INT32;
-  check_call(xk_conv(&shape, words, part.filters.weights(), part.filters.weights_bytes(), nullptr, &output, parallel));
-  const Inside inside(part.filters, full, input_.largest());
-  const bool all = part.vertical.step == 1 && part.horizontal.step == 1 && full.out_height == image.out_height &&
-                   full.out_width == image.out_width;
-  const Target target{part.vertical, part.horizontal, image.out_height, image.out_width, full.out_width, all};
+  const ImageSums all_sums(part.filters, input_, image.height, image.width, words, image.plane_words, parallel);
+  const bool all = part.vertical.step == 1 && part.horizontal.step == 1 &&
+                   all_sums.out_height() == image.out_height && all_sums.out_width() == image.out_width;
+  const Target target{part.vertical, part.horizontal, image.out_height, image.out_width, all_sums.out_width(), all};
   parallel_for(parallel, outputs(), [&](int64_t o) {
     const End end = end_of(end_, input_, o);
-    for (int64_t begin = 0; begin < results; begin += kBlock) {
-      const int64_t count = std::min(kBlock, results - begin);
+    for (int64_t begin = 0; begin < all_sums.count(); begin += kBlock) {
+      const int64_t count = std::min(kBlock, all_sums.count() - begin);
       int32_t sums[kBlock];
       float y[kBlock];
-      inside.fill(o, begin, count, sums);
-      for (int i = 0; i < images; ++i)
-        for (int j = 0; j < part.filters.planes(); ++j)
-          add_plane(planes.get() + (i * full.out_channels + part.filters.place(o, j)) * results + begin, count,
-                    1 << (i + j), sums);
+      all_sums.read(o, begin, count, sums);
       end.store(sums, count, y);
       target.store(y, begin, count, image.y + o * image.out_height * image.out_width);
     }
@@ -243,7 +171,7 @@ xk_conv_shape pixel_window(int64_t width) {
 }  // namespace
 
 Linear::Linear(const Input& input, const Weight& weight, ScaleBias end)
-    : input_(input), end_(std::move(end)), filters_(weight, {0}, {0}, pixel_window(input.planes())) {
+    : input_(input), end_(std::move(end)), filters_(weight, pixel_window(input.planes())) {
   check_sums(weight, input);
 }
 

@@ -3,18 +3,16 @@
 // y[o] = scale[o] (q * w)[o] + bias[o], of an input and a weight as levels/planes.h and levels/filters.h have them.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
 #include "levels/filters.h"
 #include "levels/planes.h"
+#include "levels/sums.h"
 #include "xnorkit.h"
 
 namespace xk::levels {
-
-struct ScaleBias {
-  std::vector<float> scale, bias;  // one an output
-};
 
 // Which outputs of a layer a convolution makes in one direction: every `step`-th from `first` on, of its own results
 // from `skip` on.
@@ -32,6 +30,8 @@ struct TransposedAxis {
 
 class Conv {
  public:
+  using Size = std::array<int64_t, 2>;  // height, width
+
   // A convolution; `window` as in Filters.
   Conv(const Input& input, const Weight& weight, const xk_conv_shape& window, ScaleBias end);
   // A transposed one, without dilation: a convolution with stride 1 for each place of an output between the inputs.
@@ -41,10 +41,9 @@ class Conv {
   int64_t channels() const { return channels_; }
   int64_t outputs() const { return static_cast<int64_t>(end_.scale.size()); }
   // The size of the output for images of such a size.
-  void output_size(int64_t height, int64_t width, int64_t* out_height, int64_t* out_width) const;
-  // x [batch][channels][height][width], y [batch][outputs][out_height][out_width].
-  void compute(const float* x, int64_t batch, int64_t height, int64_t width, float* y,
-               const xk_parallel* parallel) const;
+  Size output_size(const Size& size) const;
+  // x [batch][channels][height][width], y [batch][outputs][of output_size()].
+  void compute(const float* x, int64_t batch, const Size& size, float* y, const xk_parallel* parallel) const;
 
  private:
   struct Part {

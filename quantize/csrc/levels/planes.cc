@@ -16,17 +16,21 @@ namespace {
 constexpr int64_t kPart = 256;  // numbers that are made together
 constexpr int kByteBits = 8;
 
-// The numbers of `count` <= kPart floats.
+// The numbers of `count` <= kPart floats. Clamped as integers, in whose order floats from 0 on are: compilers branch on
+// comparisons of floats, which could trap, and input is not to be predicted.
 void round_part(const float* x, int64_t count, float largest, uint8_t* q) {
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: its sums with less than 2^22 have no fractions
-  float sums[kPart];
+  constexpr int32_t kInfinity = 0x7f800000, kOne = 0x3f800000;
+  int32_t bits[kPart];
+  float values[kPart];
+  std::memcpy(bits, x, static_cast<size_t>(count) * sizeof(float));
   for (int64_t i = 0; i < count; ++i) {
-    float value = x[i] > 0.0f ? x[i] : 0.0f;  // of a NaN, too
-    value = value < 1.0f ? value : 1.0f;
-    sums[i] = value * largest + kRound;
+    const int32_t number = bits[i] > kInfinity ? 0 : bits[i];  // 0 of a NaN
+    bits[i] = std::clamp(number, 0, kOne);
   }
-  uint32_t bits[kPart];
-  std::memcpy(bits, sums, static_cast<size_t>(count) * sizeof(float));
+  std::memcpy(values, bits, static_cast<size_t>(count) * sizeof(float));
+  for (int64_t i = 0; i < count; ++i) values[i] = values[i] * largest + kRound;
+  std::memcpy(bits, values, static_cast<size_t>(count) * sizeof(float));
   for (int64_t i = 0; i < count; ++i) q[i] = static_cast<uint8_t>(bits[i]);  // the low bits of the fraction
 }
 

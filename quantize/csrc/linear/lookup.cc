@@ -10,6 +10,7 @@
 
 #include "api.h"
 #include "kernel.h"
+#include "linear/tables.h"
 #include "parallel.h"
 #include "shape.h"
 
@@ -27,18 +28,6 @@ struct LookUpHeader {
   int64_t reserved[2];
 };
 static_assert(sizeof(LookUpHeader) == 64, "the payload starts at a cache line");
-
-// Where the bits of the inputs are: `inputs` of them in a field, `fields` of these in a 32-bit word of a filter.
-struct LookUpPlan {
-  int field_inputs, fields;
-  int64_t words;
-
-  LookUpPlan(const Microkernels& kernels, int64_t inputs)
-      : field_inputs(kernels.sum_signed_inputs),
-        fields(kHalfBits / field_inputs),
-        words(ceil_div(inputs, field_inputs * fields)) {}
-  int entries() const { return 1 << field_inputs; }  // of a table
-};
 
 void check_sizes(int64_t inputs, int64_t outputs) {
   check_size("inputs", inputs, 1);
@@ -65,18 +54,6 @@ const Microkernels& kernels_of(const LookUpHeader& header, int64_t inputs, int64
   return kernels;
 }
 
-// The sums of the inputs of a field with all signs: entry n has +x[j] where bit j of n is set, else -x[j].
-void form_table(const float* x, int inputs, float* table) {
-  const float pairs[4] = {-x[0] - x[1], x[0] - x[1], x[1] - x[0], x[0] + x[1]};
-  float others[4] = {-x[2], x[2]};
-  if (inputs == 4) {
-    const float signs[4] = {-x[2] - x[3], x[2] - x[3], x[3] - x[2], x[2] + x[3]};
-    std::copy_n(signs, 4, others);
-  }
-  for (int q = 0; q < (inputs == 4 ? 4 : 2); ++q)
-    for (int p = 0; p < 4; ++p) table[4 * q + p] = pairs[p] + others[q];
-}
-
 constexpr int64_t kTableFloats = 8192;  // of all rows of a tile: half of a usual first cache
 
 class LookUpCall {
@@ -87,7 +64,7 @@ class LookUpCall {
   // A few rows: [row][input] to [row][output].
   void run(const float* x, int rows, float* y, const xk_parallel* parallel) {
     const int64_t blocks = ceil_div(outputs_, kLanes);
-    const int64_t word_floats = plan_.fields * plan_.entries();
+    const int64_t word_floats = plan_.word_floats();
     const int64_t step = std::max<int64_t>(kTableFloats / (rows * word_floats), 1);
     sums_.assign(static_cast<size_t>(blocks * rows * kLanes), 0.0f);
     for (int64_t word = 0; word < plan_.words; word += step) {
@@ -166,12 +143,9 @@ int32_t xk_lookup_pack(int64_t inputs, int64_t outputs, const uint8_t* dense, si
     std::memcpy(weights, &header, sizeof header);
     uint32_t* const payload = reinterpret_cast<uint32_t*>(static_cast<char*>(weights) + sizeof header);
     for (int64_t o = 0; o < outputs; ++o)
-      for (int64_t i = 0; i < inputs; ++i) {
-        const int64_t field = i / plan.field_inputs, word = field / plan.fields;
-        const int shift = static_cast<int>(field % plan.fields * plan.field_inputs + i % plan.field_inputs);
-        const uint32_t bit = dense[o * row + i / 8] >> (i % 8) & 1;
-        payload[(o / kLanes * plan.words + word) * kLanes + o % kLanes] |= bit << shift;
-      }
+      for (int64_t i = 0; i < inputs; ++i)
+        plan.set_bit(i, dense[o * row + i / 8] >> (i % 8) & 1, kLanes,
+                     payload + o / kLanes * plan.words * kLanes + o % kLanes);
   });
 }
 

@@ -14,11 +14,11 @@ Tensor Call::tensor(size_t index) const {
   return tensor_of(api_, value);
 }
 
-Tensor Call::input(size_t index, const char* name) const {
+Tensor Call::input(size_t index, const char* name, size_t rank) const {
   const Tensor tensor = this->tensor(index);
-  if (tensor.dims.size() != 4)
-    fail(XK_INVALID_ARGUMENT, "the input '%s' has shape %s; it must be (N, C, H, W)", name,
-         text_of(tensor.dims).c_str());
+  if (tensor.dims.size() != rank)
+    fail(XK_INVALID_ARGUMENT, "the input '%s' has shape %s; it must be (N, C, %sH, W)", name,
+         text_of(tensor.dims).c_str(), rank == 5 ? "D, " : "");
   return tensor;
 }
 
@@ -99,7 +99,7 @@ const uint64_t* bits_in(const Tensor& container, const char* name) {
 }
 
 const float* floats_in(const Tensor& tensor, const char* name) {
-  const uint32_t* mark = mark_of(tensor);
+  const uint32_t* mark = tensor.dims.size() == 4 ? mark_of(tensor) : nullptr;
   if (mark && *mark == mark_for(tensor))
     fail(XK_INVALID_ARGUMENT, "the input '%s' is bits of an xnorkit node; this node takes floats: the file is damaged",
          name);

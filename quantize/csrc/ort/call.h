@@ -25,8 +25,8 @@ class Call {
   Call(const Call&) = delete;
 
   Tensor tensor(size_t index) const;
-  // The input, which must have four dimensions.
-  Tensor input(size_t index, const char* name) const;
+  // The input, which must be images, or volumes where it has five dimensions.
+  Tensor input(size_t index, const char* name, size_t rank = 4) const;
   Tensor output(const std::vector<int64_t>& dims) const;
   // The output of a linear layer for x, which must be (..., inputs).
   Rows output_rows(const Tensor& x, int64_t inputs, int64_t outputs) const;
@@ -64,7 +64,7 @@ Sizes shape_for(Sizes layer, const Tensor& x) {
 void check_holds_bits(const char* what, int64_t channels);
 // The words in an input, or an error where it has none.
 const uint64_t* bits_in(const Tensor& container, const char* name);
-// The floats of an input, or an error where it holds bits.
+// The floats of an input, or an error where it holds bits, which only tensors of four dimensions do.
 const float* floats_in(const Tensor& tensor, const char* name);
 uint64_t* bits_to_write(const Tensor& container);
 void mark_as_bits(const Tensor& container);

@@ -1,4 +1,5 @@
-// LevelConv, LevelConvTranspose and LevelLinear: layers whose weights, and inputs, have a few bits each.
+// LevelConv, LevelConv3d, LevelConvTranspose and LevelLinear: layers whose weights, and inputs, have a few bits each; and
+// SignConv, of floats and signs.
 #pragma once
 
 #include <vector>
