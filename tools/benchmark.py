@@ -6,6 +6,7 @@
     python tools/benchmark.py --training nin_xnornet --training resnet18_xnornet    a training step against float's
     python tools/benchmark.py --cuda                       bits on a CUDA device against cuDNN's bf16, batch 256
     python tools/benchmark.py --network nin_xnornet --profile    and every node's share of the time in onnxruntime
+    python tools/benchmark.py --schemes                    layers of every scheme, in PyTorch and in onnxruntime
     python tools/benchmark.py --kernels                    each instruction set forced, against the machine's limit
     python tools/benchmark.py --sweep channels             the paper's figure 4 b (kernel: c)
     python tools/benchmark.py --json FILE --plot FILE      write the figures to a file, draw them
@@ -46,7 +47,7 @@ from tools.benchmarking.page.performance_tables import setting_title
 from tools.benchmarking.profile import HEADER, PROFILED, lines_of, profile
 from tools.benchmarking.result import Result
 from tools.benchmarking.side import Side, WrongNumbers
-from tools.benchmarking.sides import cuda_sides
+from tools.benchmarking.sides import cuda_sides, layer_cases
 from tools.benchmarking.sides.network_sides import NetworkCase
 from tools.benchmarking.sides.resident_memory import measure_memory
 from tools.benchmarking.sides.training_steps import TRAINING_SIDES, TrainingCase, measure_training_memory
@@ -62,12 +63,15 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--training", action="append", default=[], metavar="NAME", help="as --network: training steps")
     what.add_argument("--cuda", action="store_true", help="two convolutions and resnet18_bireal on a CUDA device")
     what.add_argument("--sweep", choices=SWEEPS, help="over channels or filter sizes")
+    what.add_argument("--schemes", action="store_true", help="layers of every scheme; one thread, batch 1")
     what.add_argument("--kernels", action="store_true", help="each instruction set forced; one thread, batch 1")
     what.add_argument("--report", nargs="*", type=Path, metavar="FILE", help=f"only write the page, of {FOLDER.name}/")
     p.add_argument("--shape", nargs="+", default=[], metavar="NAME", help=f"default: all; {', '.join(SHAPES)}")
     p.add_argument("--side", nargs="+", metavar="NAME", help=f"what to compare, ours first: {', '.join(CONV_SIDES)}")
-    p.add_argument("--batch", nargs="+", type=positive, metavar="N", help="default: 1 32; in a sweep 1")
-    p.add_argument("--threads", nargs="+", type=positive, metavar="N", help="default: 1 and all; in a sweep 1")
+    p.add_argument("--batch", nargs="+", type=positive, metavar="N", help="default: 1 32; of sweeps and schemes 1")
+    p.add_argument(
+        "--threads", nargs="+", type=positive, metavar="N", help="default: 1 and all; of sweeps and schemes 1"
+    )
     p.add_argument("--rounds", type=positive, default=15, metavar="N", help="turns of each side; default: %(default)s")
     p.add_argument("--profile", action="store_true", help="of a --network: the time of each node in onnxruntime")
     p.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
@@ -108,6 +112,9 @@ def job_of(flags: argparse.Namespace) -> Job:
         cases = [TrainingCase(name, device) for device in ("cpu", "cuda") for name in flags.training]
         names = list(TRAINING_SIDES)
         return Job("training", cases, sides(TRAINING_SIDES, names), flags.batch or [32], measure_training_memory)
+    if flags.schemes:
+        names = (OURS, "xnorkit_onnx", "ort_float", "torch_float")
+        return Job("schemes", layer_cases.CASES, sides(NETWORK_SIDES, names), flags.batch or [1])
     if flags.sweep:
         cases = chosen(flags.shape, SHAPES, "shape") or list(SWEEPS[flags.sweep].values())
         return Job(flags.sweep, cases, sides(CONV_SIDES, (OURS, "ort_float", "torch_float")), flags.batch or [1])
@@ -129,7 +136,7 @@ def run(flags: argparse.Namespace, argv: Sequence[str]) -> Result:
     if flags.kernels:
         measure_forced(result, [case.name for case in job.cases])
         return result
-    threads = flags.threads or sorted({1} if flags.sweep else {1, result.environment["cores"]})
+    threads = flags.threads or sorted({1} if flags.sweep or flags.schemes else {1, result.environment["cores"]})
     runs = [(case, batch) for batch in job.batches for case in job.cases]
     rows = [measure(c, job.sides, b, threads, Timer(flags.rounds)) for c, b in progress(runs, len(runs), job.kind)]
     result.groups[""] = [row for part in rows for row in part]

@@ -8,7 +8,7 @@ from typing import Any
 
 from .measure import Row
 
-KINDS = ("shapes", "networks", "kernels", "channels", "kernel", "training", "cuda")
+KINDS = ("shapes", "networks", "schemes", "kernels", "channels", "kernel", "training", "cuda")
 
 
 @dataclasses.dataclass

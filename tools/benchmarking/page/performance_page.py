@@ -28,6 +28,7 @@ show speed-ups: higher is better.
 TITLES = {
     "shapes": "Convolutions",
     "networks": "Whole networks",
+    "schemes": "Every scheme",
     "kernels": "Each instruction set forced",
     "channels": "Speed-up over channels",
     "kernel": "Speed-up over filter sizes",
@@ -39,6 +40,9 @@ NOTES = {
     "cuda": f"Channels-last, {cuda_sides.CALLS} calls in a CUDA graph, timed by the device's events.\n",
     "training": "Forward, loss, backward and SGD with momentum, channels-last, both networks with the same layout; "
     "*ratio* is binary over float.\n",
+    "schemes": "A layer alone: converted and run in PyTorch, exported and run in onnxruntime with our library, and in "
+    "float. `dorefa:W,A` has weights of W bits and inputs of A; the inputs of `bwn`, `binaryconnect` and `ternary` are "
+    "floats.\n",
     "kernels": "*ratio* of a limit is the share of it that ours reaches: the time that xor, popcount and add of as "
     "many bits take this machine in registers, with that instruction set, over ours. Look-ups of nibbles, which count "
     "in another way, can exceed that of theirs.\n",
