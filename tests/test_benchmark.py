@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 from matplotlib import image
+from torch import nn
 
+from quantize.binary.quantized_layer import QuantizedLayer
 from tools import benchmark
 from tools.benchmarking import measure, timing
 from tools.benchmarking.cases import SHAPES, SWEEPS, ConvCase, papers_speedup
@@ -12,7 +14,7 @@ from tools.benchmarking.known_sides import CONV_SIDES, NETWORK_SIDES
 from tools.benchmarking.machine import load_warning
 from tools.benchmarking.result import read_result
 from tools.benchmarking.side import Built, Side, Unavailable, WrongNumbers
-from tools.benchmarking.sides import limit, resident_memory
+from tools.benchmarking.sides import layer_cases, limit, resident_memory
 from tools.benchmarking.sides.network_sides import NetworkCase, settle
 from tools.benchmarking.timing import Timer
 
@@ -208,3 +210,23 @@ def test_a_real_run(tmp_path, capsys):
     assert result.environment["command"].startswith("python tools/benchmark.py --shape 192-192-3x3-8x8 --side")
     assert set(result.environment) >= {"command", "date", "cpu", "cores", "flags", "load", "versions"}
     assert image.imread(tmp_path / "r.png").any()
+
+
+def test_layers_of_every_scheme_are_measured(tmp_path, monkeypatch, capsys):
+    tiny = {"tiny": (lambda: nn.Conv2d(64, 32, 3, padding=1), (64, 5, 5)), "flat": (lambda: nn.Linear(70, 9), (70,))}
+    monkeypatch.setattr(layer_cases, "LAYERS", tiny)
+    chosen = [("tiny", "xnor"), ("tiny", "bwn"), ("flat", layer_cases.SCHEMES[3])]
+    monkeypatch.setattr(layer_cases, "CASES", [layer_cases.LayerCase(*case) for case in chosen])
+    assert benchmark.main(["--schemes", "--rounds", "1", "--json", str(tmp_path / "schemes.json")]) == 0
+    rows = read_result(tmp_path / "schemes.json").groups[""]
+    assert {row.case for row in rows} == {" ".join(case) for case in chosen}
+    assert {row.side for row in rows} == {"xnorkit", "xnorkit_onnx", "ort_float", "torch_float"}
+    assert all(row.median_us and (row.batch, row.threads) == (1, 1) for row in rows)
+    assert "flat dorefa:w_bits=2,a_bits=2" in capsys.readouterr().out
+
+
+def test_layers_that_are_measured_are_what_their_scheme_makes_of_them():
+    for layer in layer_cases.LAYERS:
+        network, binary = layer_cases.LayerCase(layer, "bwn").networks
+        assert isinstance(binary[0], QuantizedLayer)
+        assert not torch.equal(network[0].weight, binary[0].quantized_weight()[0])

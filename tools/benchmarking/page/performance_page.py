@@ -41,7 +41,7 @@ NOTES = {
     "training": "Forward, loss, backward and SGD with momentum, channels-last, both networks with the same layout; "
     "*ratio* is binary over float.\n",
     "schemes": "A layer alone: converted and run in PyTorch, exported and run in onnxruntime with our library, and in "
-    "float. `dorefa:W,A` has weights of W bits and inputs of A; the inputs of `bwn`, `binaryconnect` and `ternary` are "
+    "float. `dorefa` has weights of `w_bits` and inputs of `a_bits`; those of `bwn`, `binaryconnect` and `ternary` are "
     "floats.\n",
     "kernels": "*ratio* of a limit is the share of it that ours reaches: the time that xor, popcount and add of as "
     "many bits take this machine in registers, with that instruction set, over ours. Look-ups of nibbles, which count "

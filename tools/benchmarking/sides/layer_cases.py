@@ -19,8 +19,9 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "transposed-128-4x4s2-16x16": (lambda: nn.ConvTranspose2d(128, 128, 4, 2, 1), (128, 16, 16)),
     "conv3d-64-3x3x3-8x16x16": (lambda: nn.Conv3d(64, 64, 3, padding=1), (64, 8, 16, 16)),
 }
-# dorefa:W,A has weights of W bits and inputs of A; those of bwn, binaryconnect and ternary stay float.
-SCHEMES = ("xnor", "dorefa:1,2", "dorefa:1,4", "dorefa:2,2", "bwn", "binaryconnect", "ternary")
+# Of dorefa, weights have w_bits and inputs a_bits; the inputs of bwn, binaryconnect and ternary stay float.
+_LEVELS = tuple(f"dorefa:w_bits={w},a_bits={a}" for w, a in ((1, 2), (1, 4), (2, 2)))
+SCHEMES = ("xnor", *_LEVELS, "bwn", "binaryconnect", "ternary")
 
 
 @dataclasses.dataclass(frozen=True)
