@@ -43,10 +43,10 @@ python trainer_exp.py {BASE_LINES}
 on CIFAR-10 as pictures (`--data-dir`), with the one change that it names. *last* is the top-1 of the last epoch on the
 test set in percent, *difference* that to the mean of the two base rows, which differ in their seed only. A change
 *pays* where it gains more than those two lie apart. What needs more epochs than these to pay, the table does not show.
-*mirrored* is the top-1 of the mean of the outputs for an image and its mirror image, *s/epoch* training and test.
+*mirrored* is the top-1 of the mean of the outputs for an image and its mirror image.
 """
 
-COLUMNS = ("variant", "change", "last", "difference", "mirrored", "s/epoch", "pays", "date", "machine")
+COLUMNS = ("variant", "change", "last", "difference", "mirrored", "pays", "date", "machine")
 TEXTS = ("variant", "change", "pays", "date", "machine")
 WAITING = "## Not run\n\n"
 
@@ -85,7 +85,6 @@ def row(variant: Variant, runs: Mapping[str, Any]) -> dict[str, str]:
         "change": f"`{variant.change.replace(TEACHER, str(config['teacher']))}`" if variant.change else "",
         "last": f"{result['last_acc1']:.2f}",
         "mirrored": f"{run['epoch']['test']['top1_mirrored']:.2f}",
-        "s/epoch": f"{result['seconds'] / config['epochs']:.0f}",
         "date": run["run"]["environment"]["date"][:10],
         "machine": machine(run["run"]["environment"]),
     }
