@@ -101,6 +101,13 @@ def test_double_expands():
     torch.testing.assert_close(packed.double()(x), prepared.double()(x))
 
 
+def test_vmap_expands():
+    prepared, packed = converted("bwn")
+    x = torch.randn(3, 2, 70)
+    assert packed(x[0]).shape == (2, 37)
+    torch.testing.assert_close(torch.func.vmap(packed)(x), prepared(x), rtol=1e-4, atol=1e-5)
+
+
 def test_the_report_says_so():
     (row,) = quantize.conversion_report(converted("bwn")[1])
     assert "looks sums up by its bits" in row.note

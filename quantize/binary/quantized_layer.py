@@ -63,7 +63,7 @@ class QuantizedLayer(nn.Module):
         """
         floats = output_scale is None and self.scheme.input_bits == FLOAT_BITS
         if floats and not is_written_down() and not self.looks_up(x):
-            return self.apply_weight(self.scheme.input(x, self), self.scaled_weight(), self.bias, *args)
+            return self.scaled_product(x, *args)
         y, scale = self.product(x, *args)
         if scale is not None:
             y = y * self.per_channel(scale)
@@ -75,6 +75,10 @@ class QuantizedLayer(nn.Module):
         """The operation on the quantized input and the values of the weight, and the scale of the weight."""
         values, scale = self.quantized_weight()
         return self.apply_weight(self.scheme.input(x, self), self.from_filters(values), None, *args), scale
+
+    def scaled_product(self, x: Tensor, *args) -> Tensor:
+        """The output for floats, with the scale inside the weight."""
+        return self.apply_weight(self.scheme.input(x, self), self.scaled_weight(), self.bias, *args)
 
     def quantized_weight(self) -> QuantizedWeight:
         """Low-bit values of the weight and their scale, both in filter layout."""

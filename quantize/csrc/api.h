@@ -1,5 +1,6 @@
 // What the functions of xnorkit.h share: those of pooling stand in pool.cc, those of training in training/, of linear
-// layers of floats in linear/, of 8-bit numbers in int8/, the others in api.cc.
+// layers of floats in linear/, of convolutions of floats with signs in levels/, of 8-bit numbers in int8/, the others in
+// api.cc.
 #pragma once
 
 #include <exception>

@@ -218,6 +218,20 @@ XK_API int32_t xk_lookup_pack(int64_t inputs, int64_t outputs, const uint8_t* de
 XK_API int32_t xk_lookup(int64_t rows, int64_t inputs, int64_t outputs, const float* x, const void* weights,
                          size_t weights_bytes, float* y, const xk_parallel* parallel);
 
+/* Convolutions whose input stays float: y = s scale[c] + bias[c], s the sum of x over the set bits of filter c's window less
+ * that over the others. x is [batch][channels][height][width], y [batch][out_channels][out_height][out_width]; scale and
+ * bias are [out_channels], or NULL: 1, and 0. Weights are made of dense ones for the kernel that XNORKIT_KERNEL names or
+ * this machine prefers. */
+XK_API int32_t xk_sign_conv_size(const xk_conv_shape* shape, size_t* bytes);
+XK_API int32_t xk_sign_conv_pack(const xk_conv_shape* shape, const uint8_t* dense, size_t dense_bytes, void* weights,
+                                 size_t bytes);
+XK_API int32_t xk_sign_conv(const xk_conv_shape* shape, const float* x, const void* weights, size_t weights_bytes,
+                            const float* scale, const float* bias, float* y, const xk_parallel* parallel);
+/* 1 where some kernel of this machine permutes 16 floats, else 0: with fewer, a convolution of floats is as fast. So it is
+ * with less than 128 channels a group, with less than 512 look-ups of a sum of four channels (taps times filters of a group,
+ * over the strides), and with less than 512 products an output. */
+XK_API int32_t xk_sign_conv_is_fast(void);
+
 /* Convolutions of 8-bit numbers: q = round(x * inverse) + zero, from 0 to 255, by w from -127 to 127; the sums are those of
  * (q - zero) w, and a padding is 0. `numbers`, [out][kernel_h][kernel_w][channels], are w + 128; x is [batch][channels]
  * [height][width]; a linear layer is of one pixel. Weights are made of them for the kernel that XNORKIT_KERNEL names or

@@ -17,19 +17,16 @@ from torch import Tensor, nn
 from .. import packing
 from ..binary.conv2d_form import conv2d_form, from_batch, to_batch
 from ..packed.expanded import ExpandedLayer
-from ..packed.planes import has_planes, integer_weights, pads_with_zeros
+from ..packed.lookup import convolves_signs
+from ..packed.planes import has_planes, integer_weights
 from ..scheme import FLOAT_BITS
 from .functions import level_name
 from .lowering import call, conv_attributes, replaced, size_hint
 
-# Sums are formed for four channels of a pixel and looked up by each tap and filter that meets them. With fewer channels
-# in a group, fewer that look up, or fewer products in an output, a convolution of floats is as fast.
-_LEAST_CHANNELS, _LEAST_LOOKUPS, _LEAST_PRODUCTS = 128, 512, 512
-
 
 def with_level_call(layer: ExpandedLayer, **methods: Callable) -> nn.Module | None:
     """The layer as a call; None where there is no function for it. ``methods`` are for a call with an output size."""
-    weights = integer_weights(layer) if has_planes(layer) or _looks_up(layer) else None
+    weights = integer_weights(layer) if has_planes(layer) or convolves_signs(layer) else None
     if weights is None:
         return None
     signs, largest = layer.scheme.signed_input, 2**layer.scheme.weight_bits - 1
@@ -46,17 +43,6 @@ def with_level_call(layer: ExpandedLayer, **methods: Callable) -> nn.Module | No
 
 def _is_of_floats(layer: ExpandedLayer) -> bool:
     return layer.scheme.input_bits == FLOAT_BITS
-
-
-def _looks_up(layer: ExpandedLayer) -> bool:
-    """Whether a layer is a convolution of floats with signs that is faster with looked up sums."""
-    signs = _is_of_floats(layer) and layer.scheme.weight_bits == 1
-    if not signs or layer.transposed or len(layer.kernel_size) not in (1, 2) or not pads_with_zeros(layer):
-        return False
-    out, channels, *kernel = layer.filter_shape
-    taps = math.prod(kernel)
-    lookups = out // layer.groups * taps / math.prod(layer.stride)
-    return channels >= _LEAST_CHANNELS and lookups >= _LEAST_LOOKUPS and channels * taps >= _LEAST_PRODUCTS
 
 
 def _largest_input(layer: ExpandedLayer) -> int:

@@ -131,10 +131,15 @@ def prepare_weights(
     packing.check_weights(dense, geometry.filters)
     source = _address("weights", dense, torch.uint8, dense.shape)
     shape, name = ctypes.byref(_shape(geometry, 0, *size)), kernel.encode() if kernel else None
+    return _prepared("xk_weights", (shape, name), (source, dense.numel()))
+
+
+def _prepared(functions: str, sizes: tuple, source: tuple) -> Tensor:
+    """Weights in the order of a kernel, uint8 (bytes,): what the function for their size and that to pack them take."""
     count = library.SIZE()
-    library.call("xk_weights_size", shape, name, ctypes.byref(count))
+    library.call(f"{functions}_size", *sizes, ctypes.byref(count))
     weights = torch.empty(count.value, dtype=torch.uint8)
-    library.call("xk_weights_pack", shape, name, source, dense.numel(), weights.data_ptr(), count)
+    library.call(f"{functions}_pack", *sizes, *source, weights.data_ptr(), count)
     return weights
 
 
@@ -300,17 +305,14 @@ def levels_of_codes(codes: Tensor, count: int, bits: int, levels: Tensor, scale:
     return values
 
 
-# Linear layers whose input stays float.
+# Layers whose input stays float.
 
 
 def prepare_lookup(dense: Tensor, inputs: int) -> Tensor:
     """Dense rows of signs, uint8 (outputs, bytes), for :func:`look_up`: uint8 (bytes,), with a header of their own."""
-    outputs, count = len(dense), library.SIZE()
+    outputs = len(dense)
     source = _address("weights", dense, torch.uint8, (outputs, -(-inputs // 8)))
-    library.call("xk_lookup_size", inputs, outputs, ctypes.byref(count))
-    weights = torch.empty(count.value, dtype=torch.uint8)
-    library.call("xk_lookup_pack", inputs, outputs, source, dense.numel(), weights.data_ptr(), count)
-    return weights
+    return _prepared("xk_lookup", (inputs, outputs), (source, dense.numel()))
 
 
 def look_up(x: Tensor, weights: Tensor, outputs: int) -> Tensor:
@@ -323,8 +325,35 @@ def look_up(x: Tensor, weights: Tensor, outputs: int) -> Tensor:
     return y
 
 
+def prepare_sign_conv(dense: Tensor, geometry: ConvGeometry) -> Tensor:
+    """Dense weights, uint8 (out, bytes), for :func:`sign_conv2d`: uint8 (bytes,), with a header of their own."""
+    packing.check_weights(dense, geometry.filters)
+    source = _address("weights", dense, torch.uint8, dense.shape)
+    return _prepared("xk_sign_conv", (ctypes.byref(_shape(geometry, 0, 0, 0)),), (source, dense.numel()))
+
+
+def sign_conv2d(
+    x: Tensor, weights: Tensor, geometry: ConvGeometry, scale: Tensor | None = None, bias: Tensor | None = None
+) -> Tensor:
+    """Floats (N, C, H, W) convolved with signs of :func:`prepare_sign_conv`, times ``scale`` (out,), plus ``bias``."""
+    batch, _, height, width = x.shape
+    source = _address("x", x, torch.float32, (batch, geometry.channels, height, width))
+    shape, out = _checked_shape(geometry, batch, height, width)
+    prepared, count = _address("weights", weights, torch.uint8, (weights.numel(),)), weights.numel()
+    ends = [_values(name, end, geometry.out_channels) for name, end in (("scale", scale), ("bias", bias))]
+    y = _empty_output(geometry.out_channels, out, "float32", "nchw")
+    rest = (*ends, y.data_ptr(), library.parallel())
+    library.call("xk_sign_conv", ctypes.byref(shape), source, prepared, count, *rest)
+    return y
+
+
+def sign_conv_is_fast() -> bool:
+    """Whether this machine has a kernel with which :func:`sign_conv2d` may take less time than one of floats."""
+    return bool(library.loaded().xk_sign_conv_is_fast())
+
+
 def lookup_kernel(weights: Tensor) -> str:
-    """The kernel that weights of :func:`prepare_lookup` are for, which their header names."""
+    """The kernel that weights of :func:`prepare_lookup` or :func:`prepare_sign_conv` are for: their header names it."""
     return bytes(weights[8:24].numpy()).rstrip(b"\0").decode()
 
 
@@ -333,12 +362,9 @@ def lookup_kernel(weights: Tensor) -> str:
 
 def prepare_numbers(numbers: Tensor, geometry: ConvGeometry, zero: int) -> Tensor:
     """Weights of :func:`conv2d_int8`, w + 128 in uint8 (out, kh * kw * channels): uint8 (bytes,), with a header."""
-    shape, count = ctypes.byref(_shape(geometry, 0, 0, 0)), library.SIZE()
     source = _address("numbers", numbers, torch.uint8, (geometry.out_channels, numbers.shape[-1]))
-    library.call("xk_int8_size", shape, ctypes.byref(count))
-    weights = torch.empty(count.value, dtype=torch.uint8)
-    library.call("xk_int8_pack", shape, source, numbers.numel(), zero, weights.data_ptr(), count)
-    return weights
+    shape = ctypes.byref(_shape(geometry, 0, 0, 0))
+    return _prepared("xk_int8", (shape,), (source, numbers.numel(), zero))
 
 
 def conv2d_int8(x: Tensor, inverse: float, weights: Tensor, geometry: ConvGeometry, epilogue: Epilogue) -> Tensor:

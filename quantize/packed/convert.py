@@ -42,9 +42,9 @@ def convert(
     """A copy of a prepared model for inference: binary layers hold one bit a weight and compute with bits.
 
     A layer with 1-bit weights and signs as input becomes a :class:`PackedConv2d`, :class:`PackedConv1d` or
-    :class:`PackedLinear`, any other that a scheme gives few values (float inputs, 3-D and transposed
-    convolutions) stores bits and expands them when it runs. Between layers, where nothing else reads what
-    passes from module to module:
+    :class:`PackedLinear`, any other that a scheme gives few values (several bits, float inputs, 3-D and transposed
+    convolutions) stores bits, and computes on them or expands them when it runs. Between layers, where nothing
+    else reads what passes from module to module:
 
     - batch norm, ReLU and their kind before a sign become a threshold and a flip, exact to the last bit;
     - batch norm and ReLU after a packed layer become its scale and bias, and its end;

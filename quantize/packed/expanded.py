@@ -1,7 +1,8 @@
 """Layers that store their weights in bits as codes, and whether a model has been converted.
 
-Those of several bits compute on the kernels plane by plane (:mod:`.planes`). The others expand their weights when they
-run: schemes whose input stays float, transposed and 3-D convolutions, and whatever else there is no kernel for.
+Those of several bits compute on the kernels plane by plane (:mod:`.planes`), linear layers and large convolutions of
+floats by look-up (:mod:`.lookup`). The others expand their weights when they run: smaller convolutions of floats, and
+whatever else there is no kernel for.
 """
 
 import math
@@ -16,10 +17,11 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from .. import kernels, packing
 from ..binary.layers import BinaryLayer, plain_class
 from ..binary.quantized_layer import QuantizedLayer
+from ..kept_bits import is_transformed
 from ..scheme import QuantizedWeight
 from . import ops
 from .layers import PackedLayer
-from .lookup import LookedUp, has_lookup, most_rows
+from .lookup import LookedUp, SignConv, computes_here, convolves_signs, has_lookup, most_rows
 from .planes import LayerPlanes, has_planes
 from .state import form_problems
 
@@ -48,7 +50,7 @@ class ExpandedLayer(QuantizedLayer):
     filter_shape: tuple[int, ...]
     code_bits: int
     keeps_weight: bool = False
-    _on_bits: LayerPlanes | LookedUp | None = None
+    _on_bits: LayerPlanes | LookedUp | SignConv | None = None
     _kept: Tensor | None = None
 
     @torch.no_grad()
@@ -91,8 +93,14 @@ class ExpandedLayer(QuantizedLayer):
     def product(self, x: Tensor, *args) -> tuple[Tensor, Tensor | None]:
         if args or not _is_plain(x):
             return super().product(x, *args)
-        y = self._bits().compute(self, x)
+        held = self._bits()
+        y = None if isinstance(held, SignConv) else held.compute(self, x)
         return super().product(x) if y is None else (y, self.weight_scale)
+
+    def scaled_product(self, x: Tensor, *args) -> Tensor:
+        held = self._bits() if _is_plain(x) else None
+        y = held.compute(self, x, self.weight_scale) if isinstance(held, SignConv) else None
+        return super().scaled_product(x, *args) if y is None else y
 
     def looks_up(self, x: Tensor) -> bool:
         if not has_lookup(self) or not _is_plain(x):
@@ -100,12 +108,14 @@ class ExpandedLayer(QuantizedLayer):
         held = self._bits()
         return isinstance(held, LookedUp) and held.takes(x)
 
-    def _bits(self) -> LayerPlanes | LookedUp:
+    def _bits(self) -> LayerPlanes | LookedUp | SignConv:
         """What computes on the bits that there are now: they are moved, loaded, and lent by functional_call."""
         held = self._on_bits
         if held is None or held.codes is not self.weight_codes:
             if has_lookup(self):
                 held = LookedUp(self, self.weight_codes, self.code_bits, self.weight_levels)
+            elif convolves_signs(self):
+                held = SignConv(self, self.weight_codes, self.weight_levels)
             else:
                 held = LayerPlanes(self, self.weight_codes)
             self._on_bits, self._kept = held, None
@@ -171,8 +181,8 @@ class ExpandedLayer(QuantizedLayer):
 
 
 def _is_plain(x: Tensor) -> bool:
-    """Whether the kernels may take ``x``, and nothing is written down."""
-    return x.dtype is torch.float32 and not ops.is_traced(x) and x.numel() > 0
+    """Whether the kernels may take ``x``, which has memory of its own, and nothing is written down."""
+    return x.dtype is torch.float32 and not ops.is_traced(x) and not is_transformed() and x.numel() > 0
 
 
 def _encode(values: Tensor, bits: int) -> tuple[Tensor, Tensor]:
@@ -198,6 +208,8 @@ def _computing(layer: ExpandedLayer) -> str:
     """How it computes on bits; "" where it does not."""
     if has_lookup(layer):
         return f"looks sums up by its bits, of up to {most_rows(layer.code_bits)} rows"
+    if convolves_signs(layer) and computes_here(layer.weight_codes):
+        return "looks sums up by its bits"
     return "computes on bits, plane by plane" if has_planes(layer) else ""
 
 

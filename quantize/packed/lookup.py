@@ -1,9 +1,12 @@
-"""Linear layers with weights of few bits whose input stays float: sums are looked up, from bits, instead of added.
+"""Layers with weights of few bits whose input stays float: sums are looked up, from bits, instead of added.
 
-A weight's bits are signs s_j of planes, ``w = sum_j c_j s_j + m`` (:class:`EvenLevels`), so that a row of the layer is
-``sum_j c_j (x * s_j) + m sum(x)``. The kernel takes four inputs at a time: of their 16 sums with signs, which are
-formed once a row, each filter takes the one that four of its bits point to. It reads a bit a weight from memory, where
-an expanded weight is written and read with 32.
+Linear layers (:class:`LookedUp`): a weight's bits are signs s_j of planes, ``w = sum_j c_j s_j + m``
+(:class:`EvenLevels`), so that a row of the layer is ``sum_j c_j (x * s_j) + m sum(x)``. The kernel takes four inputs at
+a time: of their 16 sums with signs, which are formed once a row, each filter takes the one that four of its bits point
+to. It reads a bit a weight from memory, where an expanded weight is written and read with 32.
+
+Convolutions whose weights are signs (:class:`SignConv`): the sums are those of four channels of a pixel, which all
+filters and all taps that meet the pixel look up.
 """
 
 import math
@@ -13,12 +16,19 @@ import torch
 from torch import Tensor
 
 from .. import kernels, packing
+from ..binary.conv2d_form import conv2d_form, from_batch, to_batch
 from ..binary.quantized_layer import QuantizedLayer
 from ..kernels import cpu
 from ..scheme import FLOAT_BITS
+from .ops import layout_of
+from .planes import pads_with_zeros
 
 MOST_ROWS = 64  # times bits of a weight: with more, a product of floats with the expanded weight is faster
 SLOW = {"scalar": 4, "neon": 4}  # the same of kernels that look up one by one
+
+# With fewer channels in a group, fewer look-ups of a sum of four of them, or fewer products in an output, a convolution
+# of floats is as fast.
+_LEAST_CHANNELS, _LEAST_LOOKUPS, _LEAST_PRODUCTS = 128, 512, 512
 
 
 def most_rows(bits: int, kernel: str = "") -> int:
@@ -51,7 +61,7 @@ class EvenLevels(NamedTuple):
 
 
 class LookedUp:
-    """What a layer that stores codes computes with where its input stays float.
+    """What a linear layer that stores codes computes with where its input stays float.
 
     Attributes:
         codes: of the weight that this was made of.
@@ -91,5 +101,51 @@ def sign_planes(codes: Tensor, inputs: int, bits: int) -> Tensor:
 
 
 def has_lookup(layer: QuantizedLayer) -> bool:
-    """Whether a layer that stores codes may look its sums up."""
+    """Whether a linear layer that stores codes may look its sums up."""
     return not layer.kernel_size and layer.scheme.input_bits == FLOAT_BITS
+
+
+class SignConv:
+    """What a convolution of floats that stores signs computes with.
+
+    Attributes:
+        codes: of the weight that this was made of.
+        weights: None where the layer has to expand it.
+    """
+
+    def __init__(self, layer: QuantizedLayer, codes: Tensor, levels: Tensor):
+        self.codes = codes
+        self.geometry, _ = conv2d_form(layer)
+        self.weights: Tensor | None = None
+        even = EvenLevels.of(levels) if computes_here(codes) else None
+        if even is not None and even.are_signs:
+            g = self.geometry
+            signs = packing.bytes_to_bits(codes, math.prod(g.filters[1:])).reshape(g.filters)
+            self.weights = cpu.prepare_sign_conv(packing.pack_weights(signs.float() - 0.5), g)
+
+    def compute(self, layer: QuantizedLayer, x: Tensor, scale: Tensor | None) -> Tensor | None:
+        """The layer's operation on ``x``, times the scale of its weight; None where it has to expand it."""
+        dims, g = len(layer.kernel_size), self.geometry
+        if self.weights is None or x.dim() not in (dims + 1, dims + 2) or x.shape[-1 - dims] != g.channels:
+            return None
+        batch = to_batch(layer, x)
+        factor = None if scale is None else scale.reshape(-1).expand(g.out_channels).contiguous()
+        y = cpu.sign_conv2d(batch.contiguous(), self.weights, g, factor, layer.bias)
+        if layout_of(batch) == "nhwc":  # as torch's convolution does
+            y = y.contiguous(memory_format=torch.channels_last)
+        return from_batch(layer, y, x)
+
+
+def convolves_signs(layer: QuantizedLayer) -> bool:
+    """Whether a layer with a weight of one bit is a convolution of floats that is faster with looked up sums."""
+    signs = layer.scheme.input_bits == FLOAT_BITS and layer.scheme.weight_bits == 1
+    if not signs or layer.transposed or len(layer.kernel_size) not in (1, 2) or not pads_with_zeros(layer):
+        return False
+    channels, taps = layer.in_channels // layer.groups, math.prod(layer.kernel_size)
+    lookups = layer.out_channels // layer.groups * taps / math.prod(layer.stride)
+    return channels >= _LEAST_CHANNELS and lookups >= _LEAST_LOOKUPS and channels * taps >= _LEAST_PRODUCTS
+
+
+def computes_here(codes: Tensor) -> bool:
+    """Whether convolutions of such codes are faster with looked up sums on this machine."""
+    return codes.device.type == "cpu" and kernels.is_native(codes) and cpu.sign_conv_is_fast()

@@ -1,13 +1,9 @@
 // Convolutions of floats with signs, looked up, against sums written out in loops.
 #include <cmath>
 
-#include "api.h"
-#include "levels/floats.h"
 #include "testing.h"
 
 namespace {
-
-using xk::levels::FloatConv;
 
 class FloatProblem {
  public:
@@ -20,13 +16,20 @@ class FloatProblem {
     }
   }
 
-  FloatConv conv() const {
-    const xk_conv_shape& s = problem_.s;
-    return {{problem_.dense.data(), 1, s.out_channels, s.groups, s.kernel_h, s.kernel_w, s.channels / s.groups}, s,
-            {scale_, bias_}};
+  const xk_conv_shape& shape() const { return problem_.s; }
+  const std::vector<uint8_t>& dense() const { return problem_.dense; }
+
+  std::vector<char> weights() const {
+    size_t size = 0;
+    check(xk_sign_conv_size(&shape(), &size) == XK_OK, "xk_sign_conv_size");
+    std::vector<char> packed(size);
+    check(xk_sign_conv_pack(&shape(), dense().data(), dense().size(), packed.data(), size) == XK_OK,
+          "xk_sign_conv_pack");
+    return packed;
   }
 
-  std::vector<float> expected() const {
+  // With or without scale and bias.
+  std::vector<float> expected(bool ends) const {
     const Problem& p = problem_;
     const int64_t channels = p.s.channels / p.s.groups, filters = p.s.out_channels / p.s.groups;
     std::vector<float> y;
@@ -44,17 +47,21 @@ class FloatProblem {
                                row * p.s.stride_h - p.s.pad_top + i * p.s.dilation_h,
                                column * p.s.stride_w - p.s.pad_left + j * p.s.dilation_w);
                 }
-            y.push_back(static_cast<float>(sum) * scale_[static_cast<size_t>(o)] + bias_[static_cast<size_t>(o)]);
+            const float plain = static_cast<float>(sum);
+            y.push_back(ends ? plain * scale_[static_cast<size_t>(o)] + bias_[static_cast<size_t>(o)] : plain);
           }
     return y;
   }
 
-  std::vector<float> found(const xk_parallel* parallel) const {
-    const xk_conv_shape& s = problem_.s;
-    const FloatConv convolution = conv();
-    const FloatConv::Size out = convolution.output_size({s.height, s.width});
-    std::vector<float> y(static_cast<size_t>(s.batch * s.out_channels * out[0] * out[1]), NAN);
-    convolution.compute(problem_.x.data(), s.batch, {s.height, s.width}, y.data(), parallel);
+  int32_t run(const xk_conv_shape& shape, const std::vector<char>& weights, float* y, bool ends = true,
+              const xk_parallel* parallel = nullptr) const {
+    return xk_sign_conv(&shape, problem_.x.data(), weights.data(), weights.size(), ends ? scale_.data() : nullptr,
+                        ends ? bias_.data() : nullptr, y, parallel);
+  }
+
+  std::vector<float> found(bool ends, const xk_parallel* parallel) const {
+    std::vector<float> y(static_cast<size_t>(shape().batch * shape().out_channels * problem_.oh * problem_.ow), NAN);
+    check(run(shape(), weights(), y.data(), ends, parallel) == XK_OK, "xk_sign_conv");
     return y;
   }
 
@@ -71,13 +78,14 @@ class FloatProblem {
 
 void check_shape(const xk_conv_shape& shape, uint32_t seed) {
   const FloatProblem problem(shape, seed);
-  const std::vector<float> expected = problem.expected();
+  const std::vector<float> expected = problem.expected(true), sums = problem.expected(false);
   size_t threads = 3;
   const xk_parallel parallel{threads_for, &threads};
   with_each_kernel([&](const std::string& kernel) {
     const std::string name = name_of(shape, kernel.c_str()) + " of floats";
-    check(problem.found(nullptr) == expected, name);
-    check(problem.found(&parallel) == expected, name + ", three threads");
+    check(problem.found(true, nullptr) == expected, name);
+    check(problem.found(true, &parallel) == expected, name + ", three threads");
+    check(problem.found(false, nullptr) == sums, name + ", sums alone");
   });
 }
 
@@ -100,11 +108,44 @@ void test_float_convolutions() {
 }
 
 void test_bad_float_convolutions() {
-  const FloatConv conv = FloatProblem(square(1, 8, 5, 6, 3, 1, 0, 1, 1), 1).conv();
-  const auto output_of = [&](int64_t height, int64_t width) {
-    return xk::guarded([&] { conv.output_size({height, width}); });
+  const FloatProblem problem(square(1, 8, 5, 6, 3, 1, 0, 1, 1), 1);
+  const xk_conv_shape shape = problem.shape();
+  std::vector<char> weights = problem.weights();
+  std::vector<float> y(static_cast<size_t>(5 * 6 * 7));
+  size_t size = 0;
+  const auto changed = [&](int64_t xk_conv_shape::*size, int64_t value) {
+    xk_conv_shape other = shape;
+    other.*size = value;
+    return other;
   };
-  check(output_of(3, 3) == XK_OK, "an input of the kernel's size");
-  fails(output_of(2, 3), "less than the 3 that the dilated kernel spans");
-  fails(output_of(1 << 16, 3 << 14), "the size of the tables is over");
+  fails(xk_sign_conv_size(nullptr, &size), "shape is NULL");
+  fails(xk_sign_conv_size(&shape, nullptr), "bytes is NULL");
+  const xk_conv_shape no_stride = changed(&xk_conv_shape::stride_h, 0);
+  fails(xk_sign_conv_size(&no_stride, &size), "stride_h is 0");
+  const std::vector<uint8_t>& dense = problem.dense();
+  fails(xk_sign_conv_pack(&shape, dense.data(), dense.size() - 1, weights.data(), weights.size()),
+        "the dense weights are 44 bytes; this shape needs 45");
+  fails(xk_sign_conv_pack(&shape, dense.data(), dense.size(), weights.data(), weights.size() - 1),
+        "bytes for the weights; they need");
+  fails(xk_sign_conv_pack(&shape, nullptr, dense.size(), weights.data(), weights.size()), "dense is NULL");
+
+  check(problem.run(changed(&xk_conv_shape::height, 3), weights, y.data()) == XK_OK, "an input of the kernel's size");
+  fails(problem.run(changed(&xk_conv_shape::height, 2), weights, y.data()),
+        "less than the 3 that the dilated kernel spans");
+  xk_conv_shape large = changed(&xk_conv_shape::height, 1 << 16);
+  large.width = 3 << 14;
+  fails(problem.run(large, weights, y.data()), "the size of the tables is over");
+  fails(problem.run(shape, weights, nullptr), "y is NULL");
+  for (const auto& other : {changed(&xk_conv_shape::channels, 9), changed(&xk_conv_shape::out_channels, 6),
+                            changed(&xk_conv_shape::kernel_w, 2), changed(&xk_conv_shape::kernel_h, 1)})
+    fails(problem.run(other, weights, y.data()), "of another shape");
+  std::vector<char> cut = weights;
+  cut.pop_back();
+  fails(problem.run(shape, cut, y.data()), "of another shape");
+  fails(problem.run(shape, {weights.begin(), weights.begin() + 3}, y.data()), "xk_sign_conv_pack made on this machine");
+  for (size_t byte : {size_t{0}, size_t{8}}) {  // magic, name of the kernel
+    std::vector<char> damaged = weights;
+    damaged[byte] ^= 0x55;
+    fails(problem.run(shape, damaged, y.data()), "xk_sign_conv_pack made on this machine");
+  }
 }

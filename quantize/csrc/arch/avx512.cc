@@ -189,6 +189,7 @@ constexpr Microkernels kMicrokernels = [] {
   m.choose = choose;
   m.keep = keep;
   m.sum_signed_inputs = 4;
+  m.permutes_floats = true;
   m.sum_signed = sum_signed;
   return m;
 }();

@@ -64,6 +64,7 @@ constexpr Microkernels kMicrokernels = [] {
   m.compare = avx512::compare;
   m.choose = avx512::choose;
   m.keep = avx512::keep;
+  m.permutes_floats = true;
   m.sum_signed = avx512::sum_signed;
   return m;
 }();

@@ -299,8 +299,9 @@ struct Microkernels {
   void (*widen)(const uint16_t* x, int64_t count, float* y);
   void (*narrow)(const float* x, int64_t count, uint16_t* y);
 
-  // Linear layers of floats: inputs of a field, 3 or 4, and their sums.
+  // Floats with signs: inputs of a field, 3 or 4, and their sums, which are looked up 16 at a time or fewer.
   int sum_signed_inputs;
+  bool permutes_floats;  // 16
   void (*sum_signed)(const SignedSums& call);
 };
 

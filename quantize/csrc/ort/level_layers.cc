@@ -1,14 +1,16 @@
 #include "ort/level_layers.h"
 
+#include <array>
 #include <cinttypes>
 #include <iterator>
 #include <utility>
 
+#include "api.h"
 #include "error.h"
-#include "levels/floats.h"
 #include "levels/layer.h"
 #include "levels/volume.h"
 #include "ort/call.h"
+#include "prepared.h"
 #include "shape.h"
 
 namespace xk::ort {
@@ -152,12 +154,54 @@ levels::Volume volume_of(const LevelVariant& variant, const Node& node) {
   return {input_of(variant, node), weight, axis_of(node, 0, 3), window_of(node, 3), end_of(node, weight)};
 }
 
-levels::FloatConv float_conv_of(const LevelVariant& variant, const Node& node) {
+// A convolution of floats.
+class SignConv {
+ public:
+  using Size = std::array<int64_t, 2>;  // height, width
+
+  SignConv(const levels::Weight& weight, const xk_conv_shape& window, levels::ScaleBias end)
+      : shape_(window), end_(std::move(end)) {
+    shape_.groups = weight.groups, shape_.channels = weight.groups * weight.channels;
+    shape_.out_channels = weight.outputs;
+    size_t bytes = 0;
+    check_call(xk_sign_conv_size(&shape_, &bytes));
+    weights_ = PreparedBits(bytes);
+    check_call(xk_sign_conv_pack(&shape_, weight.dense, static_cast<size_t>(weight.outputs * weight.filter_bytes()),
+                                 weights_.data(), bytes));
+  }
+
+  int64_t channels() const { return shape_.channels; }
+  int64_t outputs() const { return shape_.out_channels; }
+  Size output_size(const Size& size) const {
+    const xk_conv_shape shape = of(1, size);
+    Size out;
+    check_call(xk_output_size(&shape, &out[0], &out[1]));
+    return out;
+  }
+  void compute(const float* x, int64_t batch, const Size& size, float* y, const xk_parallel* parallel) const {
+    const xk_conv_shape shape = of(batch, size);
+    check_call(xk_sign_conv(&shape, x, weights_.data(), weights_.size(), end_.scale.data(), end_.bias.data(), y,
+                            parallel));
+  }
+
+ private:
+  xk_conv_shape of(int64_t batch, const Size& size) const {
+    xk_conv_shape shape = shape_;
+    shape.batch = batch, shape.height = size[0], shape.width = size[1];
+    return shape;
+  }
+
+  xk_conv_shape shape_;
+  levels::ScaleBias end_;
+  PreparedBits weights_;
+};
+
+SignConv sign_conv_of(const LevelVariant& variant, const Node& node) {
   const levels::Weight weight = weight_of(variant, node);
   return {weight, window_of(node, 2), end_of(node, weight)};
 }
 
-// Of a levels::Conv, a levels::Volume or a levels::FloatConv.
+// Of a levels::Conv, a levels::Volume or a SignConv.
 template <class Layer>
 class LevelConvKernel : public NodeKernel {
  public:
@@ -220,7 +264,7 @@ std::unique_ptr<NodeKernel> kernel_of(const LevelVariant& variant, const Api& ap
   if (variant.kind == Kind::kVolume)
     return std::make_unique<LevelConvKernel<levels::Volume>>(api, volume_of(variant, node));
   if (variant.of == Of::kFloats)
-    return std::make_unique<LevelConvKernel<levels::FloatConv>>(api, float_conv_of(variant, node));
+    return std::make_unique<LevelConvKernel<SignConv>>(api, sign_conv_of(variant, node));
   return std::make_unique<LevelConvKernel<levels::Conv>>(api, conv_of(variant, node));
 }
 
@@ -229,7 +273,7 @@ std::unique_ptr<NodeKernel> kernel_of(const LevelVariant& variant, const Api& ap
 std::vector<Operator> level_operators() {
   std::vector<Operator> operators;
   for (const LevelVariant& variant : kVariants) {
-    if (variant.of == Of::kFloats && !levels::FloatConv::is_fast()) continue;  // its body is faster
+    if (variant.of == Of::kFloats && !xk_sign_conv_is_fast()) continue;  // its body is faster
     std::vector<ElementType> inputs(kInputs, kFloat);
     inputs[kWeightBits] = kUint8;
     operators.push_back(

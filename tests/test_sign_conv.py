@@ -1,0 +1,283 @@
+"""Convolutions of floats with weights that are signs: sums looked up, against float64 and against expanded weights."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call, vmap
+from torch.nn import functional as F
+
+import quantize
+from quantize import kernels, packing
+from quantize.kernels import ConvGeometry, cpu
+from quantize.packed.lookup import SignConv
+
+pytestmark = [
+    pytest.mark.core,
+    pytest.mark.skipif(kernels.available_kernels() == ["reference"], reason="the native library is not built"),
+]
+
+SCHEMES = ["bwn", "binaryconnect", "dorefa:w_bits=1,a_bits=32"]
+NATIVE = [name for name in kernels.available_kernels() if name != "reference"]
+# The layer and the shape of an input.
+LAYERS = {
+    "conv": (lambda: nn.Conv2d(128, 130, 3, padding=1), (1, 128, 9, 7)),
+    "batch": (lambda: nn.Conv2d(131, 64, 3, bias=False), (3, 131, 5, 6)),
+    "groups": (lambda: nn.Conv2d(258, 120, 3, groups=2), (3, 258, 5, 6)),
+    "strides": (lambda: nn.Conv2d(129, 256, (5, 3), stride=(2, 3), padding=(3, 0)), (1, 129, 10, 12)),
+    "dilations": (lambda: nn.Conv2d(160, 64, 3, padding=2, dilation=(1, 2)), (1, 160, 6, 7)),
+    "padded unevenly": (lambda: nn.Conv2d(128, 64, (4, 3), padding="same"), (1, 128, 5, 4)),
+    "windows in the padding": (lambda: nn.Conv2d(128, 64, 3, padding=5), (1, 128, 2, 3)),
+    "pixels": (lambda: nn.Conv2d(512, 512, 1), (3, 512, 3, 5)),
+    "without a batch": (lambda: nn.Conv2d(128, 64, 3), (128, 5, 6)),
+    "1-D": (lambda: nn.Conv1d(128, 128, 5, stride=1, padding=3, dilation=2), (3, 128, 11)),
+    "1-D without a batch": (lambda: nn.Conv1d(192, 256, 4, stride=2, groups=1), (192, 9)),
+}
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch):
+    """Also on machines where a convolution of floats is."""
+    monkeypatch.setattr(cpu, "sign_conv_is_fast", lambda: True)
+
+
+def converted(name: str, scheme: str = "bwn") -> tuple[nn.Module, nn.Module, torch.Tensor]:
+    build, shape = LAYERS[name]
+    x = torch.randn(shape)
+    prepared = quantize.prepare(nn.Sequential(build()), scheme, x, keep_float=()).eval()
+    return prepared, quantize.convert(prepared, x), x
+
+
+def formula(layer: quantize.BinaryLayer, x: torch.Tensor) -> torch.Tensor:
+    values, scale = (part if part is None else part.double() for part in layer.quantized_weight())
+    weight = values if scale is None else values * scale
+    bias = None if layer.bias is None else layer.bias.double()
+    return layer._conv_forward(x.double(), weight, bias)
+
+
+def looks_up(model: nn.Module) -> bool:
+    held = model[0]._on_bits
+    return isinstance(held, SignConv) and held.weights is not None
+
+
+def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
+    size = float(expected.detach().abs().max())
+    torch.testing.assert_close(found.double(), expected.double(), rtol=1e-5, atol=1e-5 * size)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("name", LAYERS)
+def test_it_computes_the_formula(name, scheme, monkeypatch):
+    prepared, packed, x = converted(name, scheme)
+    found = packed(x)
+    assert looks_up(packed)
+    assert_close(found, formula(prepared[0], x))
+    monkeypatch.setattr(cpu, "sign_conv_is_fast", lambda: False)
+    expanding = quantize.convert(prepared, x)
+    assert_close(found, expanding(x))
+    assert not looks_up(expanding)
+
+
+@pytest.mark.parametrize("kernel", NATIVE)
+@pytest.mark.parametrize("name", ["conv", "groups", "strides", "1-D"])
+def test_every_kernel(name, kernel, monkeypatch):
+    monkeypatch.setenv("XNORKIT_KERNEL", kernel)
+    prepared, packed, x = converted(name)
+    assert_close(packed(x), formula(prepared[0], x))
+    assert cpu.lookup_kernel(packed[0]._on_bits.weights) == kernel
+
+
+@pytest.mark.parametrize("name", ["batch", "strides"])
+def test_the_output_has_the_memory_order_of_the_input(name):
+    prepared, packed, x = converted(name)
+    rows = x.contiguous(memory_format=torch.channels_last)
+    found = packed(rows)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(found, packed(x))
+    assert packed(x).is_contiguous()
+    assert torch.equal(packed(torch.cat([x, x])[::2]), packed(torch.cat([x, x])[::2].contiguous()))
+    assert looks_up(packed)
+
+
+def test_the_reference_expands(monkeypatch):
+    monkeypatch.setenv("XNORKIT_KERNEL", "reference")
+    prepared, packed, x = converted("conv")
+    assert_close(packed(x), prepared(x))
+    assert not looks_up(packed)
+
+
+@pytest.mark.parametrize(
+    ("layer", "scheme"),
+    [
+        (lambda: nn.Conv2d(128, 64, 3, padding=1), "ternary"),
+        (lambda: nn.Conv2d(128, 64, 3, padding=1), "dorefa:w_bits=2,a_bits=32"),
+        (lambda: nn.Conv2d(128, 64, 3, padding=1, padding_mode="reflect"), "bwn"),
+        (lambda: nn.Conv2d(127, 64, 3, padding=1), "bwn"),
+        (lambda: nn.Conv2d(128, 56, 3, padding=1), "bwn"),  # 504 look-ups
+        (lambda: nn.Conv2d(128, 200, 3, padding=1, stride=2), "bwn"),  # 450
+        (lambda: nn.Conv2d(508, 1024, 1), "bwn"),  # 508 products
+        (lambda: nn.ConvTranspose2d(128, 128, 3), "bwn"),
+        (lambda: nn.Conv3d(128, 64, 3, padding=1), "bwn"),
+    ],
+)
+def test_what_expands(layer, scheme):
+    module = layer()
+    x = torch.randn(1, module.in_channels, *[4] * len(module.kernel_size))
+    prepared = quantize.prepare(nn.Sequential(module), scheme, x, keep_float=()).eval()
+    packed = quantize.convert(prepared, x)
+    assert torch.equal(packed(x), prepared(x))
+    assert not isinstance(packed[0]._on_bits, SignConv)
+    assert "expands its weight at each call" in packed[0].note
+
+
+def test_levels_that_are_no_signs_expand():
+    _, packed, x = converted("conv", "binaryconnect")
+    packed[0].weight_levels.copy_(torch.tensor([-1.0, 2.0]))
+    packed[0]._on_bits = None
+    assert torch.equal(packed(x), F.conv2d(x, packed[0].weight, packed[0].bias, padding=1))
+    assert not looks_up(packed)
+
+
+def test_a_state_goes_round():
+    _, first, x = converted("conv")
+    _, second, _ = converted("conv")
+    expected = second(x)
+    assert not torch.allclose(first(x), expected)
+    first.load_state_dict(pickle.loads(pickle.dumps(second.state_dict())))
+    assert torch.equal(first(x), expected)
+    assert torch.equal(copy.deepcopy(first)(x), expected)
+    assert torch.equal(functional_call(second, first.state_dict(), (x,)), expected)
+
+
+def test_a_state_of_a_layer_that_expanded_is_loaded(monkeypatch):
+    """Of an older version, or of another machine: the bits are all that is stored."""
+    _, packed, x = converted("groups")
+    with monkeypatch.context() as patch:
+        patch.setattr(cpu, "sign_conv_is_fast", lambda: False)
+        _, old, _ = converted("groups")
+        expected = old(x)
+    state = old.state_dict()
+    assert {name: tensor.shape for name, tensor in state.items()} == {
+        name: tensor.shape for name, tensor in packed.state_dict().items()
+    }
+    packed.load_state_dict(state)
+    assert_close(packed(x), expected)
+    assert looks_up(packed)
+
+
+def test_tensors_that_are_lent_are_computed_with():
+    _, first, x = converted("conv")
+    _, second, _ = converted("conv")
+    expected, before = second(x), first(x)
+    assert torch.equal(functional_call(first, second.state_dict(), (x,)), expected)
+    assert torch.equal(first(x), before)
+
+
+def test_copies_hold_the_bits_once():
+    _, packed, x = converted("conv")
+    expected = packed(x)
+    assert looks_up(packed)
+    stored = pickle.dumps(packed)
+    assert len(stored) < 2 * packed[0].weight_codes.numel()
+    assert torch.equal(pickle.loads(stored)(x), expected)
+    assert torch.equal(copy.deepcopy(packed)(x), expected)
+
+
+def test_double_expands():
+    prepared, packed, x = converted("conv")
+    torch.testing.assert_close(packed.double()(x.double()), prepared.double()(x.double()))
+    assert not looks_up(packed)
+    packed.float()(x)
+    assert looks_up(packed)
+
+
+def test_another_default_type():
+    prepared, packed, x = converted("conv")
+    expected = packed(x)
+    torch.set_default_dtype(torch.float64)
+    try:
+        other = quantize.convert(prepared, x)
+        assert torch.equal(other(x), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert looks_up(other)
+
+
+def test_what_is_written_down_or_transformed_expands():
+    _, packed, x = converted("batch")
+    expected = packed(x)
+    assert_close(torch.export.export(packed, (x,)).module()(x), expected)
+    assert_close(torch.jit.trace(packed, x)(x), expected)
+    compiled = torch.compile(packed, fullgraph=True, backend="aot_eager")
+    assert_close(compiled(x), expected)
+    torch.compiler.reset()
+    assert_close(vmap(packed)(x.unsqueeze(1)).squeeze(1), expected)
+    assert torch.equal(packed(x), expected)
+
+
+def test_threads_compute_the_same():
+    _, packed, x = converted("batch")
+    expected, before = packed(x), torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert torch.equal(packed(x), expected)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_no_image():
+    _, packed, x = converted("conv")
+    assert packed(x[:0]).shape == (0, *packed(x).shape[1:])
+
+
+@pytest.mark.parametrize(
+    ("shape", "error", "message"),
+    [
+        ((1, 127, 9, 7), RuntimeError, "to have 128 channels, but got 127 channels"),
+        ((9, 7), RuntimeError, "Expected 3D .* or 4D .* input"),
+        ((1, 128, 2, 7), ValueError, "the height of the input is 2|less than the 3 that the dilated kernel spans"),
+    ],
+)
+def test_other_inputs_are_refused(shape, error, message):
+    layer = nn.Sequential(nn.Conv2d(128, 64, 3))
+    x = torch.randn(1, 128, 9, 7)
+    packed = quantize.convert(quantize.prepare(layer, "bwn", x, keep_float=()), x)
+    with pytest.raises(error, match=message):
+        packed(torch.randn(shape))
+
+
+def test_the_report_says_what_it_does_here(monkeypatch):
+    prepared, packed, x = converted("conv")
+    (row,) = quantize.conversion_report(packed)
+    assert row.note == "looks sums up by its bits"
+    (row,) = quantize.conversion_report(quantize.convert(prepared, x, keep_expanded=True))
+    assert row.note == "looks sums up by its bits"
+    monkeypatch.setattr(cpu, "sign_conv_is_fast", lambda: False)
+    (row,) = quantize.conversion_report(quantize.convert(prepared, x))
+    assert row.note.endswith("expands its weight at each call")
+
+
+def test_the_machine_is_asked(monkeypatch):
+    monkeypatch.undo()
+    assert cpu.sign_conv_is_fast() == ("avx512bw" in cpu.available_kernels())
+
+
+def test_what_the_library_refuses():
+    geometry = ConvGeometry(10, 5, (3, 3))
+    dense = packing.pack_weights(torch.randn(geometry.filters))
+    weights, x = cpu.prepare_sign_conv(dense, geometry), torch.randn(2, 10, 6, 7)
+    assert cpu.sign_conv2d(x, weights, geometry).shape == (2, 5, 4, 5)
+    with pytest.raises(ValueError, match="weights"):
+        cpu.prepare_sign_conv(dense[:, 1:].contiguous(), geometry)
+    with pytest.raises(ValueError, match=r"x has shape \(2, 9, 6, 7\); it must be \(2, 10, 6, 7\)"):
+        cpu.sign_conv2d(x[:, 1:].contiguous(), weights, geometry)
+    with pytest.raises(ValueError, match="x is float64; it must be float32"):
+        cpu.sign_conv2d(x.double(), weights, geometry)
+    with pytest.raises(ValueError, match=r"scale has shape \(4,\); it must be \(5,\)"):
+        cpu.sign_conv2d(x, weights, geometry, torch.ones(4))
+    with pytest.raises(kernels.library.KernelError, match="of another shape than this convolution's"):
+        cpu.sign_conv2d(x, weights, ConvGeometry(10, 5, (3, 2)))
+    with pytest.raises(kernels.library.KernelError, match="xk_sign_conv_pack made on this machine"):
+        cpu.sign_conv2d(x, weights ^ 1, geometry)
