@@ -20,9 +20,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from quantize.words import did_you_mean, format_table
-from tools.command_line import exit_code, tool_parser
+from tools.benchmarking.page.performance_tables import markdown
+from tools.command_line import tool_parser
 from tools.reproducing.kept_logs import READMES, keep, machine, read_run
-from tools.reproducing.running import INTERRUPTED, finish, first_failure, place_flags
+from tools.reproducing.running import finish, first_failure, place_flags, tool_exit_code
 from tools.reproducing.variant_runs import Variant, list_variants
 from tools.reproducing.variants import BASE, BASES, TEACHER
 from training.watch.runlog import FILE
@@ -102,9 +103,8 @@ def page(runs: Mapping[str, dict[str, Any]]) -> str:
     variants = list_variants().values()
     rows = [row(variant, runs) for variant in variants if variant.name in runs]
     waiting = [waiting_line(variant) for variant in variants if variant.name not in runs]
-    align = ["---" if name in TEXTS else "--:" for name in COLUMNS]
-    lines = [COLUMNS, align, *([cells.get(name, "") for name in COLUMNS] for cells in rows)]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n" if rows else ""
+    lines = ([cells.get(name, "") for name in COLUMNS] for cells in rows)
+    table = markdown(COLUMNS, lines, TEXTS) if rows else ""
     return "\n".join(filter(None, [HEADER, table, WAITING + "".join(waiting) if waiting else ""]))
 
 
@@ -155,14 +155,7 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
-    flags = parse_flags(argv)
-    if flags.list:
-        print(listing())
-        return 0
-    try:
-        return exit_code("ablations", lambda: run(flags))
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    return tool_exit_code("ablations", parse_flags(argv), listing, run)
 
 
 if __name__ == "__main__":

@@ -150,9 +150,11 @@ def save_curves(dataset: str) -> None:
 
 
 def run(out: Path | None) -> None:
+    """Draw the one picture that is asked for, or all."""
     save(out or OUT)
-    for dataset in sorted({dataset for _, dataset in models.list_pretrained()}) if out is None else ():
-        save_curves(dataset)
+    if out is None:
+        for dataset in sorted({dataset for _, dataset in models.list_pretrained()}):
+            save_curves(dataset)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

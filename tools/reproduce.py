@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from quantize.words import did_you_mean, format_table
 from tools import results
-from tools.command_line import exit_code, tool_parser
+from tools.command_line import tool_parser
 from tools.reproducing.jobs import ALL, Job, Target
-from tools.reproducing.running import INTERRUPTED, finish, first_failure, place_flags
+from tools.reproducing.running import finish, first_failure, place_flags, tool_exit_code
 from tools.reproducing.targets import IMAGES_OF
 
 
@@ -87,14 +87,7 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
-    flags = parse_flags(argv)
-    if flags.list:
-        print(listing())
-        return 0
-    try:
-        return exit_code("reproduce", lambda: run(flags))
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    return tool_exit_code("reproduce", parse_flags(argv), listing, run)
 
 
 if __name__ == "__main__":

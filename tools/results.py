@@ -17,6 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from tools.benchmarking.page.performance_tables import markdown
 from tools.command_line import exit_code, tool_parser
 from tools.reproducing.jobs import ALL, Job, Target
 from tools.reproducing.kept_logs import READMES, keep, machine, read_run
@@ -98,9 +99,7 @@ def waiting_line(target: Target) -> str:
 
 def table(rows: Iterable[Mapping[str, str]]) -> str:
     """GitHub's kind of table; figures are aligned to the right."""
-    align = ["---" if name in TEXTS else "--:" for name in COLUMNS]
-    lines = [COLUMNS, align, *([row.get(name, "") for name in COLUMNS] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    return markdown(COLUMNS, ([row.get(name, "") for name in COLUMNS] for row in rows), TEXTS)
 
 
 def page(runs: Mapping[str, dict[str, Any]]) -> str:

@@ -1,10 +1,12 @@
 """Runs of trainer_exp.py one after another, each in a directory of its own, where it goes on if it was cut."""
 
+import argparse
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from tools.command_line import exit_code
 from training.checkpoint import LAST
 from training.watch.runlog import read_log
 
@@ -48,3 +50,16 @@ def first_failure(codes: Iterable[int]) -> int:
         if code == INTERRUPTED:
             break
     return failure
+
+
+def tool_exit_code(
+    program: str, flags: argparse.Namespace, listing: Callable[[], str], run: Callable[[argparse.Namespace], int]
+) -> int:
+    """Of a tool that makes runs: shows ``listing()`` with ``--list``, else runs; its exit code, after Ctrl-C too."""
+    if flags.list:
+        print(listing())
+        return 0
+    try:
+        return exit_code(program, lambda: run(flags))
+    except KeyboardInterrupt:
+        return INTERRUPTED

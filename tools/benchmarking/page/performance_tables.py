@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from ..measure import Row
@@ -94,7 +94,7 @@ def skipped(rows: Iterable[Row]) -> list[str]:
     return list(dict.fromkeys(f"{row.side}: {row.skipped}" for row in rows if row.skipped))
 
 
-def markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """GitHub's kind of table; the first column is text, the others are figures."""
-    align = ["---", *["--:"] * (len(header) - 1)]
+def markdown(header: Sequence[str], lines: Iterable[Sequence[str]], texts: Collection[str] | None = None) -> str:
+    """GitHub's kind of table; the columns of ``texts``, or the first alone, are text, the others figures."""
+    align = ["---" if name in (header[:1] if texts is None else texts) else "--:" for name in header]
     return "\n".join(f"| {' | '.join(line)} |" for line in (header, align, *lines)) + "\n"

@@ -52,9 +52,7 @@ class LayerCase:
         return batch * quantize.summary(self.networks[0], self.batch(1)).macs
 
     def problem(self, batch: int) -> NetworkProblem:
-        x, networks = self.batch(batch), self.networks
-        with torch.inference_mode():
-            return NetworkProblem(x, *networks, *(network(x) for network in networks))
+        return NetworkProblem.of(self.batch(batch), self.networks)
 
 
 CASES = [LayerCase(layer, scheme) for layer in LAYERS for scheme in SCHEMES]

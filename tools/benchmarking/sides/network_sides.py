@@ -32,6 +32,12 @@ class NetworkProblem:
     expected: Tensor
     expected_binary: Tensor
 
+    @classmethod
+    def of(cls, x: Tensor, networks: tuple[nn.Module, nn.Module]) -> "NetworkProblem":
+        """Of a batch, the float network and the binary one."""
+        with torch.inference_mode():
+            return cls(x, *networks, *(network(x) for network in networks))
+
 
 @dataclasses.dataclass(frozen=True)
 class NetworkCase:
@@ -67,9 +73,7 @@ class NetworkCase:
         return batch * (self.cost.macs + self.cost.binary_macs)
 
     def problem(self, batch: int) -> NetworkProblem:
-        x, networks = self.batch(batch), self.networks  # not made in inference mode, whose tensors cannot be prepared
-        with torch.inference_mode():
-            return NetworkProblem(x, *networks, *(network(x) for network in networks))
+        return NetworkProblem.of(self.batch(batch), self.networks)
 
 
 def settle(model: nn.Module, x: Tensor) -> nn.Module:
