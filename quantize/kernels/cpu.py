@@ -199,8 +199,14 @@ def _bind(
     return call, _empty_output(geometry.out_channels, out, e.output, layout)
 
 
+def _called(x: Tensor, call: Call, result: Tensor) -> Tensor:
+    """``result``, after the call on ``x``."""
+    call(x.data_ptr(), result.data_ptr())
+    return result
+
+
 def bind_conv2d(
-    words: Tensor, weights: Tensor, geometry: ConvGeometry, epilogue: Epilogue = PLAIN, layout: Layout = "nchw"
+    words: Tensor, weights: Tensor, geometry: ConvGeometry, epilogue: Epilogue, layout: Layout
 ) -> tuple[Call, Tensor]:
     """:func:`conv2d` of inputs like ``words``, and an empty result of it.
 
@@ -212,12 +218,7 @@ def bind_conv2d(
 
 
 def bind_conv2d_float(
-    x: Tensor,
-    weights: Tensor,
-    geometry: ConvGeometry,
-    epilogue: Epilogue = PLAIN,
-    layout: Layout = "nchw",
-    binarize: Binarize = AT_ZERO,
+    x: Tensor, weights: Tensor, geometry: ConvGeometry, epilogue: Epilogue, layout: Layout, binarize: Binarize
 ) -> tuple[Call, Tensor]:
     """:func:`conv2d_float` of inputs like ``x``, in its memory order too; see :func:`bind_conv2d`."""
     _, input_layout = _input_address(x)
@@ -231,9 +232,7 @@ def bind_conv2d_float(
 def conv2d(
     words: Tensor, weights: Tensor, geometry: ConvGeometry, epilogue: Epilogue = PLAIN, layout: Layout = "nchw"
 ) -> Tensor:
-    call, result = bind_conv2d(words, weights, geometry, epilogue, layout)
-    call(words.data_ptr(), result.data_ptr())
-    return result
+    return _called(words, *bind_conv2d(words, weights, geometry, epilogue, layout))
 
 
 def conv2d_float(
@@ -244,9 +243,7 @@ def conv2d_float(
     layout: Layout = "nchw",
     binarize: Binarize = AT_ZERO,
 ) -> Tensor:
-    call, result = bind_conv2d_float(x, weights, geometry, epilogue, layout, binarize)
-    call(x.data_ptr(), result.data_ptr())
-    return result
+    return _called(x, *bind_conv2d_float(x, weights, geometry, epilogue, layout, binarize))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -274,9 +271,7 @@ def bind_max_pool2d(
 
 
 def max_pool2d(words: Tensor, channels: int, geometry: PoolGeometry, flip: Tensor | None = None) -> Tensor:
-    call, result = bind_max_pool2d(words, channels, geometry, flip)
-    call(words.data_ptr(), result.data_ptr())
-    return result
+    return _called(words, *bind_max_pool2d(words, channels, geometry, flip))
 
 
 def bind_pool_floats(function: str, x: Tensor, geometry: PoolGeometry) -> tuple[Call, Tensor]:

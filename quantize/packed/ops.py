@@ -43,6 +43,11 @@ def refuse_gradient(x: Tensor) -> None:
         )
 
 
+def is_followed(x: Tensor) -> bool:
+    """Whether what is computed on ``x`` is written down, transformed, or needs a gradient."""
+    return (x.requires_grad and torch.is_grad_enabled()) or is_traced(x) or is_transformed()
+
+
 # Inputs of one form, one after the other.
 
 
@@ -65,12 +70,7 @@ class BoundCall:
 
     def takes(self, x: Tensor) -> bool:
         """Whether ``x`` has the form, and nobody writes down or follows what is computed on it."""
-        return (
-            form_of(x) == self.form
-            and not (x.requires_grad and torch.is_grad_enabled())
-            and not is_traced(x)
-            and not is_transformed()
-        )
+        return form_of(x) == self.form and not is_followed(x)
 
     def __call__(self, x: Tensor) -> Tensor:
         y = torch.empty_strided(self.shape, self.stride, dtype=self.dtype)

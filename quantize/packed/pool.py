@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from .. import kernels
-from ..kept_bits import is_transformed
 from ..kernels import PoolGeometry, cpu
 from ..packing import Bits
 from . import ops
@@ -94,8 +93,7 @@ def _pooled(
     if bound is not None and bound.of == windows and bound.takes(x):
         return bound(x)
     plain = x.dtype is torch.float32 and x.dim() == 4 and x.is_contiguous() and x.numel() > 0
-    followed = ops.is_traced(x) or is_transformed() or (x.requires_grad and torch.is_grad_enabled())
-    if not plain or followed or not kernels.is_native(x):
+    if not plain or ops.is_followed(x) or not kernels.is_native(x):
         return None
     kernel, stride, padding = _pair(pool.kernel_size), _pair(pool.stride), _pair(pool.padding)
     output = _output_size((x.shape[2], x.shape[3]), kernel, stride, padding, dilation, ceil_mode=False)

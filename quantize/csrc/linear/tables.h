@@ -20,7 +20,6 @@ struct LookUpPlan {
         words(ceil_div(inputs, field_inputs * fields)) {}
   int entries() const { return 1 << field_inputs; }               // of a table
   int64_t word_floats() const { return fields * entries(); }      // of the tables of a word
-  int64_t word_inputs() const { return fields * field_inputs; }
   // Sets the bit of input i in a filter's words, which are `pitch` apart.
   void set_bit(int64_t i, bool bit, int64_t pitch, uint32_t* filter) const {
     const int64_t field = i / field_inputs;
