@@ -1,5 +1,5 @@
 // What the functions of xnorkit.h share: those of pooling stand in pool.cc, those of training in training/, of linear
-// layers of floats in linear/, of convolutions of floats with signs in levels/, of 8-bit numbers in int8/, the others in
+// layers of floats in linear/, of convolutions of floats with signs in levels/, of 8-bit numbers and of floats in dense/, the others in
 // api.cc.
 #pragma once
 

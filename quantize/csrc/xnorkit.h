@@ -243,6 +243,17 @@ XK_API int32_t xk_int8_conv(const xk_conv_shape* shape, const float* x, float in
                             size_t weights_bytes, const xk_epilogue* epilogue, const xk_output* output,
                             const xk_parallel* parallel);
 
+/* Convolutions of floats with floats, for a network's first layer: its sums become bits, or what they become, without a
+ * way through memory. Products are added one after the other, which their rounding shows: tap by tap, each with all its
+ * channels, as oneDNN does where there are few, or, where by_channels is not 0, channel by channel, as a product of matrices
+ * does of windows that are unfolded. `values` are [out][kernel_h][kernel_w][channels], x is [batch][channels][height]
+ * [width]. */
+XK_API int32_t xk_float_size(const xk_conv_shape* shape, size_t* bytes);
+XK_API int32_t xk_float_pack(const xk_conv_shape* shape, const float* values, size_t count, int32_t by_channels,
+                             void* weights, size_t bytes);
+XK_API int32_t xk_float_conv(const xk_conv_shape* shape, const float* x, const void* weights, size_t weights_bytes,
+                             const xk_epilogue* epilogue, const xk_output* output, const xk_parallel* parallel);
+
 #ifdef __cplusplus
 }
 #endif

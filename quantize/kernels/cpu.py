@@ -374,3 +374,29 @@ def conv2d_int8(x: Tensor, inverse: float, weights: Tensor, geometry: ConvGeomet
     rest = (prepared, count, ctypes.byref(ends), ctypes.byref(target), library.parallel())
     library.call("xk_int8_conv", ctypes.byref(shape), source, inverse, *rest)
     return result
+
+
+# Convolutions of floats, for first layers.
+
+
+def prepare_floats(weight: Tensor, geometry: ConvGeometry, by_channels: bool = False) -> Tensor:
+    """Weights of :func:`bind_conv2d_floats`, float32 (out, channels, kh, kw): uint8 (bytes,), with a header.
+
+    Products are added tap by tap, each with all its channels, or channel by channel: sums are rounded accordingly.
+    """
+    values = weight.permute(0, 2, 3, 1).contiguous()
+    source = _address("weight", values, torch.float32, values.shape)
+    shape = ctypes.byref(_shape(geometry, 0, 0, 0))
+    return _prepared("xk_float", (shape,), (source, values.numel(), by_channels))
+
+
+def bind_conv2d_floats(
+    x: Tensor, weights: Tensor, geometry: ConvGeometry, epilogue: Epilogue
+) -> tuple[Call, Tensor]:
+    """The convolution of inputs like ``x``, floats (N, C, H, W) in rows of pixels, with floats, and an empty result of it.
+
+    See :func:`bind_conv2d`.
+    """
+    batch, channels, height, width = x.shape
+    _address("x", x, torch.float32, (batch, geometry.channels, height, width))
+    return _bind("xk_float_conv", (), (batch, height, width), weights, geometry, epilogue, "nchw")

@@ -13,10 +13,11 @@ XK_TARGET static inline __m256 floor_of(const Epilogue& f) {
 // Eight sums after the epilogue: floats, or the sums as they are. They are those of a lane, with its scale and bias in
 // all places, or of a pixel, with the scale and bias of each lane. k is 1 where there is no input_scale.
 template <bool kIntegers>
-XK_TARGET static inline __m256 apply_epilogue(__m256i sums, __m256 scale, __m256 bias, __m256 k, __m256 floor) {
+XK_TARGET static inline __m256 apply_epilogue(const Epilogue& f, __m256i sums, __m256 scale, __m256 bias, __m256 k) {
   if (kIntegers) return _mm256_castsi256_ps(sums);
-  const __m256 y = _mm256_mul_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(sums), scale), k);
-  return _mm256_max_ps(floor, _mm256_add_ps(y, bias));  // the second operand where one is NaN
+  const __m256 x = f.floats ? _mm256_castsi256_ps(sums) : _mm256_cvtepi32_ps(sums);
+  const __m256 y = _mm256_mul_ps(_mm256_mul_ps(x, scale), k);
+  return _mm256_max_ps(floor_of(f), _mm256_add_ps(y, bias));  // the second operand where one is NaN
 }
 
 // Gathers eight lanes of eight pixels as [lane][pixel]. 128-bit halves are loaded to where they belong (of rows[i] and
@@ -45,14 +46,13 @@ constexpr int64_t kPrefetched = 64;  // pixels ahead: the next chunk's, which me
 template <bool kIntegers, bool kWhole>
 XK_TARGET static inline void store_lanes(const Epilogue& f, int first, const int32_t* dots, __m256 k, __m256i pixels,
                                          float* planes, int64_t pitch) {
-  const __m256 floor = floor_of(f);
   __m256 block[kFloats];
   transpose_8x8(dots + first, block);
 #pragma GCC unroll 8
   for (int l = 0; l < kFloats; ++l) {
     if (first + l >= f.lanes) return;
     const __m256 scale = _mm256_set1_ps(f.scale[first + l]), bias = _mm256_set1_ps(f.bias[first + l]);
-    const __m256 y = apply_epilogue<kIntegers>(_mm256_castps_si256(block[l]), scale, bias, k, floor);
+    const __m256 y = apply_epilogue<kIntegers>(f, _mm256_castps_si256(block[l]), scale, bias, k);
     float* const target = planes + (first + l) * pitch;
     kWhole ? _mm256_storeu_ps(target, y) : _mm256_maskstore_ps(target, pixels, y);
   }
@@ -87,8 +87,7 @@ template <bool kIntegers>
 XK_TARGET static inline __m256 pixel_epilogue(const Epilogue& f, const int32_t* dots, int64_t p, int first) {
   const __m256 k = _mm256_set1_ps(f.input_scale ? f.input_scale[p] : 1.0f);
   const __m256i sums = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(dots + p * kLanes + first));
-  return apply_epilogue<kIntegers>(sums, _mm256_loadu_ps(f.scale + first), _mm256_loadu_ps(f.bias + first), k,
-                                   floor_of(f));
+  return apply_epilogue<kIntegers>(f, sums, _mm256_loadu_ps(f.scale + first), _mm256_loadu_ps(f.bias + first), k);
 }
 
 template <bool kIntegers>

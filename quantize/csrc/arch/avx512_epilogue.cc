@@ -10,7 +10,7 @@ namespace xk::avx512 {
 // places, or of a pixel, with the scale and bias of each lane.
 XK_TARGET static inline __m512i apply_epilogue(const Epilogue& f, __m512i sums, __m512 scale, __m512 bias, __m512 k) {
   if (f.integers) return sums;
-  __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), scale);
+  __m512 y = _mm512_mul_ps(f.floats ? _mm512_castsi512_ps(sums) : _mm512_cvtepi32_ps(sums), scale);
   if (f.input_scale) y = _mm512_mul_ps(y, k);
   y = _mm512_add_ps(y, bias);
   if (f.relu) y = _mm512_max_ps(_mm512_setzero_ps(), y);  // the second operand where one is NaN

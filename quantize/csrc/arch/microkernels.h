@@ -83,6 +83,7 @@ struct Epilogue {
   const float* input_scale;  // [pixel], or NULL
   bool relu;
   bool integers;  // the sums themselves are the output
+  bool floats;    // the sums are floats: their bits are in the place of integers
   int lanes;
   const SignLimits* limits;  // NULL, or all that signs need
 };

@@ -28,6 +28,7 @@ struct ConvCall {
   Driver driver;
   const uint64_t* bits;
   const void* weights;  // behind the header
+  bool floats;          // the sums are floats, see Epilogue
   xk_epilogue epilogue;
   xk_output output;
   const xk_parallel* parallel;

@@ -13,6 +13,7 @@ Epilogue epilogue_of(const ConvCall& call, int64_t image, int64_t block, int64_t
   f.lanes = s.lanes(block);
   f.relu = call.epilogue.relu != 0;
   f.integers = call.output.kind == XK_OUT_INT32;
+  f.floats = call.floats;
   const int64_t first = s.first_channel(block);
   for (int l = 0; l < f.lanes; ++l) {
     f.scale[l] = call.epilogue.scale ? call.epilogue.scale[first + l] : 1.0f;
@@ -46,7 +47,7 @@ bool worth_limits(const ConvCall& call) {
   constexpr int64_t kPixels = 128;
   constexpr int64_t kExact = int64_t{1} << 24;  // floats hold all sums up to it
   const Shape& s = call.shape;
-  return call.output.kind == XK_OUT_BITS && s.batch * s.out_height * s.out_width >= kPixels &&
+  return !call.floats && call.output.kind == XK_OUT_BITS && s.batch * s.out_height * s.out_width >= kPixels &&
          s.filter_bits <= kExact && !call.epilogue.input_scale && all_finite(call.epilogue.scale, s.out_channels) &&
          all_finite(call.epilogue.bias, s.out_channels);
 }

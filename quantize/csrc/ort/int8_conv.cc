@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "error.h"
-#include "int8/conv.h"
+#include "dense/conv.h"
 #include "ort/call.h"
 
 namespace xk::ort {
@@ -47,7 +47,7 @@ xk_conv_shape shape_of(const Int8Variant& variant, const Node& node) {
   return shape;
 }
 
-int8::Levels levels_of(const Node& node) {
+dense::Levels levels_of(const Node& node) {
   const float inverse = node.floats(kInverse, "x_inverse", 1)[0], zero = node.floats(kZero, "x_zero", 1)[0];
   if (!(inverse > 0) || !std::isfinite(inverse))
     fail(XK_INVALID_ARGUMENT, "x_inverse is %g; it must be over 0 and finite", inverse);
@@ -57,8 +57,8 @@ int8::Levels levels_of(const Node& node) {
 }
 
 PreparedBits ordered(const xk_conv_shape& shape, const uint8_t* numbers, int32_t zero) {
-  PreparedBits memory(int8::Weights::size(shape));
-  int8::Weights::order(shape, numbers, zero, static_cast<uint8_t*>(memory.data()));
+  PreparedBits memory(dense::Weights::size(shape, dense::int8_kernel()));
+  dense::Weights::order(shape, numbers, zero, static_cast<uint8_t*>(memory.data()));
   return memory;
 }
 
@@ -70,7 +70,7 @@ class Int8Kernel : public NodeKernel {
         shape_(shape_of(variant, node)),
         levels_(levels_of(node)),
         memory_(ordered(shape_, numbers_of(node), levels_.zero)),
-        weights_(shape_, static_cast<const uint8_t*>(memory_.data())),
+        weights_(shape_, dense::int8_kernel(), static_cast<const uint8_t*>(memory_.data())),
         scale_(node.floats(kScale, "scale", shape_.out_channels)),
         bias_(node.floats(kBias, "bias", shape_.out_channels)) {
     if (!variant.to_bits) return;
@@ -95,7 +95,7 @@ class Int8Kernel : public NodeKernel {
     output.kind = variant_.to_bits ? XK_OUT_BITS : XK_OUT_FLOAT;
     output.binarize = variant_.to_bits ? output_.view() : xk_binarize{};
     const xk_parallel parallel = call.parallel();
-    int8::conv(shape, floats_in(x, "x"), levels_, weights_, epilogue, output, &parallel);
+    dense::conv(shape, floats_in(x, "x"), levels_, weights_, epilogue, output, &parallel);
     call.check_parallel(XK_OK);
     if (variant_.to_bits) mark_as_bits(y);
   }
@@ -119,9 +119,9 @@ class Int8Kernel : public NodeKernel {
 
   const Int8Variant& variant_;
   const xk_conv_shape shape_;  // without batch, height and width
-  const int8::Levels levels_;
+  const dense::Levels levels_;
   const PreparedBits memory_;  // of the weights
-  const int8::Weights weights_;
+  const dense::Weights weights_;
   const std::vector<float> scale_, bias_;
   Comparison output_;
 };

@@ -1,5 +1,6 @@
-#include "int8/kernels.h"
+#include "dense/kernels.h"
 
+#include <algorithm>
 #include <cstring>
 #include <string>
 
@@ -9,7 +10,7 @@
 #include <immintrin.h>
 #endif
 
-namespace xk::int8 {
+namespace xk::dense {
 
 namespace {
 
@@ -28,6 +29,22 @@ void sum_pairs(const Tile& t) {
         std::memcpy(x, window + t.offsets[i], sizeof x);
         std::memcpy(w, weights, sizeof w);
         for (int l = 0; l < kLanes; ++l) sums[l] += x[0] * w[2 * l] + x[1] * w[2 * l + 1];
+      }
+      std::memcpy(t.sums + (b * t.sums_pitch + p) * kLanes, sums, sizeof sums);
+    }
+}
+
+void sum_floats(const Tile& t) {
+  for (int b = 0; b < t.blocks; ++b)
+    for (int p = 0; p < t.pixels; ++p) {
+      const uint8_t* const window = t.input + p * t.pixel_bytes;
+      const uint8_t* weights = t.weights + b * t.steps * kLanes * kStepBytes;
+      float sums[kLanes] = {};
+      for (int64_t i = 0; i < t.steps; ++i, weights += kLanes * kStepBytes) {
+        float x, w[kLanes];
+        std::memcpy(&x, window + t.offsets[i], sizeof x);
+        std::memcpy(w, weights, sizeof w);
+        for (int l = 0; l < kLanes; ++l) sums[l] += x * w[l];
       }
       std::memcpy(t.sums + (b * t.sums_pitch + p) * kLanes, sums, sizeof sums);
     }
@@ -117,22 +134,116 @@ void sum_vnni(const Tile& t) {
   kFunctions[t.blocks - 1][t.pixels - 1](t);
 }
 
+// Two vectors hold a block, as above; six pixels are as many sums as the registers hold beside two vectors of weights.
+template <int kPixels>
+__attribute__((target("avx2,fma"))) void sum_floats_fma(const Tile& t, int first, int block) {
+  const uint8_t* const window = t.input + first * t.pixel_bytes;
+  const float* weights = reinterpret_cast<const float*>(t.weights + block * t.steps * kLanes * kStepBytes);
+  __m256 sums[kPixels][2];
+#pragma GCC unroll 6
+  for (int p = 0; p < kPixels; ++p) sums[p][0] = sums[p][1] = _mm256_setzero_ps();
+  for (int64_t i = 0; i < t.steps; ++i, weights += kLanes) {
+    const __m256 w0 = _mm256_loadu_ps(weights), w1 = _mm256_loadu_ps(weights + kLanes / 2);
+#pragma GCC unroll 6
+    for (int p = 0; p < kPixels; ++p) {
+      const __m256 x = _mm256_broadcast_ss(reinterpret_cast<const float*>(window + p * t.pixel_bytes + t.offsets[i]));
+      sums[p][0] = _mm256_fmadd_ps(x, w0, sums[p][0]);
+      sums[p][1] = _mm256_fmadd_ps(x, w1, sums[p][1]);
+    }
+  }
+#pragma GCC unroll 6
+  for (int p = 0; p < kPixels; ++p) {
+    float* const to = reinterpret_cast<float*>(t.sums + (block * t.sums_pitch + first + p) * kLanes);
+    _mm256_storeu_ps(to, sums[p][0]);
+    _mm256_storeu_ps(to + kLanes / 2, sums[p][1]);
+  }
+}
+
+void sum_fma(const Tile& t) {
+  using Function = void (*)(const Tile&, int, int);
+  static constexpr Function kFunctions[] = {sum_floats_fma<1>, sum_floats_fma<2>, sum_floats_fma<3>,
+                                            sum_floats_fma<4>, sum_floats_fma<5>, sum_floats_fma<6>};
+  constexpr int kMost = 6;
+  for (int block = 0; block < t.blocks; ++block)
+    for (int first = 0, pixels = 0; first < t.pixels; first += pixels) {
+      const int left = t.pixels - first;
+      pixels = left <= kMost ? left : std::min(kMost, (left + 1) / 2);  // no part of one or two pixels
+      kFunctions[pixels - 1](t, first, block);
+    }
+}
+
+bool fma_usable() { return avx2::usable() && __builtin_cpu_supports("fma"); }
+
+template <int kPixels, int kBlocks>
+__attribute__((target("avx512f"))) void sum_floats_fma512(const Tile& t) {
+  __m512 sums[kBlocks][kPixels];
+#pragma GCC unroll 2
+  for (int b = 0; b < kBlocks; ++b)
+#pragma GCC unroll 8
+    for (int p = 0; p < kPixels; ++p) sums[b][p] = _mm512_setzero_ps();
+  const float* weights = reinterpret_cast<const float*>(t.weights);
+  const int64_t block_floats = t.steps * kLanes;
+  for (int64_t i = 0; i < t.steps; ++i, weights += kLanes) {
+    const uint8_t* const window = t.input + t.offsets[i];
+    __m512 w[kBlocks];
+#pragma GCC unroll 2
+    for (int b = 0; b < kBlocks; ++b) w[b] = _mm512_loadu_ps(weights + b * block_floats);
+#pragma GCC unroll 8
+    for (int p = 0; p < kPixels; ++p) {
+      const __m512 x = _mm512_set1_ps(*reinterpret_cast<const float*>(window + p * t.pixel_bytes));
+#pragma GCC unroll 2
+      for (int b = 0; b < kBlocks; ++b) sums[b][p] = _mm512_fmadd_ps(x, w[b], sums[b][p]);
+    }
+  }
+#pragma GCC unroll 2
+  for (int b = 0; b < kBlocks; ++b)
+#pragma GCC unroll 8
+    for (int p = 0; p < kPixels; ++p) _mm512_storeu_ps(t.sums + (b * t.sums_pitch + p) * kLanes, sums[b][p]);
+}
+
+void sum_fma512(const Tile& t) {
+  static constexpr TileFunction kFunctions[kTileBlocks][kTilePixels] = XK_TILE_TABLE(sum_floats_fma512);
+  kFunctions[t.blocks - 1][t.pixels - 1](t);
+}
+
 bool vnni_usable() { return avx512bw::usable() && __builtin_cpu_supports("avx512vnni"); }
 
 #endif
 
+// The instruction sets that have functions of their own here.
+enum class Generation { kAny, kAvx2, kAvx512 };
+
+Generation generation() {
+#if defined(__x86_64__)
+  const std::string name = kKernels[choose_kernel(nullptr, Shape{})].name;
+  if (name == "avx2") return Generation::kAvx2;
+  if (name != "scalar") return Generation::kAvx512;
+#endif
+  return Generation::kAny;
+}
+
 }  // namespace
 
-const Kernel& kernel() {
+const Kernel& int8_kernel() {
   static constexpr Kernel kPairs = {"pairs", always, 2, sum_pairs};
 #if defined(__x86_64__)
   static constexpr Kernel kAvx2 = {"avx2", avx2::usable, 2, sum_avx2};
   static constexpr Kernel kVnni = {"vnni", vnni_usable, 1, sum_vnni};
-  const std::string generation = kKernels[choose_kernel(nullptr, Shape{})].name;
-  if (generation == "avx2") return kAvx2;
-  if (generation != "scalar") return kVnni.usable() ? kVnni : kAvx2;  // all that have AVX-512 have AVX2
+  if (generation() == Generation::kAvx512 && kVnni.usable()) return kVnni;
+  if (generation() != Generation::kAny) return kAvx2;  // all that have AVX-512 have AVX2
 #endif
   return kPairs;
 }
 
-}  // namespace xk::int8
+const Kernel& float_kernel() {
+  static constexpr Kernel kFloats = {"floats", always, 4, sum_floats};
+#if defined(__x86_64__)
+  static constexpr Kernel kFma = {"fma", fma_usable, 4, sum_fma};
+  static constexpr Kernel kFma512 = {"fma512", avx512bw::usable, 4, sum_fma512};
+  if (generation() == Generation::kAvx512) return kFma512;
+  if (generation() == Generation::kAvx2 && kFma.usable()) return kFma;
+#endif
+  return kFloats;
+}
+
+}  // namespace xk::dense
