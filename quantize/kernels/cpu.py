@@ -390,10 +390,8 @@ def prepare_floats(weight: Tensor, geometry: ConvGeometry, by_channels: bool = F
     return _prepared("xk_float", (shape,), (source, values.numel(), by_channels))
 
 
-def bind_conv2d_floats(
-    x: Tensor, weights: Tensor, geometry: ConvGeometry, epilogue: Epilogue
-) -> tuple[Call, Tensor]:
-    """The convolution of inputs like ``x``, floats (N, C, H, W) in rows of pixels, with floats, and an empty result of it.
+def bind_conv2d_floats(x: Tensor, weights: Tensor, geometry: ConvGeometry, epilogue: Epilogue) -> tuple[Call, Tensor]:
+    """The convolution of floats like ``x``, (N, C, H, W) in rows of pixels, with floats, and an empty result of it.
 
     See :func:`bind_conv2d`.
     """

@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_map
 from .. import packing
 from ..binary.quantized_layer import QuantizedLayer
 from ..calling import copy_model, random_state_kept, run
+from ..packing import Bits
 from .flow import Link
 from .layers import PackedLayer
 
@@ -219,7 +220,7 @@ def _tap(layer: nn.Module, x: Any) -> _Tap:
     if not isinstance(layer, PackedLayer) or layer.window_scale:
         return _Tap(x.clone(), False)
     channels = layer.geometry.channels
-    if layer.folding.input_bits:
+    if isinstance(x, Bits):
         signs = packing.unpack_activations(x.words.reshape(1, 1, -1, x.words.shape[-1]), channels)
         return _Tap(signs[0, :, 0].t(), True)
     values = _rows(x, -1 - layer.dims)

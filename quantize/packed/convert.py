@@ -16,6 +16,7 @@ from ..calling import copy_model, evaluation_copy, float_inputs, keeps_random_st
 from . import fold
 from .check import agreeing
 from .expanded import ExpandedLayer, is_converted
+from .float_conv import FloatConv2d, is_few_channels
 from .flow import Flow, Link, chain, trace_flow
 from .int8.calibration import calibration_of, quantize_float_layers
 from .layers import PackedConv1d, PackedConv2d, PackedLayer, PackedLinear
@@ -49,7 +50,8 @@ def convert(
     - batch norm, ReLU and their kind before a sign become a threshold and a flip, exact to the last bit;
     - batch norm and ReLU after a packed layer become its scale and bias, and its end;
     - a channel shuffle becomes the order in which the layer before it writes its channels;
-    - bits go from one packed layer to the next where only these, or max pooling, stand between.
+    - bits go from one packed layer to the next where only these, or max pooling, stand between, and from a first
+      convolution of floats where a threshold does.
 
     :func:`conversion_report` says what became of each layer. The result is in evaluation mode, has no
     gradients, and is saved and loaded by its state_dict: convert a model of the same architecture, then load.
@@ -141,7 +143,7 @@ def _note_taken_back(model: nn.Module, packed: nn.Module, flow: Flow, kept: Sequ
 
 
 def _is_watched(module: nn.Module) -> bool:
-    parts = (fold.is_monotone, fold.is_pooling, fold.may_shuffle)
+    parts = (fold.is_monotone, fold.is_pooling, fold.may_shuffle, is_few_channels)
     return isinstance(module, BinaryLayer) or any(part(module) for part in parts)
 
 
@@ -188,6 +190,7 @@ class _Converter:
     Attributes:
         packed: binary layer -> its packed layer.
         replaced: another module -> what takes its place.
+        readers: convolution of floats -> the binary layer that reads no more than signs of it.
     """
 
     def __init__(self, model: nn.Module, flow: Flow):
@@ -195,6 +198,7 @@ class _Converter:
         self.names = {module: name for name, module in model.named_modules()}
         self.packed: dict[nn.Module, PackedLayer] = {}
         self.replaced: dict[nn.Module, nn.Module] = {}
+        self.readers: dict[nn.Module, nn.Module] = {}
         for layer in model.modules():
             if isinstance(layer, BinaryLayer):
                 self._pack_or_expand(layer)
@@ -229,6 +233,9 @@ class _Converter:
         if steps:
             packed.threshold, packed.flip = self._before(steps, *self._threshold(packed))
             self._absorb(packed, steps)
+        source = self.flow.before.get(steps[0] if steps else layer)
+        if source is not None and is_few_channels(source) and type(packed) is PackedConv2d and _pads_zeros(packed):
+            self.readers[source] = layer
 
     def _upstream(self, layer: nn.Module) -> list[nn.Module]:
         """What stands before a layer, the nearest first, as far as bits could pass it, and the packed layer there."""
@@ -252,7 +259,7 @@ class _Converter:
         target = self.packed[layer]
         shuffles = sum(module in self.shuffles for module in between)
         same_kind = type(self.packed[source]) is type(target)
-        return same_kind and target.padding_mode == "zeros" and target.pad is None and shuffles <= 1
+        return same_kind and _pads_zeros(target) and shuffles <= 1
 
     def _hand_on_bits(self, source: nn.Module, between: Sequence[nn.Module], layer: nn.Module) -> None:
         """Let ``source`` end in the bits that ``layer`` starts with; ``between`` is what stands there, in order."""
@@ -345,13 +352,20 @@ class _Converter:
         for old, new in {**self.packed, **self.replaced}.items():
             become(old, new)
         for module in model.modules():
-            module.__class__ = float_pool(module) or type(module)
+            module.__class__ = float_pool(module) or (FloatConv2d if is_few_channels(module) else type(module))
+        for source, reader in self.readers.items():
+            cast(FloatConv2d, source).readers = (reader,)
         shorten(model)
         return model.eval()
 
     def _threshold(self, packed: PackedLayer) -> tuple[Tensor, Tensor]:
         none = torch.zeros(packed.geometry.channels, dtype=torch.float32, device=packed.weights.device)
         return none if packed.threshold is None else packed.threshold, none.bool()
+
+
+def _pads_zeros(packed: PackedLayer) -> bool:
+    """Whether its input is padded as bits are: by taps that count nothing."""
+    return packed.padding_mode == "zeros" and packed.pad is None
 
 
 def _fold(packed: PackedLayer, **changes: Any) -> None:

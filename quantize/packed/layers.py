@@ -183,7 +183,7 @@ class PackedLayer(BoundModule):
         if bound is not None and bound.takes(x) and bound.of.are_of(self._buffers, self.folding):
             y = bound(x)
             return Bits(y) if self.folding.output_bits else y
-        self._check(x)
+        self._check(x, isinstance(input, Bits))
         image, geometry = self._padded(self.to_image(x))
         traced = ops.is_traced(image)
         if self.prepared is None and image.numel():
@@ -238,8 +238,8 @@ class PackedLayer(BoundModule):
             fold,
         )
 
-    def _check(self, x: Tensor) -> None:
-        bits = self.folding.input_bits
+    def _check(self, x: Tensor, handed: bool) -> None:
+        bits = self.folding.input_bits or handed  # by a layer of floats, which has compared them with the threshold
         if x.dtype is (torch.int64 if bits else torch.float32):
             return
         if bits or not x.is_cuda or x.dtype not in (torch.bfloat16, torch.float16):
@@ -267,7 +267,7 @@ class PackedLayer(BoundModule):
 
     def image_size(self, image: Tensor) -> tuple[int, int]:
         """Height and width of what :meth:`to_image` returned."""
-        height, width = image.shape[1:3] if self.folding.input_bits else image.shape[2:]
+        height, width = image.shape[1:3] if image.dtype is torch.int64 else image.shape[2:]
         return height, width
 
     def size_of(self, shape: tuple[int, ...]) -> tuple[int, int]:

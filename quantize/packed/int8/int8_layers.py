@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from ... import kernels
 from ...kernels import ConvGeometry, Epilogue, cpu
 from .. import ops
+from ..float_conv import FloatConv2d
 
 if TYPE_CHECKING:
     from .calibration import Int8Report
@@ -183,7 +184,7 @@ class Int8Linear(Int8Layer):
 
 def has_8_bit_form(layer: nn.Module) -> bool:
     """Whether a float layer can become an :class:`Int8Layer`: by its very class, whose forward is known."""
-    if type(layer) not in (nn.Conv2d, nn.Linear) or layer._parameters.get("weight") is None:
+    if type(layer) not in (nn.Conv2d, FloatConv2d, nn.Linear) or layer._parameters.get("weight") is None:
         return False
     if isinstance(layer, nn.Conv2d) and (layer.groups > 1 or layer.padding_mode != "zeros"):
         return False
