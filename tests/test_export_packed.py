@@ -178,7 +178,8 @@ def test_a_network_is_as_small_as_its_bits(tmp_path):
     prepared, packed = converted(models.create_model("nin_gc_xnornet"), x)
     used = check(prepared, x, tmp_path / "net.onnx")
     assert used == {
-        "BinaryConvToBitsShuffle", "BinaryConvFromBitsToBitsShuffle", "BinaryMaxPool", "BinaryConvFromBitsReluShuffle",
+        "FloatConvToBits", "BinaryConvToBitsShuffle", "BinaryConvFromBitsToBitsShuffle", "BinaryMaxPool",
+        "BinaryConvFromBitsReluShuffle",
     }  # fmt: skip
     size = (tmp_path / "net.onnx").stat().st_size
     assert size < quantize.summary(packed, x).packed_bytes + 50_000  # scales of 1, thresholds, bodies, names

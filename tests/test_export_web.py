@@ -300,6 +300,45 @@ def test_bits_that_others_write_are_left_to_onnxruntime(tmp_path):
     assert stages.split(model) is None
 
 
+@pytest.fixture
+def first_bits(tmp_path):
+    """A file whose first convolution hands on bits."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 40, 3), quantize.BinaryConv2d(40, 8, 3), nn.Flatten()).eval()
+    quantize.export_onnx(net, tmp_path / "net.onnx", torch.randn(4, 3, 8, 8))
+    model = onnx.load(tmp_path / "net.onnx")
+    assert [node.op_type for node in model.graph.node][:2] == ["FloatConvToBits", "BinaryConvFromBits"]
+    return model
+
+
+def test_bits_of_a_convolution_of_floats_are_floats_of_the_page(first_bits):
+    first, kernel, last = stages.split(first_bits)
+    assert operators([first, kernel, last]) == [["Conv"], ["conv"], ["Reshape"]]
+    assert not kernel.facts["from_bits"]
+    x = torch.randn(5, 3, 8, 8)
+    floats = run(session(first.model, kernels=False), x)
+    conv, flips = kernel.tensors, torch.from_numpy(kernel.tensors["flip"]).bool().view(1, -1, 1, 1)
+    threshold = torch.from_numpy(conv["threshold"]).view(1, -1, 1, 1)
+    signs = torch.where(torch.where(flips, floats <= threshold, floats >= threshold), 1.0, -1.0)
+    weights = torch.from_numpy(conv["weights"].copy())
+    sums = nn.functional.conv2d(signs, quantize.packing.unpack_weights(weights, (8, 40, 3, 3)))
+    scale, bias = (torch.from_numpy(conv[name].copy()).view(1, -1, 1, 1) for name in ("scale", "bias"))
+    y = sums * scale + bias
+    torch.testing.assert_close(y.flatten(1), run(session(first_bits, kernels=False), x), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("reader", ["another node", "nobody", "a pool"])
+def test_bits_of_a_convolution_of_floats_that_others_read_stay_bits(first_bits, reader):
+    nodes = first_bits.graph.node
+    if reader == "another node":
+        nodes.append(helper.make_node("Identity", [nodes[0].output[0]], ["more"]))
+    elif reader == "nobody":
+        first_bits.graph.output.append(helper.make_tensor_value_info(nodes[0].output[0], TensorProto.FLOAT, None))
+    else:
+        nodes.append(helper.make_node("BinaryMaxPool", [nodes[0].output[0], "turn"], ["more"], domain="xnorkit"))
+    assert stages.split(first_bits) is None
+
+
 def test_comparisons_are_those_of_the_kernels():
     conv, _, _ = problem("BinaryConvToBits", "64")
     (first, _) = stages.split(around("BinaryConvToBits", conv))

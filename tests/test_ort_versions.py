@@ -17,7 +17,7 @@ from ort_models import OPERATORS, Net, random_conv, session
 from quantize.export.functions import VERSION, function
 from quantize.kernels import cpu
 
-OUTPUTS = {1: 17, 2: 18}  # of the file of a version
+OUTPUTS = {1: 17, 2: 18, 3: 19}  # of the file of a version
 DATA = Path(__file__).parent / "data"
 POOL = {"kernel_shape": [3, 2], "strides": [2, 2], "pads": [1, 0, 1, 0], "dilations": [1, 1], "ceil_mode": 1}
 
@@ -36,6 +36,7 @@ def every_operator() -> onnx.ModelProto:
     turn = torch.where(torch.rand(12, generator=generator) > 0.5, 1.0, -1.0)
     outputs.append(net.from_bits(net.node("BinaryMaxPool", bits, {"turn": turn}, POOL | {"xnorkit_version": 1}), 12))
     outputs.append(net.from_bits(net.node("Int8ConvToBits", "x", *int8_conv(generator)), 8))
+    outputs.append(net.from_bits(net.node("FloatConvToBits", "x", *float_conv(generator)), 8))
     model = net.model(outputs[0], [function(name) for name in sorted({node.op_type for node in net.nodes})])
     model.graph.output.extend(helper.make_tensor_value_info(y, TensorProto.FLOAT, None) for y in outputs[1:])
     return model
@@ -54,6 +55,18 @@ def int8_conv(generator: torch.Generator) -> tuple[dict[str, torch.Tensor], dict
     }
     window = {"kernel_shape": [3, 3], "strides": [2, 1], "pads": [1, 1, 1, 1], "dilations": [1, 1], "group": 1}
     return tensors, window | {"filter_shape": [8, 3, 3, 12], "xnorkit_version": 2}
+
+
+def float_conv(generator: torch.Generator) -> tuple[dict[str, torch.Tensor], dict[str, int | list[int]]]:
+    """Tensors and attributes of a layer of floats that are whole numbers."""
+    tensors = {
+        "weight": torch.randint(-9, 10, (8, 12, 3, 2), generator=generator).float(),
+        "bias": torch.randn(8, generator=generator),
+        "output_threshold": torch.randn(8, generator=generator),
+        "output_turn": torch.where(torch.rand(8, generator=generator) > 0.5, 1.0, -1.0),
+    }
+    window = {"kernel_shape": [3, 2], "strides": [2, 1], "pads": [1, 0, 1, 1], "dilations": [1, 1], "group": 1}
+    return tensors, window | {"xnorkit_version": 3}
 
 
 def inputs() -> dict[str, np.ndarray]:

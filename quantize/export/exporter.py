@@ -131,6 +131,8 @@ def export_onnx(
         name_everything(program, lowered, _input_names(batch))
         forget_origin(program)
         _describe(program, reference, metadata or {})
+        if calibrated_on is None:  # 8 bits bring bits of their own
+            kind.join(program)
         _save(program, temporary)
         parity = None if unchecked else _check(kind, reference, temporary, tapped, batch, other_batch)
         int8 = None

@@ -16,7 +16,7 @@ from ..packed.expanded import ExpandedLayer
 from ..packed.flow import Flow, trace_flow
 from ..packed.layers import PackedConv1d, PackedConv2d, PackedLayer, PackedLinear
 from ..packed.pool import PackedMaxPool2d
-from . import int8_format, packed_format, qonnx_format, standard_format
+from . import float_layers, int8_format, packed_format, qonnx_format, standard_format
 from .lowering import Lowering, Network, lowering_of
 from .onnx_session import QonnxSession, create_session, executor_missing
 
@@ -39,6 +39,7 @@ class Format:
             own. Any other module is traced as it is.
         converts: the file is that of the model that :func:`quantize.convert` makes.
         finish: adds to the traced model, in place, what tracing does not know.
+        join: makes nodes one, in place, once the model has no further outputs between them.
         open: a session of a file, or of one in memory, in a runtime that knows the format.
         why_unchecked: why this runtime is not there, or "".
     """
@@ -47,6 +48,7 @@ class Format:
     layers: Mapping[type, Lowering]
     converts: bool = False
     finish: Callable[[ir.Model], None] = _leave
+    join: Callable[[ir.Model], None] = _leave
     open: Callable[[str | bytes], Any] = create_session
     why_unchecked: Callable[[], str] = _is_checked
 
@@ -89,6 +91,7 @@ _ALL = (
         },
         converts=True,
         finish=packed_format.add_functions,
+        join=float_layers.hand_on_bits,
     ),
     Format("standard", {QuantizedLayer: standard_format.with_stored_weight}),
     Format(

@@ -16,12 +16,13 @@ import onnx
 
 DOMAIN = "xnorkit"
 DOMAIN_VERSION = 1  # that files import
-VERSION = 2  # of the operators: a node of a later one may mean something else; see quantize/csrc/ort/operators.cc
+VERSION = 3  # of the operators: a node of a later one may mean something else; see quantize/csrc/ort/operators.cc
 OPSET = 21  # of the standard operators, in the bodies and in the files
 
 
-_WINDOW = ("kernel_shape", "strides", "pads", "dilations", "group", "filter_shape")
-_CONV = (*_WINDOW, "filter_bits", "size_hint")
+_WINDOW = ("kernel_shape", "strides", "pads", "dilations", "group")
+_NUMBERS_CONV = (*_WINDOW, "filter_shape")
+_CONV = (*_NUMBERS_CONV, "filter_bits", "size_hint")
 
 # `used`: the first {count} bits of each row of {bytes}, 0 or 1.
 _BITS = """
@@ -182,8 +183,8 @@ _COMPARE = """
 """
 
 _TURN = """
-  turns = Reshape (turn, a_channel)
-  turned = Mul (x, turns)
+  turns = Reshape ({turn}, a_channel)
+  {to} = Mul ({x}, turns)
 """
 
 # In onnxruntime a Where of floats would take three times as long.
@@ -275,6 +276,12 @@ _ROW_SUMS = """
   biased = Add (scaled, bias)
 """
 
+# As the standard's convolution has it, bias and all, so that a runtime that inlines the body rounds as it does there.
+_FLOAT_SUMS = """
+  sums = Conv <kernel_shape: ints = @kernel_shape, strides: ints = @strides, pads: ints = @pads,
+               dilations: ints = @dilations, group: int = @group> (x, weight, bias)
+"""
+
 _MAX_POOL = """
   a_channel = Constant <value_ints = [1, -1, 1, 1]> ()
   turns = Reshape (turn, a_channel)
@@ -307,6 +314,10 @@ def function(name: str) -> onnx.FunctionProto:
         return _parse(name, _CONV, ("x", "weight_bits", "scale", "bias"), body)
     if name.startswith("Int8"):
         return _int8_function(name)
+    if name == "FloatConvToBits":
+        body = _A_CHANNEL + _HALF + _FLOAT_SUMS + _TURN.format(x="sums", turn="output_turn", to="biased")
+        operands = ("x", "weight", "bias", "output_threshold", "output_turn")
+        return _parse(name, _WINDOW, operands, body + _ending(name))
     if name.startswith("Level"):
         return _level_function(name)
     parts = name.removeprefix("BinaryConv")
@@ -317,7 +328,8 @@ def function(name: str) -> onnx.FunctionProto:
     inputs += ["input_scale"] if scaled else []
     body = _HALF + _A_CHANNEL + _WEIGHT
     if not from_bits:
-        body += _TURN + _COMPARE.format(x="turned", to="bits_in", threshold="threshold")
+        body += _TURN.format(x="x", turn="turn", to="turned")
+        body += _COMPARE.format(x="turned", to="bits_in", threshold="threshold")
         body += _HALF_SIGN.format(x="bits_in", to="signs")
     scale, bias = ("scale_turned", "bias_turned") if to_bits else ("scale", "bias")
     body += _OUTPUT_TURN * to_bits + _SUMS.format(x="x" if from_bits else "signs", scale=scale)
@@ -334,7 +346,7 @@ def _int8_function(name: str) -> onnx.FunctionProto:
     body = _A_CHANNEL + (_HALF + _OUTPUT_TURN) * to_bits + _NUMBERS + _FILTERS
     body += _SUMS.format(x="centred", scale=scale)
     inputs += ["output_threshold", "output_turn"] if to_bits else []
-    return _parse(name, _WINDOW, inputs, body + _BIAS.format(x="scaled", bias=bias) + _ending(name))
+    return _parse(name, _NUMBERS_CONV, inputs, body + _BIAS.format(x="scaled", bias=bias) + _ending(name))
 
 
 def level_name(operation: str, signs: bool) -> str:

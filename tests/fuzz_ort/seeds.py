@@ -119,6 +119,21 @@ def signs() -> onnx.ModelProto:
     return _finish(net, net.node("SignConv", "x", tensors, attributes))
 
 
+def first_layer() -> onnx.ModelProto:
+    """Floats through a convolution that gives bits."""
+    net = Net(6)
+    generator = torch.Generator().manual_seed(15)
+    tensors = {
+        "weight": torch.randint(-9, 10, (20, 6, 3, 2), generator=generator).float(),
+        "bias": torch.randn(20, generator=generator),
+        "output_threshold": torch.randn(20, generator=generator),
+        "output_turn": torch.randint(0, 2, (20,), generator=generator) * 2.0 - 1,
+    }
+    window = {"kernel_shape": [3, 2], "strides": [2, 1], "pads": [1, 0, 1, 1], "dilations": [1, 2], "group": 1}
+    bits = net.node("FloatConvToBits", "x", tensors, window | {"xnorkit_version": 3})
+    return _finish(net, net.conv("BinaryConvFromBits", bits, _conv("BinaryConvFromBits", (5, 20, 2, 2), 16)))
+
+
 # name: how it is built, and the shapes that it is fed
 SEEDS = {
     "one_layer": (one_layer, {"x": (2, 6, 7, 8)}),
@@ -127,6 +142,7 @@ SEEDS = {
     "linear": (linear, {"x": (2, 6, 7, 8)}),
     "levels": (levels, {"x": (2, 6, 7, 8)}),
     "levels_of_signs": (levels_of_signs, {"x": (2, 6, 7, 8)}),
+    "first_layer": (first_layer, {"x": (2, 6, 7, 8)}),
     "volumes": (volumes, {"x": (2, 6, 5, 4, 6)}),
     **({"signs": (signs, {"x": (2, 6, 7, 8)})} if HAS_SIGN_CONV else {}),
 }

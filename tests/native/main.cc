@@ -51,6 +51,8 @@ int main() {
   test_bad_elements();
   test_int8();
   test_bad_int8();
+  test_floats();
+  test_bad_floats();
   test_lookup();
   test_bad_lookups();
   test_level_planes();

@@ -53,6 +53,8 @@ void test_training();
 void test_bad_elements();
 void test_int8();
 void test_bad_int8();
+void test_floats();
+void test_bad_floats();
 void test_lookup();
 void test_bad_lookups();
 void test_level_planes();

@@ -45,7 +45,7 @@ def split(model: ModelProto) -> list[Part | Kernel] | None:
     """The stages of a network in the order in which they run, or None where no kernel of ours takes part."""
     if not any(_known(node) for node in model.graph.node):
         return None
-    model = folded(inlined(model, KNOWN))
+    model = folded(inlined(_without_float_bits(model), KNOWN))
     types, outputs = _types(model), {value.name for value in model.graph.output}
     if types is None or not _bits_stay_within(model.graph.node, outputs):
         return None
@@ -59,6 +59,39 @@ def split(model: ModelProto) -> list[Part | Kernel] | None:
             later = {name for other in runs[i + 1 :] for node in other for name in node.input}
             stages.append(_part(model, run, later | outputs, types))
     return stages
+
+
+def _without_float_bits(model: ModelProto) -> ModelProto:
+    """The model with a Conv for each FloatConvToBits, of which the page has no kernel: it compares floats itself."""
+    result = ModelProto()
+    result.CopyFrom(model)
+    nodes, outputs = result.graph.node, {value.name for value in result.graph.output}
+    for node in nodes:
+        if (node.domain, node.op_type) != (DOMAIN, "FloatConvToBits"):
+            continue
+        readers = [other for other in nodes if node.output[0] in other.input]
+        if node.output[0] not in outputs and all(_convolves_bits(other) for other in readers):
+            _give_floats(node, readers)
+    return result
+
+
+def _convolves_bits(node: NodeProto) -> bool:
+    return _known(node) and "FromBits" in node.op_type
+
+
+def _give_floats(node: NodeProto, readers: Iterable[NodeProto]) -> None:
+    """Make a FloatConvToBits a Conv, and the convolutions of its bits ones that compare its floats, in place."""
+    thresholds = node.input[3:5]
+    node.domain, node.op_type = "", "Conv"
+    del node.input[3:]
+    kept = [entry for entry in node.attribute if entry.name != "xnorkit_version"]
+    del node.attribute[:]
+    node.attribute.extend(kept)
+    for reader in readers:
+        reader.op_type = reader.op_type.replace("FromBits", "")
+        first, rest = reader.input[:4], reader.input[4:]
+        del reader.input[:]
+        reader.input.extend([*first, *thresholds, *rest])
 
 
 def _known(node: NodeProto) -> bool:
@@ -108,7 +141,7 @@ def _runs(nodes: Iterable[NodeProto], ready: set[str], ours: set[str]) -> list[l
 def _bits_stay_within(nodes: Sequence[NodeProto], outputs: set[str]) -> bool:
     """Whether only nodes of ours read the bits that nodes of ours write, and these read no others."""
     bits = {node.output[0] for node in nodes if _known(node) and "ToBits" in node.op_type or node.op_type == POOL}
-    read = {node.input[0] for node in nodes if _known(node) and "FromBits" in node.op_type or node.op_type == POOL}
+    read = {node.input[0] for node in nodes if _convolves_bits(node) or node.op_type == POOL}
     return read <= bits and not bits & (outputs | {name for node in nodes if not _known(node) for name in node.input})
 
 

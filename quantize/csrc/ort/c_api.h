@@ -1,5 +1,5 @@
 // ort/ makes the library's functions operators of onnxruntime: operators.cc registers them, binary_conv,
-// binary_max_pool, int8_conv, level_layers and sign_matmul are their kernels, node is what the file says of one, call is
+// binary_max_pool, dense_conv, level_layers and sign_matmul are their kernels, node is what the file says of one, call is
 // one run of it.
 //
 // This header has the part of onnxruntime's C API that they use, so that building needs no header of onnxruntime.

@@ -118,6 +118,8 @@ std::vector<float> Node::floats(size_t index, const char* name, int64_t count) c
   return std::vector<float>(data, data + count);
 }
 
+Tensor Node::filters(size_t index, const char* name) const { return constant(index, name, kFloat, 4); }
+
 std::vector<uint8_t> Node::flips(size_t index, const char* name, int64_t count) const {
   std::vector<uint8_t> flips;
   for (float turn : floats(index, name, count)) {

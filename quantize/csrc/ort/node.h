@@ -42,9 +42,11 @@ class Node {
   std::vector<int64_t> integers(const char* name, size_t count) const;
   std::vector<int64_t> integers(const char* name, const std::vector<int64_t>& otherwise) const;
 
-  // Constant inputs, of the given size. A `name` is what messages call them.
+  // Constant inputs, of the given size where there is one. A `name` is what messages call them.
   const uint8_t* bytes(size_t index, const char* name, int64_t rows, int64_t columns) const;
   std::vector<float> floats(size_t index, const char* name, int64_t count) const;
+  // Floats of any size with four dimensions.
+  Tensor filters(size_t index, const char* name) const;
   // From an input `turn` that is -1 where a comparison is flipped, else 1: xk_binarize::flip, 1 and 0.
   std::vector<uint8_t> flips(size_t index, const char* name, int64_t count) const;
   // The number of values of a constant input with one dimension.

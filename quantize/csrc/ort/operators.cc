@@ -14,7 +14,7 @@
 #include "ort/binary_conv.h"
 #include "ort/binary_max_pool.h"
 #include "ort/c_api.h"
-#include "ort/int8_conv.h"
+#include "ort/dense_conv.h"
 #include "ort/level_layers.h"
 #include "ort/operator.h"
 #include "ort/sign_matmul.h"
@@ -26,12 +26,12 @@ constexpr const char* kDomain = "xnorkit";
 // Raised when an input, an attribute or the meaning of one is added or changed, or a name that bits flow through. A file
 // that needs a later one than the first says so in the attribute xnorkit_version of every node: bits flow between nodes,
 // so that either all of a file's nodes are run here, or none. A library that does not know a name without bits, such as
-// SignMatMul and LevelConv, leaves its nodes to onnxruntime. Version 2 has Int8ConvToBits.
-constexpr int64_t kVersion = 2;
+// SignMatMul and LevelConv, leaves its nodes to onnxruntime. Version 2 has Int8ConvToBits, version 3 FloatConvToBits.
+constexpr int64_t kVersion = 3;
 
 std::vector<Operator> all_operators() {
   std::vector<Operator> operators = conv_operators();
-  for (const Operator& op : int8_operators()) operators.push_back(op);
+  for (const Operator& op : dense_operators()) operators.push_back(op);
   for (const Operator& op : level_operators()) operators.push_back(op);
   operators.push_back(max_pool_operator());
   operators.push_back(sign_matmul_operator());
