@@ -259,6 +259,37 @@ def test_containers_leave_out_what_was_absorbed_but_call_hooks():
     assert len(packed) == 14
 
 
+def test_containers_within_containers_are_gone_through_but_call_hooks():
+    class Block(nn.Sequential):
+        """As a network's own may be called."""
+
+    class Counting(nn.Sequential):
+        calls = 0
+
+        def __call__(self, input):
+            self.calls += 1
+            return super().__call__(input)
+
+    layers = [nn.BatchNorm2d(64), nn.Conv2d(64, 64, 3, padding=1), nn.ReLU()]
+    layers += [nn.BatchNorm2d(64), nn.Conv2d(64, 64, 1)]
+    net, packed, x = pair(
+        nn.Conv2d(3, 64, 1), Block(*layers[:2]), nn.Sequential(Block(*layers[2:4]), nn.Sequential()),
+        Counting(layers[4], nn.Identity()), nn.Conv2d(64, 4, 1),
+    )  # fmt: skip
+    seen = []
+    for _ in range(4):
+        expected = packed(x)
+        torch.testing.assert_close(expected, net(x), rtol=1e-5, atol=1e-5)
+    assert packed[3].calls >= 4
+    packed[2][0].register_forward_hook(lambda _, args, y: seen.append(type(y).__name__))
+    packed[1].forward = lambda x: seen.append("own") or Block.forward(packed[1], x)
+    assert torch.equal(packed(x), expected)
+    assert seen[0] == "own"
+    assert len(seen) == 2
+    del packed[1].forward
+    assert torch.equal(torch.export.export(packed, (x,)).module()(x), expected)
+
+
 def test_whole_networks_again_and_again():
     for name in ("lenet5_xnornet", "nin_gc_xnornet"):
         model = models.create_model(name, pretrained="mnist" if "lenet" in name else "cifar10")
