@@ -209,6 +209,31 @@ XK_API int32_t xk_filter_signs(const xk_filters* filters, const float* values, u
 XK_API int32_t xk_levels(const uint8_t* codes, int64_t rows, int64_t count, int32_t bits, const float* levels,
                          const float* scale, float* values, const xk_parallel* parallel);
 
+/* Layers whose inputs and weights have a few even levels: y = (q * w) / divisor * scale[c] + bias[c], rounded each time, of
+ * the exact sum of products. q = round((2^input_bits - 1) clamp(x, 0, 1)), or +1 where x >= 0, else -1, with input_bits 0; w
+ * = sum_j 2^j t_j of the signs t_j of its weight_bits planes, 1 to 4 as input_bits. `weights` are those that xk_weights_pack
+ * makes of the bits of all planes as filters, plane by plane inside a group. totals, [out_channels][kernel_h + 1][kernel_w +
+ * 1], are the sums of w over the channels of a filter and over the taps above and left of each. scale has `scales` values, 1
+ * or one an output; it may be NULL as bias may: 1, and 0. */
+typedef struct xk_level_layer {
+  int32_t input_bits, weight_bits;
+  const void* weights;
+  size_t weights_bytes;
+  const int32_t* totals;
+  float divisor;
+  const float* scale;
+  int64_t scales;
+  const float* bias;
+} xk_level_layer;
+
+/* A convolution: x is [batch][channels][height][width], y [batch][out_channels][out_height][out_width], as `shape` says; its
+ * weights are those of the same shape with weight_bits times as many output channels. */
+XK_API int32_t xk_level_conv(const xk_conv_shape* shape, const xk_level_layer* layer, const float* x, float* y,
+                             const xk_parallel* parallel);
+/* A linear layer: x is [rows][inputs], y [rows][outputs]; its weights are those of a convolution of one pixel. */
+XK_API int32_t xk_level_linear(int64_t rows, int64_t inputs, int64_t outputs, const xk_level_layer* layer, const float* x,
+                               float* y, const xk_parallel* parallel);
+
 /* Linear layers whose input stays float: y[row][o] = sum of x[row][i] over the set bits of filter o, less that over the
  * others, in float. Weights are made of dense ones, [outputs][ceil(inputs / 8)] bytes, for the kernel that XNORKIT_KERNEL
  * names or this machine prefers. */

@@ -7,6 +7,7 @@ threads from the OpenMP pool that torch has already started.
 import ctypes
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -298,6 +299,72 @@ def levels_of_codes(codes: Tensor, count: int, bits: int, levels: Tensor, scale:
     values = torch.empty((rows, count), dtype=torch.float32)
     library.call("xk_levels", source, rows, count, bits, of_codes, factors, values.data_ptr(), library.parallel())
     return values
+
+
+class Levels(NamedTuple):
+    """A layer whose input and weights have a few even levels, as ``xk_level_layer`` has it.
+
+    Attributes:
+        input_bits: 0 of signs.
+        weights: of :func:`prepare_weights`, the planes of a group one after the other.
+        totals: int32 (out, kh + 1, kw + 1), what the weights above and left of a tap add up to.
+        divisor: of the sums.
+        scale: float32, one value or one an output, which multiplies what is divided, or None.
+        bias: (out,) or None.
+    """
+
+    input_bits: int
+    weight_bits: int
+    weights: Tensor
+    totals: Tensor
+    divisor: int
+    scale: Tensor | None
+    bias: Tensor | None
+
+
+def _level_layer(layer: Levels, geometry: ConvGeometry) -> library.LevelLayer:
+    """The library's view of a layer."""
+    w, scale, out, (kh, kw) = layer.weights, layer.scale, geometry.out_channels, geometry.kernel
+    return library.LevelLayer(
+        layer.input_bits,
+        layer.weight_bits,
+        _address("weights", w, torch.uint8, (w.numel(),)),
+        w.numel(),
+        _address("totals", layer.totals, torch.int32, (out, kh + 1, kw + 1)),
+        layer.divisor,
+        None if scale is None else _address("scale", scale, torch.float32, scale.shape),
+        0 if scale is None else scale.numel(),
+        _values("bias", layer.bias, out),
+    )
+
+
+def bind_level_conv(x: Tensor, layer: Levels, geometry: ConvGeometry) -> tuple[Call, Tensor]:
+    """The layer, a convolution of this geometry, of inputs like ``x``, and an empty result of it.
+
+    x is floats (N, C, H, W) in rows of pixels; see :func:`bind_conv2d`.
+    """
+    batch, _, height, width = x.shape
+    _address("x", x, torch.float32, (batch, geometry.channels, height, width))
+    shape, sizes = _checked_shape(geometry, batch, height, width)
+    run, size = library.loaded().xk_level_conv, ctypes.byref(shape)
+    of_layer = ctypes.byref(_level_layer(layer, geometry))
+
+    def call(x: int, result: int) -> None:
+        library.check(run(size, of_layer, x, result, library.parallel()))
+
+    return call, _empty_output(geometry.out_channels, sizes, "float32", "nchw")
+
+
+def bind_level_linear(x: Tensor, layer: Levels, geometry: ConvGeometry) -> tuple[Call, Tensor]:
+    """The same of a linear layer, of floats (rows, C): to (rows, C')."""
+    inputs, outputs, rows = geometry.channels, geometry.out_channels, len(x)
+    _address("x", x, torch.float32, (rows, inputs))
+    run, of_layer = library.loaded().xk_level_linear, ctypes.byref(_level_layer(layer, geometry))
+
+    def call(x: int, result: int) -> None:
+        library.check(run(rows, inputs, outputs, of_layer, x, result, library.parallel()))
+
+    return call, torch.empty((rows, outputs), dtype=torch.float32)
 
 
 # Layers whose input stays float.

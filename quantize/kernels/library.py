@@ -78,6 +78,20 @@ class Output(ctypes.Structure):
     ]
 
 
+class LevelLayer(ctypes.Structure):
+    _fields_ = [
+        ("input_bits", ctypes.c_int32),
+        ("weight_bits", ctypes.c_int32),
+        ("weights", ctypes.c_void_p),
+        ("weights_bytes", ctypes.c_size_t),
+        ("totals", ctypes.c_void_p),
+        ("divisor", ctypes.c_float),
+        ("scale", ctypes.c_void_p),
+        ("scales", ctypes.c_int64),
+        ("bias", ctypes.c_void_p),
+    ]
+
+
 class _Parallel(ctypes.Structure):
     _fields_ = [("run", ctypes.c_void_p), ("context", ctypes.c_void_p)]
 
@@ -113,6 +127,8 @@ _SIGNATURES = {
     "xk_max_pool_float": [POINTER] * 4,
     "xk_average_pool": [POINTER] * 4,
     "xk_levels": [POINTER, *[ctypes.c_int64] * 2, ctypes.c_int32, *[POINTER] * 4],
+    "xk_level_conv": [POINTER] * 5,
+    "xk_level_linear": [*[ctypes.c_int64] * 3, *[POINTER] * 4],
     "xk_lookup_size": [ctypes.c_int64, ctypes.c_int64, POINTER],
     "xk_lookup_pack": [ctypes.c_int64, ctypes.c_int64, POINTER, SIZE, POINTER, SIZE],
     "xk_lookup": [*[ctypes.c_int64] * 3, POINTER, POINTER, SIZE, POINTER, POINTER],

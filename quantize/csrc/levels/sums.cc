@@ -6,11 +6,6 @@
 
 namespace xk::levels {
 
-End end_of(const ScaleBias& end, const Input& input, int64_t o) {
-  const float scale = end.scale[static_cast<size_t>(o)];
-  return {input.bits ? scale / 2 : scale, end.bias[static_cast<size_t>(o)]};
-}
-
 ImageSums::ImageSums(const Filters& filters, const Input& input, int64_t height, int64_t width, const uint64_t* words,
                      int64_t plane_words, const xk_parallel* parallel)
     : filters_(filters), images_(input.planes()), largest_(input.largest()) {
@@ -35,7 +30,7 @@ void ImageSums::read(int64_t o, int64_t begin, int64_t count, int32_t* sums) con
   for (int i = 0; i < images_; ++i)
     for (int j = 0; j < filters_.planes(); ++j)
       add_plane(planes_.get() + (i * shape_.out_channels + filters_.place(o, j)) * this->count() + begin, count,
-                1 << (i + j), sums);
+                i + j, sums);
 }
 
 // What the taps inside the image add up to, times the largest number.
