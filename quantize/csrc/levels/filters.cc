@@ -84,13 +84,6 @@ void Filters::make_totals(const Weight& w, const std::vector<int64_t>& rows, con
   }
 }
 
-int32_t Filters::total(int64_t o, const Band& rows, const Band& columns) const {
-  const int64_t width = shape_.kernel_w + 1;
-  const int32_t* all = (lent_totals_ ? lent_totals_ : totals_.data()) + o * (shape_.kernel_h + 1) * width;
-  const int32_t *top = all + rows.first * width, *bottom = all + rows.last * width;
-  return bottom[columns.last] - bottom[columns.first] - top[columns.last] + top[columns.first];
-}
-
 xk_conv_shape Filters::shape(int64_t images, int64_t height, int64_t width) const {
   xk_conv_shape shape = shape_;
   shape.batch = images, shape.height = height, shape.width = width;

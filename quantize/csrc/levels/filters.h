@@ -53,7 +53,12 @@ class Filters {
   int64_t place(int64_t o, int j) const { return (o / a_group_ * planes_ + j) * a_group_ + o % a_group_; }
   int planes() const { return planes_; }
   // sum of w over the channels of filter o and over the taps of these rows and columns.
-  int32_t total(int64_t o, const Band& rows, const Band& columns) const;
+  int32_t total(int64_t o, const Band& rows, const Band& columns) const {
+    const int64_t width = shape_.kernel_w + 1;
+    const int32_t* const all = (lent_totals_ ? lent_totals_ : totals_.data()) + o * (shape_.kernel_h + 1) * width;
+    const int32_t *top = all + rows.first * width, *bottom = all + rows.last * width;
+    return bottom[columns.last] - bottom[columns.first] - top[columns.last] + top[columns.first];
+  }
 
  private:
   void make_totals(const Weight& weight, const std::vector<int64_t>& rows, const std::vector<int64_t>& columns);

@@ -203,8 +203,7 @@ void Linear::compute(const float* x, int64_t rows, float* y, const xk_parallel* 
       for (int64_t i = 0; i < images; ++i)
         for (int j = 0; j < filters_.planes(); ++j)
           add_plane(planes.get() + (i * rows + row) * full.out_channels + filters_.place(first, j), count, i + j, sums);
-      float* const to = y + row * outputs + first;
-      for (int64_t o = 0; o < count; ++o) end_of(end_, input_, first + o).store(sums + o, 1, to + o);
+      store_outputs(end_, input_, first, sums, count, y + row * outputs + first);
     }
   });
 }

@@ -37,6 +37,17 @@ struct End {
     }
   }
 };
+// The same of the sums of outputs from `first` on.
+inline void store_outputs(const ScaleBias& end, const Input& input, int64_t first, const int32_t* sums, int64_t count,
+                          float* y) {
+  const float *const scale = end.scale.data() + first, *const bias = end.bias.data() + first;
+  const float doubled = input.bits ? 2.0f : 1.0f, divisor = end.divisor * doubled;
+  if (end.divisor == 1) {
+    for (int64_t o = 0; o < count; ++o) y[o] = static_cast<float>(sums[o]) * (scale[o] / doubled) + bias[o];
+  } else {
+    for (int64_t o = 0; o < count; ++o) y[o] = static_cast<float>(sums[o]) / divisor * scale[o] + bias[o];
+  }
+}
 inline End end_of(const ScaleBias& end, const Input& input, int64_t o) {
   const float scale = end.scale[static_cast<size_t>(o)], bias = end.bias[static_cast<size_t>(o)];
   const float doubled = input.bits ? 2.0f : 1.0f;
