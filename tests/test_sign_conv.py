@@ -12,14 +12,14 @@ from torch.nn import functional as F
 import quantize
 from quantize import kernels, packing
 from quantize.kernels import ConvGeometry, cpu
-from quantize.packed.lookup import SignConv
+from quantize.packed.lookup import MOST_PIXELS_OF_TWO, SignConv
 
 pytestmark = [
     pytest.mark.core,
     pytest.mark.skipif(kernels.available_kernels() == ["reference"], reason="the native library is not built"),
 ]
 
-SCHEMES = ["bwn", "binaryconnect", "dorefa:w_bits=1,a_bits=32"]
+SCHEMES = ["bwn", "binaryconnect", "dorefa:w_bits=1,a_bits=32", "ternary"]
 NATIVE = [name for name in kernels.available_kernels() if name != "reference"]
 # The layer and the shape of an input.
 LAYERS = {
@@ -81,12 +81,59 @@ def test_it_computes_the_formula(name, scheme, monkeypatch):
 
 
 @pytest.mark.parametrize("kernel", NATIVE)
+@pytest.mark.parametrize("scheme", ["bwn", "ternary"])
 @pytest.mark.parametrize("name", ["conv", "groups", "strides", "1-D"])
-def test_every_kernel(name, kernel, monkeypatch):
+def test_every_kernel(name, scheme, kernel, monkeypatch):
     monkeypatch.setenv("XNORKIT_KERNEL", kernel)
-    prepared, packed, x = converted(name)
+    prepared, packed, x = converted(name, scheme)
     assert_close(packed(x), formula(prepared[0], x))
     assert cpu.lookup_kernel(packed[0]._on_bits.weights) == kernel
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("name", ["conv", "without a batch", "1-D"])
+def test_again_and_again_it_is_one_call(name, scheme):
+    prepared, packed, x = converted(name, scheme)
+    for _ in range(3):
+        x = x.roll(1, 0) + 0.1
+        assert_close(packed(x), formula(prepared[0], x))
+        held, layer = packed[0]._on_bits, packed[0]
+        assert torch.equal(packed(x), held.compute(layer, x, layer.weight_scale))
+    assert (layer.bound is not None) == (layer.weight_scale is None or layer.weight_scale.numel() > 1)
+    assert torch.equal(packed(x[..., :5]), held.compute(layer, x[..., :5], layer.weight_scale))
+
+
+def test_what_a_call_is_bound_to_lives():
+    """Another state's weights, lent for a call, take the place of those that were prepared."""
+    _, first, x = converted("conv")
+    _, second, _ = converted("conv")
+    for _ in range(3):
+        before, expected = first(x), second(x)
+    assert first[0].bound is not None
+    for _ in range(3):
+        assert torch.equal(functional_call(first, second.state_dict(), (x,)), expected)
+        assert torch.equal(first(x), before)
+
+
+def test_ternary_weights_without_zeros_are_signs():
+    layer = nn.Conv2d(128, 64, 3)
+    layer.weight.data.sign_()
+    prepared = quantize.prepare(nn.Sequential(layer), "ternary", keep_float=()).eval()
+    x = torch.randn(1, 128, 5, 6)
+    packed = quantize.convert(prepared, x)
+    assert_close(packed(x), formula(prepared[0], x))
+    assert packed[0].weight_levels.tolist() == [-1.0, 1.0, 3.0, 5.0]
+    assert not looks_up(packed)
+
+
+def test_ternary_weights_of_large_images_expand():
+    prepared, packed, x = converted("conv", "ternary")
+    image = torch.randn(1, 128, MOST_PIXELS_OF_TWO // 20, 20)
+    for more in (0, 1, 1):
+        y = torch.cat([image, image[:, :, :more]], 2)
+        assert torch.equal(packed(y), prepared(y)) == bool(more)
+        assert_close(packed(y), formula(prepared[0], y))
+    assert torch.equal(packed(torch.cat([x] * 7)), prepared(torch.cat([x] * 7)))
 
 
 @pytest.mark.parametrize("name", ["batch", "strides"])
@@ -111,7 +158,7 @@ def test_the_reference_expands(monkeypatch):
 @pytest.mark.parametrize(
     ("layer", "scheme"),
     [
-        (lambda: nn.Conv2d(128, 64, 3, padding=1), "ternary"),
+        (lambda: nn.Conv2d(127, 64, 3, padding=1), "ternary"),
         (lambda: nn.Conv2d(128, 64, 3, padding=1), "dorefa:w_bits=2,a_bits=32"),
         (lambda: nn.Conv2d(128, 64, 3, padding=1, padding_mode="reflect"), "bwn"),
         (lambda: nn.Conv2d(127, 64, 3, padding=1), "bwn"),
@@ -267,10 +314,10 @@ def test_the_machine_is_asked(monkeypatch):
 def test_what_the_library_refuses():
     geometry = ConvGeometry(10, 5, (3, 3))
     dense = packing.pack_weights(torch.randn(geometry.filters))
-    weights, x = cpu.prepare_sign_conv(dense, geometry), torch.randn(2, 10, 6, 7)
+    weights, x = cpu.prepare_sign_conv([dense], geometry), torch.randn(2, 10, 6, 7)
     assert cpu.sign_conv2d(x, weights, geometry).shape == (2, 5, 4, 5)
     with pytest.raises(ValueError, match="weights"):
-        cpu.prepare_sign_conv(dense[:, 1:].contiguous(), geometry)
+        cpu.prepare_sign_conv([dense[:, 1:].contiguous()], geometry)
     with pytest.raises(ValueError, match=r"x has shape \(2, 9, 6, 7\); it must be \(2, 10, 6, 7\)"):
         cpu.sign_conv2d(x[:, 1:].contiguous(), weights, geometry)
     with pytest.raises(ValueError, match="x is float64; it must be float32"):

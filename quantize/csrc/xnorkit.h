@@ -244,12 +244,13 @@ XK_API int32_t xk_lookup(int64_t rows, int64_t inputs, int64_t outputs, const fl
                          size_t weights_bytes, float* y, const xk_parallel* parallel);
 
 /* Convolutions whose input stays float: y = s scale[c] + bias[c], s the sum of x over the set bits of filter c's window less
- * that over the others. x is [batch][channels][height][width], y [batch][out_channels][out_height][out_width]; scale and
+ * that over the others; with two `planes` of bits, those of the first plane's filters first, the mean of both sums, so that
+ * weights are -1, 0 and 1. x is [batch][channels][height][width], y [batch][out_channels][out_height][out_width]; scale and
  * bias are [out_channels], or NULL: 1, and 0. Weights are made of dense ones for the kernel that XNORKIT_KERNEL names or
  * this machine prefers. */
-XK_API int32_t xk_sign_conv_size(const xk_conv_shape* shape, size_t* bytes);
-XK_API int32_t xk_sign_conv_pack(const xk_conv_shape* shape, const uint8_t* dense, size_t dense_bytes, void* weights,
-                                 size_t bytes);
+XK_API int32_t xk_sign_conv_size(const xk_conv_shape* shape, int32_t planes, size_t* bytes);
+XK_API int32_t xk_sign_conv_pack(const xk_conv_shape* shape, int32_t planes, const uint8_t* dense, size_t dense_bytes,
+                                 void* weights, size_t bytes);
 XK_API int32_t xk_sign_conv(const xk_conv_shape* shape, const float* x, const void* weights, size_t weights_bytes,
                             const float* scale, const float* bias, float* y, const xk_parallel* parallel);
 /* 1 where some kernel of this machine permutes 16 floats, else 0: with fewer, a convolution of floats is as fast. So it is

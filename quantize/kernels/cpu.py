@@ -387,26 +387,43 @@ def look_up(x: Tensor, weights: Tensor, outputs: int) -> Tensor:
     return y
 
 
-def prepare_sign_conv(dense: Tensor, geometry: ConvGeometry) -> Tensor:
-    """Dense weights, uint8 (out, bytes), for :func:`sign_conv2d`: uint8 (bytes,), with a header of their own."""
-    packing.check_weights(dense, geometry.filters)
-    source = _address("weights", dense, torch.uint8, dense.shape)
-    return _prepared("xk_sign_conv", (ctypes.byref(_shape(geometry, 0, 0, 0)),), (source, dense.numel()))
+def prepare_sign_conv(planes: list[Tensor], geometry: ConvGeometry) -> Tensor:
+    """Weights of :func:`bind_sign_conv2d`: uint8 (bytes,), with a header of their own.
+
+    ``planes`` are dense weights, uint8 (out, bytes): one of signs, or two whose mean a weight of -1, 0 and 1 is.
+    """
+    for dense in planes:
+        packing.check_weights(dense, geometry.filters)
+    both = torch.cat(planes)
+    source = _address("weights", both, torch.uint8, both.shape)
+    shape = ctypes.byref(_shape(geometry, 0, 0, 0))
+    return _prepared("xk_sign_conv", (shape, len(planes)), (source, both.numel()))
+
+
+def bind_sign_conv2d(
+    x: Tensor, weights: Tensor, geometry: ConvGeometry, scale: Tensor | None = None, bias: Tensor | None = None
+) -> tuple[Call, Tensor]:
+    """Floats like ``x``, (N, C, H, W) in rows of pixels, convolved with weights of :func:`prepare_sign_conv`, times
+    ``scale`` (out,), plus ``bias``, and an empty result; see :func:`bind_conv2d`.
+    """
+    batch, _, height, width = x.shape
+    _address("x", x, torch.float32, (batch, geometry.channels, height, width))
+    shape, out = _checked_shape(geometry, batch, height, width)
+    prepared, count = _address("weights", weights, torch.uint8, (weights.numel(),)), weights.numel()
+    scales, biases = (_values(n, end, geometry.out_channels) for n, end in (("scale", scale), ("bias", bias)))
+    run, size = library.loaded().xk_sign_conv, ctypes.byref(shape)
+
+    def call(x: int, result: int) -> None:
+        library.check(run(size, x, prepared, count, scales, biases, result, library.parallel()))
+
+    return call, _empty_output(geometry.out_channels, out, "float32", "nchw")
 
 
 def sign_conv2d(
     x: Tensor, weights: Tensor, geometry: ConvGeometry, scale: Tensor | None = None, bias: Tensor | None = None
 ) -> Tensor:
-    """Floats (N, C, H, W) convolved with signs of :func:`prepare_sign_conv`, times ``scale`` (out,), plus ``bias``."""
-    batch, _, height, width = x.shape
-    source = _address("x", x, torch.float32, (batch, geometry.channels, height, width))
-    shape, out = _checked_shape(geometry, batch, height, width)
-    prepared, count = _address("weights", weights, torch.uint8, (weights.numel(),)), weights.numel()
-    ends = [_values(name, end, geometry.out_channels) for name, end in (("scale", scale), ("bias", bias))]
-    y = _empty_output(geometry.out_channels, out, "float32", "nchw")
-    rest = (*ends, y.data_ptr(), library.parallel())
-    library.call("xk_sign_conv", ctypes.byref(shape), source, prepared, count, *rest)
-    return y
+    """:func:`bind_sign_conv2d`, called."""
+    return _called(x, *bind_sign_conv2d(x, weights, geometry, scale, bias))
 
 
 def sign_conv_is_fast() -> bool:

@@ -23,7 +23,16 @@ from ..kernels.cpu import Call
 from ..scheme import QuantizedWeight
 from . import ops
 from .layers import PackedLayer
-from .lookup import LookedUp, SignConv, computes_here, convolves_signs, has_lookup, most_rows
+from .lookup import (
+    MOST_PIXELS_OF_TWO,
+    LookedUp,
+    SignConv,
+    computes_here,
+    convolves_signs,
+    convolves_ternary,
+    has_lookup,
+    most_rows,
+)
 from .ops import BoundCall, BoundModule
 from .planes import LayerPlanes, has_planes
 from .state import form_problems
@@ -38,12 +47,13 @@ class Parts(NamedTuple):
     scale: Tensor | None
     bias: Tensor | None
     threshold: Tensor | None
+    held: LayerPlanes | LookedUp | SignConv | None  # and what was made of the codes, which has to live
 
     @classmethod
     def of(cls, layer: "ExpandedLayer") -> "Parts":
         buffers, parameters = layer._buffers, layer._parameters
         codes = cast(Tensor, buffers["weight_codes"])
-        return cls(codes, buffers["weight_scale"], parameters.get("bias"), parameters.get("threshold"))
+        return cls(codes, buffers["weight_scale"], parameters.get("bias"), parameters.get("threshold"), layer._on_bits)
 
     def are_of(self, layer: "ExpandedLayer") -> bool:
         """Whether a layer has these: the same tensors, not equal ones."""
@@ -123,7 +133,7 @@ class ExpandedLayer(QuantizedLayer, BoundModule):
     def _binding(self, x: Tensor) -> tuple[Call, Tensor] | None:
         """What computes all of the layer on inputs like ``x``, less the threshold, in one call, and an empty result."""
         held = self._bits()
-        return held.bind(self, x, self.weight_scale) if isinstance(held, LayerPlanes) else None
+        return None if isinstance(held, LookedUp) else held.bind(self, x, self.weight_scale)
 
     def product(self, x: Tensor, *args) -> tuple[Tensor, Tensor | None]:
         if args or not _is_plain(x):
@@ -149,8 +159,8 @@ class ExpandedLayer(QuantizedLayer, BoundModule):
         if held is None or held.codes is not self.weight_codes:
             if has_lookup(self):
                 held = LookedUp(self, self.weight_codes, self.code_bits, self.weight_levels)
-            elif convolves_signs(self):
-                held = SignConv(self, self.weight_codes, self.weight_levels)
+            elif convolves_signs(self) or convolves_ternary(self, self.weight_levels):
+                held = SignConv(self, self.weight_codes)
             else:
                 held = LayerPlanes(self, self.weight_codes)
             self._on_bits, self._kept = held, None
@@ -250,8 +260,9 @@ def _computing(layer: ExpandedLayer) -> str:
     """How it computes on bits; "" where it does not."""
     if has_lookup(layer):
         return f"looks sums up by its bits, of up to {most_rows(layer.code_bits)} rows"
-    if convolves_signs(layer) and computes_here(layer.weight_codes):
-        return "looks sums up by its bits"
+    ternary = convolves_ternary(layer, layer.weight_levels)
+    if (ternary or convolves_signs(layer)) and computes_here(layer.weight_codes):
+        return "looks sums up by its bits" + f", of up to {MOST_PIXELS_OF_TWO} outputs of a filter" * ternary
     return "computes on bits, plane by plane" if has_planes(layer) else ""
 
 

@@ -20,6 +20,7 @@ from ..binary.conv2d_form import conv2d_form, from_batch, to_batch
 from ..binary.quantized_layer import QuantizedLayer
 from ..kernels import cpu
 from ..scheme import FLOAT_BITS
+from ..ste import plus_minus
 from .ops import layout_of
 from .planes import pads_with_zeros
 
@@ -29,6 +30,8 @@ SLOW = {"scalar": 4, "neon": 4}  # the same of kernels that look up one by one
 # With fewer channels in a group, fewer look-ups of a sum of four of them, or fewer products in an output, a convolution
 # of floats is as fast.
 _LEAST_CHANNELS, _LEAST_LOOKUPS, _LEAST_PRODUCTS = 128, 512, 512
+# Two planes look up twice as often: with more outputs of a filter, expanding the weight is paid for.
+MOST_PIXELS_OF_TWO = 400
 
 
 def most_rows(bits: int, kernel: str = "") -> int:
@@ -106,40 +109,81 @@ def has_lookup(layer: QuantizedLayer) -> bool:
 
 
 class SignConv:
-    """What a convolution of floats that stores signs computes with.
+    """What a convolution of floats that stores signs, or signs and zeros, computes with.
 
     Attributes:
         codes: of the weight that this was made of.
         weights: None where the layer has to expand it.
+        most_pixels: up to how many outputs of a filter it looks up; None: any number.
     """
 
-    def __init__(self, layer: QuantizedLayer, codes: Tensor, levels: Tensor):
+    def __init__(self, layer: QuantizedLayer, codes: Tensor):
         self.codes = codes
         self.geometry, _ = conv2d_form(layer)
         self.weights: Tensor | None = None
-        even = EvenLevels.of(levels) if computes_here(codes) else None
-        if even is not None and even.are_signs:
-            g = self.geometry
-            signs = packing.bytes_to_bits(codes, math.prod(g.filters[1:])).reshape(g.filters)
-            self.weights = cpu.prepare_sign_conv(packing.pack_weights(signs.float() - 0.5), g)
+        self.most_pixels: int | None = None
+        planes = _mean_planes(layer.quantized_weight().values) if computes_here(codes) else None
+        if planes is not None:
+            dense = [packing.pack_weights(plus_minus(p.reshape(self.geometry.filters), torch.float32)) for p in planes]
+            self.weights = cpu.prepare_sign_conv(dense, self.geometry)
+            self.most_pixels = MOST_PIXELS_OF_TWO if len(planes) > 1 else None
+
+    def bind(self, layer: QuantizedLayer, x: Tensor, scale: Tensor | None) -> tuple[cpu.Call, Tensor] | None:
+        """The layer on inputs like ``x`` as one call of the library, see :meth:`.planes.LayerPlanes.bind`."""
+        g, batch = self.geometry, self._batch(layer, x)
+        if self.weights is None or batch is None:
+            return None
+        if not all(t is None or t.is_contiguous() for t in (batch, scale, layer.bias)):
+            return None
+        if scale is not None and scale.numel() != g.out_channels:
+            return None
+        factor = None if scale is None else scale.view(-1)
+        call, y = cpu.bind_sign_conv2d(batch, self.weights, g, factor, layer.bias)
+        return call, from_batch(layer, y, x)
 
     def compute(self, layer: QuantizedLayer, x: Tensor, scale: Tensor | None) -> Tensor | None:
         """The layer's operation on ``x``, times the scale of its weight; None where it has to expand it."""
-        dims, g = len(layer.kernel_size), self.geometry
-        if self.weights is None or x.dim() not in (dims + 1, dims + 2) or x.shape[-1 - dims] != g.channels:
+        g, batch = self.geometry, self._batch(layer, x)
+        if self.weights is None or batch is None:
             return None
-        batch = to_batch(layer, x)
         factor = None if scale is None else scale.reshape(-1).expand(g.out_channels).contiguous()
         y = cpu.sign_conv2d(batch.contiguous(), self.weights, g, factor, layer.bias)
         if layout_of(batch) == "nhwc":  # as torch's convolution does
             y = y.contiguous(memory_format=torch.channels_last)
         return from_batch(layer, y, x)
 
+    def _batch(self, layer: QuantizedLayer, x: Tensor) -> Tensor | None:
+        """``x`` as images; None where it has more outputs, or not the shape of an input: torch says what is wrong."""
+        dims = len(layer.kernel_size)
+        if x.dim() not in (dims + 1, dims + 2) or x.shape[-1 - dims] != self.geometry.channels:
+            return None
+        batch = to_batch(layer, x)
+        pixels = len(batch) * math.prod(self.geometry.output_size(*batch.shape[2:]))
+        return batch if self.most_pixels is None or pixels <= self.most_pixels else None
+
+
+def _mean_planes(values: Tensor) -> list[Tensor] | None:
+    """Filters of -1, 0 and 1 as the mean of two planes of signs, true where +1, or as one; None of others."""
+    if values.dtype is not torch.float32 or not bool(((values == 0) | (values.abs() == 1)).all()):
+        return None
+    return [values >= 0, values > 0] if bool((values == 0).any()) else [values > 0]
+
 
 def convolves_signs(layer: QuantizedLayer) -> bool:
     """Whether a layer with a weight of one bit is a convolution of floats that is faster with looked up sums."""
-    signs = layer.scheme.input_bits == FLOAT_BITS and layer.scheme.weight_bits == 1
-    if not signs or layer.transposed or len(layer.kernel_size) not in (1, 2) or not pads_with_zeros(layer):
+    return layer.scheme.weight_bits == 1 and _is_large(layer)
+
+
+def convolves_ternary(layer: QuantizedLayer, levels: Tensor) -> bool:
+    """The same of one whose weight is -1, 0 and 1, as the ``levels`` of its codes say."""
+    return layer.scheme.weight_bits == 2 and _is_large(layer) and levels[:3].tolist() == [-1.0, 0.0, 1.0]
+
+
+def _is_large(layer: QuantizedLayer) -> bool:
+    """Whether a layer is a convolution of floats, and large enough that forming tables of sums is worth it."""
+    if layer.scheme.input_bits != FLOAT_BITS or layer.transposed or len(layer.kernel_size) not in (1, 2):
+        return False
+    if not pads_with_zeros(layer):
         return False
     channels, taps = layer.in_channels // layer.groups, math.prod(layer.kernel_size)
     lookups = layer.out_channels // layer.groups * taps / math.prod(layer.stride)

@@ -7,7 +7,9 @@ namespace {
 
 class FloatProblem {
  public:
-  explicit FloatProblem(const xk_conv_shape& shape, uint32_t seed) : problem_(shape, seed) {
+  // Of weights that are signs, or, with two planes, those and zeros.
+  FloatProblem(const xk_conv_shape& shape, uint32_t seed, int32_t planes = 1)
+      : problem_(shape, seed), other_(shape, seed + 1000), planes_(planes) {
     // Of 256ths below 8: sums of this length are exact in float, in whatever order.
     for (float& value : problem_.x) value = std::nearbyint(std::fmin(std::fmax(value, -8.0f), 8.0f) * 256.0f) / 256.0f;
     for (int64_t o = 0; o < shape.out_channels; ++o) {
@@ -17,13 +19,17 @@ class FloatProblem {
   }
 
   const xk_conv_shape& shape() const { return problem_.s; }
-  const std::vector<uint8_t>& dense() const { return problem_.dense; }
+  std::vector<uint8_t> dense() const {
+    std::vector<uint8_t> dense = problem_.dense;
+    if (planes_ == 2) dense.insert(dense.end(), other_.dense.begin(), other_.dense.end());
+    return dense;
+  }
 
   std::vector<char> weights() const {
     size_t size = 0;
-    check(xk_sign_conv_size(&shape(), &size) == XK_OK, "xk_sign_conv_size");
+    check(xk_sign_conv_size(&shape(), planes_, &size) == XK_OK, "xk_sign_conv_size");
     std::vector<char> packed(size);
-    check(xk_sign_conv_pack(&shape(), dense().data(), dense().size(), packed.data(), size) == XK_OK,
+    check(xk_sign_conv_pack(&shape(), planes_, dense().data(), dense().size(), packed.data(), size) == XK_OK,
           "xk_sign_conv_pack");
     return packed;
   }
@@ -42,7 +48,7 @@ class FloatProblem {
               for (int64_t i = 0; i < p.s.kernel_h; ++i)
                 for (int64_t j = 0; j < p.s.kernel_w; ++j) {
                   const int64_t at = ((o * channels + c) * p.s.kernel_h + i) * p.s.kernel_w + j;
-                  sum += p.w[static_cast<size_t>(at)] *
+                  sum += weight(static_cast<size_t>(at)) *
                          value(n * p.s.channels + o / filters * channels + c,
                                row * p.s.stride_h - p.s.pad_top + i * p.s.dilation_h,
                                column * p.s.stride_w - p.s.pad_left + j * p.s.dilation_w);
@@ -66,27 +72,33 @@ class FloatProblem {
   }
 
  private:
+  double weight(size_t at) const { return planes_ == 1 ? problem_.w[at] : (problem_.w[at] + other_.w[at]) / 2; }
   double value(int64_t image, int64_t y, int64_t x) const {
     const xk_conv_shape& s = problem_.s;
     if (y < 0 || y >= s.height || x < 0 || x >= s.width) return 0;
     return problem_.x[static_cast<size_t>((image * s.height + y) * s.width + x)];
   }
 
-  Problem problem_;
+  Problem problem_, other_;  // whose filters are those of the second plane
+  int32_t planes_;
   std::vector<float> scale_, bias_;
 };
 
-void check_shape(const xk_conv_shape& shape, uint32_t seed) {
-  const FloatProblem problem(shape, seed);
+void check_shape(const xk_conv_shape& shape, uint32_t seed, int32_t planes) {
+  const FloatProblem problem(shape, seed, planes);
   const std::vector<float> expected = problem.expected(true), sums = problem.expected(false);
   size_t threads = 3;
   const xk_parallel parallel{threads_for, &threads};
   with_each_kernel([&](const std::string& kernel) {
-    const std::string name = name_of(shape, kernel.c_str()) + " of floats";
+    const std::string name = name_of(shape, kernel.c_str()) + " of floats, planes: " + std::to_string(planes);
     check(problem.found(true, nullptr) == expected, name);
     check(problem.found(true, &parallel) == expected, name + ", three threads");
     check(problem.found(false, nullptr) == sums, name + ", sums alone");
   });
+}
+
+void check_shape(const xk_conv_shape& shape, uint32_t seed) {
+  for (int32_t planes : {1, 2}) check_shape(shape, seed, planes);
 }
 
 }  // namespace
@@ -118,16 +130,19 @@ void test_bad_float_convolutions() {
     other.*size = value;
     return other;
   };
-  fails(xk_sign_conv_size(nullptr, &size), "shape is NULL");
-  fails(xk_sign_conv_size(&shape, nullptr), "bytes is NULL");
+  fails(xk_sign_conv_size(nullptr, 1, &size), "shape is NULL");
+  fails(xk_sign_conv_size(&shape, 1, nullptr), "bytes is NULL");
   const xk_conv_shape no_stride = changed(&xk_conv_shape::stride_h, 0);
-  fails(xk_sign_conv_size(&no_stride, &size), "stride_h is 0");
-  const std::vector<uint8_t>& dense = problem.dense();
-  fails(xk_sign_conv_pack(&shape, dense.data(), dense.size() - 1, weights.data(), weights.size()),
+  fails(xk_sign_conv_size(&no_stride, 1, &size), "stride_h is 0");
+  for (int32_t planes : {0, 3}) fails(xk_sign_conv_size(&shape, planes, &size), "it must be 1 or 2");
+  const std::vector<uint8_t> dense = problem.dense();
+  fails(xk_sign_conv_pack(&shape, 2, dense.data(), dense.size(), weights.data(), weights.size()),
+        "the dense weights are 45 bytes; this shape needs 90");
+  fails(xk_sign_conv_pack(&shape, 1, dense.data(), dense.size() - 1, weights.data(), weights.size()),
         "the dense weights are 44 bytes; this shape needs 45");
-  fails(xk_sign_conv_pack(&shape, dense.data(), dense.size(), weights.data(), weights.size() - 1),
+  fails(xk_sign_conv_pack(&shape, 1, dense.data(), dense.size(), weights.data(), weights.size() - 1),
         "bytes for the weights; they need");
-  fails(xk_sign_conv_pack(&shape, nullptr, dense.size(), weights.data(), weights.size()), "dense is NULL");
+  fails(xk_sign_conv_pack(&shape, 1, nullptr, dense.size(), weights.data(), weights.size()), "dense is NULL");
 
   check(problem.run(changed(&xk_conv_shape::height, 3), weights, y.data()) == XK_OK, "an input of the kernel's size");
   fails(problem.run(changed(&xk_conv_shape::height, 2), weights, y.data()),
@@ -144,7 +159,10 @@ void test_bad_float_convolutions() {
   cut.pop_back();
   fails(problem.run(shape, cut, y.data()), "of another shape");
   fails(problem.run(shape, {weights.begin(), weights.begin() + 3}, y.data()), "xk_sign_conv_pack made on this machine");
-  for (size_t byte : {size_t{0}, size_t{8}}) {  // magic, name of the kernel
+  std::vector<char> two = weights;
+  ++two[7];
+  fails(problem.run(shape, two, y.data()), "of another shape");
+  for (size_t byte : {size_t{0}, size_t{7}, size_t{8}}) {  // magic, planes, name of the kernel
     std::vector<char> damaged = weights;
     damaged[byte] ^= 0x55;
     fails(problem.run(shape, damaged, y.data()), "xk_sign_conv_pack made on this machine");

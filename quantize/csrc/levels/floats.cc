@@ -3,6 +3,8 @@
 // Of four channels of a pixel there are 16 sums with signs. They are formed once, as a table, and serve all filters and all
 // taps that meet the pixel: a filter takes the sum that four of its bits point to, one permutation and one addition for 16
 // filters and four channels, where a product takes four multiplications with additions.
+//
+// A weight of -1, 0 and 1 is the mean of two signs, which look up the same sums: two planes of bits, added up together.
 #include <algorithm>
 #include <cstring>
 #include <vector>
@@ -18,7 +20,8 @@ namespace xk::levels {
 
 namespace {
 
-constexpr char kMagic[8] = {'x', 'n', 'o', 'r', 'k', 's', 'c', '1'};
+constexpr char kMagic[8] = {'x', 'n', 'o', 'r', 'k', 's', 'c', '0'};  // and the number of planes
+constexpr int kMostPlanes = 2;
 
 struct Header {
   char magic[8];
@@ -27,26 +30,34 @@ struct Header {
 };
 static_assert(sizeof(Header) == 64, "the payload starts at a cache line");
 
-Header header_of(const Shape& s, const char* kernel) {
+Header header_of(const Shape& s, int planes, const char* kernel) {
   Header header{};
   std::memcpy(header.magic, kMagic, sizeof kMagic);
+  header.magic[7] = static_cast<char>(kMagic[7] + planes);
   std::strncpy(header.kernel, kernel, sizeof header.kernel - 1);
   header.out_channels = s.out_channels, header.channels = s.channels, header.groups = s.groups;
   header.kernel_h = s.kernel_h, header.kernel_w = s.kernel_w;
   return header;
 }
 
-// The bits of filters in the order of a kernel, behind the header: [block][tap][word][lane].
+// The bits of filters in the order of a kernel, behind the header: [plane][block][tap][word][lane].
 struct BitOrder {
   LookUpPlan plan;  // of the channels of a group, at one tap
   int64_t taps, blocks;
+  int planes;
 
-  BitOrder(const Shape& s, const Microkernels& kernels)
-      : plan(kernels, s.group_channels), taps(s.taps), blocks(s.blocks()) {}
+  BitOrder(const Shape& s, int planes, const Microkernels& kernels)
+      : plan(kernels, s.group_channels), taps(s.taps), blocks(s.blocks()), planes(planes) {}
   int64_t tap_words() const { return plan.words * kLanes; }
-  size_t bytes() const { return sizeof(Header) + static_cast<size_t>(blocks * taps * tap_words()) * sizeof(uint32_t); }
+  int64_t plane_words() const { return blocks * taps * tap_words(); }
+  size_t bytes() const { return sizeof(Header) + static_cast<size_t>(planes * plane_words()) * sizeof(uint32_t); }
 
   void fill(const Shape& s, const uint8_t* dense, uint32_t* to) const {
+    for (int j = 0; j < planes; ++j, dense += s.out_channels * s.filter_bytes, to += plane_words()) fill_plane(s, dense, to);
+  }
+
+ private:
+  void fill_plane(const Shape& s, const uint8_t* dense, uint32_t* to) const {
     for (int64_t block = 0; block < blocks; ++block)
       for (int64_t tap = 0; tap < taps; ++tap, to += tap_words())
         for (int lane = 0; lane < s.lanes(block); ++lane) {
@@ -57,20 +68,31 @@ struct BitOrder {
   }
 };
 
-// The kernel that weights are for, which have to be of this shape.
-const Microkernels& kernels_of(const Shape& s, const void* weights, size_t bytes) {
+// Who computes with weights: the kernel that they are for, and the number of their planes.
+struct Reader {
+  const Microkernels& kernels;
+  int planes;
+};
+// Of weights that have to be of this shape.
+Reader reader_of(const Shape& s, const void* weights, size_t bytes) {
   Header header{};
   if (bytes >= sizeof header) std::memcpy(&header, weights, sizeof header);
   const Kernel* const end = kKernels + kKernelCount;
   const Kernel* const kernel = std::find_if(kKernels, end, [&](const Kernel& k) {
     return !std::strncmp(k.name, header.kernel, sizeof header.kernel) && k.usable();
   });
-  if (std::memcmp(header.magic, kMagic, sizeof kMagic) || kernel == end)
+  const int planes = header.magic[7] - kMagic[7];
+  if (std::memcmp(header.magic, kMagic, sizeof kMagic - 1) || planes < 1 || planes > kMostPlanes || kernel == end)
     fail(XK_INVALID_ARGUMENT, "these are not weights that xk_sign_conv_pack made on this machine");
-  const Header expected = header_of(s, kernel->name);
-  if (std::memcmp(&header, &expected, sizeof header) || bytes != BitOrder(s, *kernel->microkernels).bytes())
+  const Header expected = header_of(s, planes, kernel->name);
+  if (std::memcmp(&header, &expected, sizeof header) || bytes != BitOrder(s, planes, *kernel->microkernels).bytes())
     fail(XK_INVALID_ARGUMENT, "the weights are of another shape than this convolution's");
-  return *kernel->microkernels;
+  return {*kernel->microkernels, planes};
+}
+
+void check_planes(int32_t planes) {
+  if (planes < 1 || planes > kMostPlanes)
+    fail(XK_INVALID_ARGUMENT, "planes is %d; it must be 1 or %d", static_cast<int>(planes), kMostPlanes);
 }
 
 constexpr int64_t kBandFloats = 1 << 17;  // of the tables of a band of rows: half of a usual second cache
@@ -91,9 +113,8 @@ std::vector<uint8_t> places_seen(const Axis& axis, int64_t first_output, int64_t
 
 class FloatConv {
  public:
-  FloatConv(const Shape& shape, const Microkernels& kernels, const uint32_t* weights, const float* scale,
-            const float* bias)
-      : s_(shape), kernels_(kernels), order_(shape, kernels), plan_(order_.plan), weights_(weights), scale_(scale),
+  FloatConv(const Shape& shape, const Reader& reader, const uint32_t* weights, const float* scale, const float* bias)
+      : s_(shape), kernels_(reader.kernels), order_(shape, reader.planes, reader.kernels), plan_(order_.plan), weights_(weights), scale_(scale),
         bias_(bias) {
     checked_product("the size of the tables", {s_.height, s_.width, pixel_floats(), 4});
   }
@@ -111,8 +132,8 @@ class FloatConv {
     int64_t row, column, count;
   };
 
-  const uint32_t* weights(int64_t block, int64_t tap) const {
-    return weights_ + (block * s_.taps + tap) * order_.tap_words();
+  const uint32_t* weights(int plane, int64_t block, int64_t tap) const {
+    return weights_ + plane * order_.plane_words() + (block * s_.taps + tap) * order_.tap_words();
   }
   // A cache line more than the tables: pixels that are a power of two apart would share lines of the first cache.
   int64_t pixel_floats() const { return s_.groups * plan_.words * plan_.word_floats() + kLanes; }
@@ -185,7 +206,7 @@ void FloatConv::sum_row(const Band& band, int64_t row, int64_t first, int64_t bl
     for (int64_t b = 0; b < blocks; ++b)
       for (int lane = 0; lane < s_.lanes(first + b); ++lane) {
         const int64_t o = s_.first_channel(first + b) + lane;
-        const float scale = scale_ ? scale_[o] : 1.0f, bias = bias_ ? bias_[o] : 0.0f;
+        const float scale = (scale_ ? scale_[o] : 1.0f) / static_cast<float>(order_.planes), bias = bias_ ? bias_[o] : 0.0f;
         const float* const of_filter = sums.data() + b * block + lane;
         float* const to = y + (o * s_.out_height + row) * s_.out_width + start;
         for (int64_t pixel = 0; pixel < count; ++pixel) to[pixel] = of_filter[pixel * kLanes] * scale + bias;
@@ -209,9 +230,10 @@ void FloatConv::add_tap(const Band& band, const Pixels& pixels, int64_t tap, int
   const int64_t step = std::max<int64_t>(kStepFloats / (kSignedRows * word_floats), 1);
   for (int64_t word = 0; word < plan_.words; word += step)
     for (int64_t b = 0; b < blocks; ++b)
-      kernels_.sum_signed({tables + word * word_floats, s_.stride_w * pixel_floats(), static_cast<int>(to - from),
-                           weights(first + b, tap) + word * kLanes, std::min(step, plan_.words - word),
-                           sums + b * block + from * kLanes});
+      for (int j = 0; j < order_.planes; ++j)
+        kernels_.sum_signed({tables + word * word_floats, s_.stride_w * pixel_floats(), static_cast<int>(to - from),
+                             weights(j, first + b, tap) + word * kLanes, std::min(step, plan_.words - word),
+                             sums + b * block + from * kLanes});
 }
 
 }  // namespace
@@ -224,26 +246,28 @@ int32_t xk_sign_conv_is_fast(void) {
                      [](const Kernel& k) { return k.microkernels->permutes_floats && k.usable(); });
 }
 
-int32_t xk_sign_conv_size(const xk_conv_shape* shape, size_t* bytes) {
+int32_t xk_sign_conv_size(const xk_conv_shape* shape, int32_t planes, size_t* bytes) {
   return guarded([&] {
     check_pointers({{"shape", shape}, {"bytes", bytes}});
-    *bytes = levels::BitOrder(weight_shape(*shape), machine_microkernels()).bytes();
+    levels::check_planes(planes);
+    *bytes = levels::BitOrder(weight_shape(*shape), planes, machine_microkernels()).bytes();
   });
 }
 
-int32_t xk_sign_conv_pack(const xk_conv_shape* shape, const uint8_t* dense, size_t dense_bytes, void* weights,
-                          size_t bytes) {
+int32_t xk_sign_conv_pack(const xk_conv_shape* shape, int32_t planes, const uint8_t* dense, size_t dense_bytes,
+                          void* weights, size_t bytes) {
   return guarded([&] {
     check_pointers({{"shape", shape}, {"dense", dense}, {"weights", weights}});
+    levels::check_planes(planes);
     const Shape s = weight_shape(*shape);
-    const size_t needed = static_cast<size_t>(s.out_channels * s.filter_bytes);
+    const size_t needed = static_cast<size_t>(planes * s.out_channels * s.filter_bytes);
     if (dense_bytes != needed)
       fail(XK_INVALID_ARGUMENT, "the dense weights are %zu bytes; this shape needs %zu", dense_bytes, needed);
     const Kernel& kernel = kKernels[choose_kernel(nullptr, Shape{})];
-    const levels::BitOrder order(s, *kernel.microkernels);
+    const levels::BitOrder order(s, planes, *kernel.microkernels);
     if (bytes != order.bytes())
       fail(XK_INVALID_ARGUMENT, "there are %zu bytes for the weights; they need %zu", bytes, order.bytes());
-    const levels::Header header = levels::header_of(s, kernel.name);
+    const levels::Header header = levels::header_of(s, planes, kernel.name);
     std::memset(weights, 0, bytes);
     std::memcpy(weights, &header, sizeof header);
     order.fill(s, dense, reinterpret_cast<uint32_t*>(static_cast<char*>(weights) + sizeof header));
@@ -255,8 +279,8 @@ int32_t xk_sign_conv(const xk_conv_shape* shape, const float* x, const void* wei
   return guarded([&] {
     check_pointers({{"shape", shape}, {"x", x}, {"weights", weights}, {"y", y}});
     const Shape s = full_shape(*shape);
-    const Microkernels& kernels = levels::kernels_of(s, weights, weights_bytes);
+    const levels::Reader reader = levels::reader_of(s, weights, weights_bytes);
     const char* const payload = static_cast<const char*>(weights) + sizeof(levels::Header);
-    levels::FloatConv(s, kernels, reinterpret_cast<const uint32_t*>(payload), scale, bias).compute(x, y, parallel);
+    levels::FloatConv(s, reader, reinterpret_cast<const uint32_t*>(payload), scale, bias).compute(x, y, parallel);
   });
 }
