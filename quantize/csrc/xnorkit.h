@@ -253,6 +253,20 @@ XK_API int32_t xk_sign_conv_pack(const xk_conv_shape* shape, int32_t planes, con
                                  void* weights, size_t bytes);
 XK_API int32_t xk_sign_conv(const xk_conv_shape* shape, const float* x, const void* weights, size_t weights_bytes,
                             const float* scale, const float* bias, float* y, const xk_parallel* parallel);
+
+/* The places of a transposed convolution's outputs: row r of phase i is row `first` + (r - `skip`) step_h of y, an image of
+ * height times width, of (first, skip) in rows[i], step_h of them; columns alike. Each row of y is in one phase. */
+typedef struct xk_interleave {
+  int64_t height, width, step_h, step_w;
+  const int64_t (*rows)[2];
+  const int64_t (*columns)[2];
+} xk_interleave;
+
+/* A transposed convolution as one convolution of all phases, whose output channels are [step_h][channels of y][step_w], of one
+ * group: y is [batch][its channels][height][width]. scale and bias are those of its channels. */
+XK_API int32_t xk_sign_conv_transposed(const xk_conv_shape* shape, const xk_interleave* places, const float* x,
+                                       const void* weights, size_t weights_bytes, const float* scale, const float* bias,
+                                       float* y, const xk_parallel* parallel);
 /* 1 where some kernel of this machine permutes 16 floats, else 0: with fewer, a convolution of floats is as fast. So it is
  * with less than 128 channels a group, with less than 512 look-ups of a sum of four channels (taps times filters of a group,
  * over the strides), and with less than 512 products an output. */

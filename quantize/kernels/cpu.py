@@ -419,6 +419,51 @@ def bind_sign_conv2d(
     return call, _empty_output(geometry.out_channels, out, "float32", "nchw")
 
 
+class Interleave(NamedTuple):
+    """Where the results of a transposed convolution go that is one convolution of all its phases.
+
+    Attributes:
+        rows, columns: of each phase the first output, and the result of the convolution that belongs there.
+    """
+
+    rows: tuple[tuple[int, int], ...]
+    columns: tuple[tuple[int, int], ...]
+
+
+def bind_sign_conv_transposed2d(
+    x: Tensor,
+    weights: Tensor,
+    geometry: ConvGeometry,
+    places: Interleave,
+    size: tuple[int, int],
+    scale: Tensor | None,
+    bias: Tensor | None,
+) -> tuple[Call, Tensor]:
+    """:func:`bind_sign_conv2d` to an output of ``size``, in which the filters, (rows' phases, C', columns'
+    phases), lie interleaved.
+    """
+    batch, _, height, width = x.shape
+    _address("x", x, torch.float32, (batch, geometry.channels, height, width))
+    shape, _ = _checked_shape(geometry, batch, height, width)
+    prepared, count = _address("weights", weights, torch.uint8, (weights.numel(),)), weights.numel()
+    out = geometry.out_channels // (len(places.rows) * len(places.columns))
+    scales, biases = (_values(name, end, out) for name, end in (("scale", scale), ("bias", bias)))
+    rows, columns = (_pairs(phases) for phases in places)
+    whole = library.Interleave(*size, len(rows) // 2, len(columns) // 2, *map(ctypes.addressof, (rows, columns)))
+    of_places, run = ctypes.byref(whole), library.loaded().xk_sign_conv_transposed
+    of_shape, kept = ctypes.byref(shape), (rows, columns)
+
+    def call(x: int, result: int, _kept: object = kept) -> None:
+        library.check(run(of_shape, of_places, x, prepared, count, scales, biases, result, library.parallel()))
+
+    return call, torch.empty((batch, out, *size), dtype=torch.float32)
+
+
+def _pairs(phases: tuple[tuple[int, int], ...]) -> ctypes.Array:
+    numbers = [number for pair in phases for number in pair]
+    return (ctypes.c_int64 * len(numbers))(*numbers)
+
+
 def sign_conv2d(
     x: Tensor, weights: Tensor, geometry: ConvGeometry, scale: Tensor | None = None, bias: Tensor | None = None
 ) -> Tensor:

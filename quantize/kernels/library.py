@@ -78,6 +78,14 @@ class Output(ctypes.Structure):
     ]
 
 
+class Interleave(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("height", "width", "step_h", "step_w")),
+        ("rows", ctypes.c_void_p),
+        ("columns", ctypes.c_void_p),
+    ]
+
+
 class LevelLayer(ctypes.Structure):
     _fields_ = [
         ("input_bits", ctypes.c_int32),
@@ -135,6 +143,7 @@ _SIGNATURES = {
     "xk_sign_conv_size": [POINTER, ctypes.c_int32, POINTER],
     "xk_sign_conv_pack": [POINTER, ctypes.c_int32, POINTER, SIZE, POINTER, SIZE],
     "xk_sign_conv": [*[POINTER] * 3, SIZE, *[POINTER] * 4],
+    "xk_sign_conv_transposed": [*[POINTER] * 4, SIZE, *[POINTER] * 4],
     "xk_sign_conv_is_fast": [],
     "xk_int8_size": [POINTER] * 2,
     "xk_int8_pack": [POINTER, POINTER, SIZE, ctypes.c_int32, POINTER, SIZE],

@@ -23,16 +23,7 @@ from ..kernels.cpu import Call
 from ..scheme import QuantizedWeight
 from . import ops
 from .layers import PackedLayer
-from .lookup import (
-    MOST_PIXELS_OF_TWO,
-    LookedUp,
-    SignConv,
-    computes_here,
-    convolves_signs,
-    convolves_ternary,
-    has_lookup,
-    most_rows,
-)
+from .lookup import MOST_PIXELS_OF_TWO, LookedUp, SignConv, computes_here, has_lookup, has_sign_conv, most_rows
 from .ops import BoundCall, BoundModule
 from .planes import LayerPlanes, has_planes
 from .state import form_problems
@@ -159,7 +150,7 @@ class ExpandedLayer(QuantizedLayer, BoundModule):
         if held is None or held.codes is not self.weight_codes:
             if has_lookup(self):
                 held = LookedUp(self, self.weight_codes, self.code_bits, self.weight_levels)
-            elif convolves_signs(self) or convolves_ternary(self, self.weight_levels):
+            elif has_sign_conv(self, self.weight_levels):
                 held = SignConv(self, self.weight_codes)
             else:
                 held = LayerPlanes(self, self.weight_codes)
@@ -260,9 +251,9 @@ def _computing(layer: ExpandedLayer) -> str:
     """How it computes on bits; "" where it does not."""
     if has_lookup(layer):
         return f"looks sums up by its bits, of up to {most_rows(layer.code_bits)} rows"
-    ternary = convolves_ternary(layer, layer.weight_levels)
-    if (ternary or convolves_signs(layer)) and computes_here(layer.weight_codes):
-        return "looks sums up by its bits" + f", of up to {MOST_PIXELS_OF_TWO} outputs of a filter" * ternary
+    if has_sign_conv(layer, layer.weight_levels) and computes_here(layer.weight_codes):
+        limit = f", of up to {MOST_PIXELS_OF_TWO} outputs of a filter" if layer.code_bits > 1 else ""
+        return "looks sums up by its bits" + limit
     return "computes on bits, plane by plane" if has_planes(layer) else ""
 
 

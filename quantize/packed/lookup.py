@@ -10,7 +10,7 @@ filters and all taps that meet the pixel look up.
 """
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -18,9 +18,11 @@ from torch import Tensor
 from .. import kernels, packing
 from ..binary.conv2d_form import conv2d_form, from_batch, to_batch
 from ..binary.quantized_layer import QuantizedLayer
-from ..kernels import cpu
+from ..kernels import ConvGeometry, cpu
+from ..kernels.geometry import Pair
 from ..scheme import FLOAT_BITS
 from ..ste import plus_minus
+from .forms import phases
 from .ops import layout_of
 from .planes import pads_with_zeros
 
@@ -119,38 +121,54 @@ class SignConv:
 
     def __init__(self, layer: QuantizedLayer, codes: Tensor):
         self.codes = codes
-        self.geometry, _ = conv2d_form(layer)
+        self.places: Interleaved | None = None
+        if layer.transposed:
+            self.places = Interleaved(layer)
+            self.geometry = self.places.geometry
+        else:
+            self.geometry, _ = conv2d_form(layer)
+        self.out_channels = layer.out_channels
         self.weights: Tensor | None = None
         self.most_pixels: int | None = None
         planes = _mean_planes(layer.quantized_weight().values) if computes_here(codes) else None
         if planes is not None:
-            dense = [packing.pack_weights(plus_minus(p.reshape(self.geometry.filters), torch.float32)) for p in planes]
+            filters = self.places.filters if self.places else lambda plane: plane.reshape(self.geometry.filters)
+            dense = [packing.pack_weights(plus_minus(filters(plane), torch.float32)) for plane in planes]
             self.weights = cpu.prepare_sign_conv(dense, self.geometry)
             self.most_pixels = MOST_PIXELS_OF_TWO if len(planes) > 1 else None
 
     def bind(self, layer: QuantizedLayer, x: Tensor, scale: Tensor | None) -> tuple[cpu.Call, Tensor] | None:
         """The layer on inputs like ``x`` as one call of the library, see :meth:`.planes.LayerPlanes.bind`."""
-        g, batch = self.geometry, self._batch(layer, x)
+        batch = self._batch(layer, x)
         if self.weights is None or batch is None:
             return None
         if not all(t is None or t.is_contiguous() for t in (batch, scale, layer.bias)):
             return None
-        if scale is not None and scale.numel() != g.out_channels:
+        if scale is not None and scale.numel() != self.out_channels:
             return None
-        factor = None if scale is None else scale.view(-1)
-        call, y = cpu.bind_sign_conv2d(batch, self.weights, g, factor, layer.bias)
+        call, y = self._call(batch, None if scale is None else scale.view(-1), layer.bias)
         return call, from_batch(layer, y, x)
 
     def compute(self, layer: QuantizedLayer, x: Tensor, scale: Tensor | None) -> Tensor | None:
         """The layer's operation on ``x``, times the scale of its weight; None where it has to expand it."""
-        g, batch = self.geometry, self._batch(layer, x)
+        batch = self._batch(layer, x)
         if self.weights is None or batch is None:
             return None
-        factor = None if scale is None else scale.reshape(-1).expand(g.out_channels).contiguous()
-        y = cpu.sign_conv2d(batch.contiguous(), self.weights, g, factor, layer.bias)
+        image = batch.contiguous()
+        factor = None if scale is None else scale.reshape(-1).expand(self.out_channels).contiguous()
+        call, y = self._call(image, factor, layer.bias)
+        call(image.data_ptr(), y.data_ptr())
         if layout_of(batch) == "nhwc":  # as torch's convolution does
             y = y.contiguous(memory_format=torch.channels_last)
         return from_batch(layer, y, x)
+
+    def _call(self, batch: Tensor, scale: Tensor | None, bias: Tensor | None) -> tuple[cpu.Call, Tensor]:
+        weights = cast(Tensor, self.weights)
+        if self.places is None:
+            return cpu.bind_sign_conv2d(batch, weights, self.geometry, scale, bias)
+        height, width = batch.shape[2:]
+        size = self.places.output_size(height, width)
+        return cpu.bind_sign_conv_transposed2d(batch, weights, self.geometry, self.places.places, size, scale, bias)
 
     def _batch(self, layer: QuantizedLayer, x: Tensor) -> Tensor | None:
         """``x`` as images; None where it has more outputs, or not the shape of an input: torch says what is wrong."""
@@ -162,6 +180,55 @@ class SignConv:
         return batch if self.most_pixels is None or pixels <= self.most_pixels else None
 
 
+class Interleaved:
+    """A transposed convolution as one convolution, of the filters of all its phases, see :func:`.forms.phases`.
+
+    Each phase has as many taps, and all see the same rows of zeros around the image, so that some results are nobody's.
+
+    Attributes:
+        geometry: of the convolution.
+        places: of its results in the output.
+    """
+
+    def __init__(self, layer: QuantizedLayer):
+        lead = (1,) * (2 - len(layer.kernel_size))
+        none = (0,) * len(lead)
+        self.sizes = list(
+            zip(
+                (*lead, *layer.kernel_size),
+                (*lead, *layer.stride),
+                (*none, *layer.padding),
+                (*none, *layer.output_padding),
+                strict=True,
+            )
+        )
+        self.phases = [list(phases(*sizes)) for sizes in self.sizes]
+        before, after = ([max(getattr(p, side) for p in axis) for axis in self.phases] for side in ("before", "after"))
+        rows, columns = (
+            tuple((p.first, p.skip + zeros - p.before) for p in axis)
+            for axis, zeros in zip(self.phases, before, strict=True)
+        )
+        self.places = cpu.Interleave(rows, columns)
+        self.geometry = ConvGeometry(
+            layer.in_channels,
+            layer.out_channels * len(rows) * len(columns),
+            cast(Pair, tuple(len(axis[0].taps) for axis in self.phases)),
+            padding=cast(tuple[int, int, int, int], (*before, *after)),
+        )
+
+    def filters(self, of_layer: Tensor) -> Tensor:
+        """The filters of the convolution, (phases out, in, taps, taps)."""
+        (kh, *_), (kw, *_) = self.sizes
+        whole, (rows, columns) = of_layer.reshape(*of_layer.shape[:2], kh, kw), self.phases
+        of_columns = torch.stack([whole[..., column.taps] for column in columns], 1)  # they are neighbours in memory
+        return torch.cat([of_columns[..., row.taps, :] for row in rows]).flatten(0, 1)
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        each = zip((height, width), self.sizes, strict=True)
+        rows, columns = ((n - 1) * stride - 2 * padding + kernel + more for n, (kernel, stride, padding, more) in each)
+        return rows, columns
+
+
 def _mean_planes(values: Tensor) -> list[Tensor] | None:
     """Filters of -1, 0 and 1 as the mean of two planes of signs, true where +1, or as one; None of others."""
     if values.dtype is not torch.float32 or not bool(((values == 0) | (values.abs() == 1)).all()):
@@ -171,23 +238,31 @@ def _mean_planes(values: Tensor) -> list[Tensor] | None:
 
 def convolves_signs(layer: QuantizedLayer) -> bool:
     """Whether a layer with a weight of one bit is a convolution of floats that is faster with looked up sums."""
-    return layer.scheme.weight_bits == 1 and _is_large(layer)
+    return layer.scheme.weight_bits == 1 and not layer.transposed and _is_large(layer)
 
 
-def convolves_ternary(layer: QuantizedLayer, levels: Tensor) -> bool:
-    """The same of one whose weight is -1, 0 and 1, as the ``levels`` of its codes say."""
-    return layer.scheme.weight_bits == 2 and _is_large(layer) and levels[:3].tolist() == [-1.0, 0.0, 1.0]
+def has_sign_conv(layer: QuantizedLayer, levels: Tensor) -> bool:
+    """The same of all that :class:`SignConv` takes: also of a transposed one, and of a weight of -1, 0 and 1, as the
+    ``levels`` of its codes say.
+    """
+    bits = layer.scheme.weight_bits
+    return _is_large(layer) and (bits == 1 or (bits == 2 and levels[:3].tolist() == [-1.0, 0.0, 1.0]))
 
 
 def _is_large(layer: QuantizedLayer) -> bool:
     """Whether a layer is a convolution of floats, and large enough that forming tables of sums is worth it."""
-    if layer.scheme.input_bits != FLOAT_BITS or layer.transposed or len(layer.kernel_size) not in (1, 2):
+    if layer.scheme.input_bits != FLOAT_BITS or len(layer.kernel_size) not in (1, 2) or not pads_with_zeros(layer):
         return False
-    if not pads_with_zeros(layer):
-        return False
-    channels, taps = layer.in_channels // layer.groups, math.prod(layer.kernel_size)
-    lookups = layer.out_channels // layer.groups * taps / math.prod(layer.stride)
-    return channels >= _LEAST_CHANNELS and lookups >= _LEAST_LOOKUPS and channels * taps >= _LEAST_PRODUCTS
+    channels, taps, strides = layer.in_channels // layer.groups, math.prod(layer.kernel_size), math.prod(layer.stride)
+    filters = layer.out_channels // layer.groups
+    if not layer.transposed:
+        lookups, products = filters * taps / strides, channels * taps
+    else:  # a phase has a part of the taps, and all look up the same sums
+        divides = all(k % s == 0 for k, s in zip(layer.kernel_size, layer.stride, strict=True))
+        if layer.groups > 1 or max(layer.dilation) > 1 or not divides:
+            return False
+        lookups, products = filters * taps, channels * taps // strides
+    return channels >= _LEAST_CHANNELS and lookups >= _LEAST_LOOKUPS and products >= _LEAST_PRODUCTS
 
 
 def computes_here(codes: Tensor) -> bool:
