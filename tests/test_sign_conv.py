@@ -165,7 +165,7 @@ def test_the_reference_expands(monkeypatch):
         (lambda: nn.Conv2d(128, 56, 3, padding=1), "bwn"),  # 504 look-ups
         (lambda: nn.Conv2d(128, 200, 3, padding=1, stride=2), "bwn"),  # 450
         (lambda: nn.Conv2d(508, 1024, 1), "bwn"),  # 508 products
-        (lambda: nn.ConvTranspose2d(128, 128, 3), "bwn"),
+        (lambda: nn.ConvTranspose2d(127, 128, 3), "bwn"),
         (lambda: nn.Conv3d(128, 64, 3, padding=1), "bwn"),
     ],
 )
@@ -328,3 +328,75 @@ def test_what_the_library_refuses():
         cpu.sign_conv2d(x, weights, ConvGeometry(10, 5, (3, 2)))
     with pytest.raises(kernels.library.KernelError, match="xk_sign_conv_pack made on this machine"):
         cpu.sign_conv2d(x, weights ^ 1, geometry)
+
+
+TRANSPOSED = {
+    "phases": (lambda: nn.ConvTranspose2d(128, 70, 4, 2, 1), (2, 128, 5, 6)),
+    "no padding": (lambda: nn.ConvTranspose2d(129, 60, 4, 2, bias=False), (1, 129, 3, 4)),
+    "more padding": (lambda: nn.ConvTranspose2d(128, 40, 4, 2, 3, output_padding=1), (1, 128, 5, 4)),
+    "uneven": (lambda: nn.ConvTranspose2d(256, 66, (6, 2), (3, 1), (2, 1), output_padding=(2, 0)), (1, 256, 4, 5)),
+    "stride 1": (lambda: nn.ConvTranspose2d(128, 64, 3, padding=1), (1, 128, 5, 7)),
+    "a tap a phase": (lambda: nn.ConvTranspose2d(512, 130, 2, 2), (1, 512, 3, 5)),
+    "1-D": (lambda: nn.ConvTranspose1d(256, 128, 4, 2, 1), (2, 256, 9)),
+    "without a batch": (lambda: nn.ConvTranspose2d(128, 64, 4, 2, 1), (128, 4, 5)),
+}
+
+
+def transposed_formula(layer: quantize.BinaryLayer, x: torch.Tensor) -> torch.Tensor:
+    values, scale = (part if part is None else part.double() for part in layer.quantized_weight())
+    weight = layer.from_filters(values if scale is None else values * scale)
+    bias = None if layer.bias is None else layer.bias.double()
+    convolve = (F.conv_transpose1d, F.conv_transpose2d)[len(layer.kernel_size) - 1]
+    return convolve(x.double(), weight, bias, layer.stride, layer.padding, layer.output_padding)
+
+
+@pytest.mark.parametrize("kernel", NATIVE)
+@pytest.mark.parametrize("scheme", ["bwn", "ternary"])
+@pytest.mark.parametrize("name", TRANSPOSED)
+def test_transposed_convolutions(name, scheme, kernel, monkeypatch):
+    monkeypatch.setenv("XNORKIT_KERNEL", kernel)
+    build, shape = TRANSPOSED[name]
+    x = torch.randn(shape)
+    prepared = quantize.prepare(nn.Sequential(build()), scheme, x, keep_float=()).eval()
+    packed = quantize.convert(prepared, x)
+    for _ in range(3):
+        y = packed(x)
+        assert_close(y, transposed_formula(prepared[0], x))
+        assert y.shape == prepared(x).shape
+        x = torch.randn(shape)
+    assert looks_up(packed)
+    assert packed[0].bound is not None
+    assert cpu.lookup_kernel(packed[0]._on_bits.weights) == kernel
+    if x.dim() == 4:
+        rows = x.contiguous(memory_format=torch.channels_last)
+        assert torch.equal(packed(rows), packed(x))
+        size = [n + 1 for n in packed(x).shape[2:]]
+        if name == "phases":
+            torch.testing.assert_close(packed[0](x, output_size=size), prepared[0](x, output_size=size))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: nn.ConvTranspose2d(128, 128, 3, 2, 1),  # phases of other numbers of taps
+        lambda: nn.ConvTranspose2d(256, 128, 4, 2, 1, groups=2),
+        lambda: nn.ConvTranspose2d(128, 128, 4, 2, 1, dilation=2),
+        lambda: nn.ConvTranspose2d(512, 128, 2, 3),
+        lambda: nn.ConvTranspose2d(128, 128, 2, 2),  # 128 products
+    ],
+)
+def test_transposed_convolutions_that_expand(layer):
+    module = layer()
+    x = torch.randn(1, module.in_channels, 4, 4)
+    prepared = quantize.prepare(nn.Sequential(module), "bwn", x, keep_float=()).eval()
+    packed = quantize.convert(prepared, x)
+    assert torch.equal(packed(x), prepared(x))
+    assert not isinstance(packed[0]._on_bits, SignConv)
+
+
+def test_a_transposed_convolution_is_exported():
+    """To a file it goes as plain operations."""
+    build, shape = TRANSPOSED["phases"]
+    x = torch.randn(shape)
+    packed = quantize.convert(quantize.prepare(nn.Sequential(build()), "bwn", x, keep_float=()).eval(), x)
+    assert_close(torch.export.export(packed, (x,)).module()(x), packed(x))

@@ -134,7 +134,7 @@ class ExpandedLayer(QuantizedLayer, BoundModule):
         return super().product(x) if y is None else (y, self.weight_scale)
 
     def scaled_product(self, x: Tensor, *args) -> Tensor:
-        held = self._bits() if _is_plain(x) else None
+        held = self._bits() if not args and _is_plain(x) else None
         y = held.compute(self, x, self.weight_scale) if isinstance(held, SignConv) else None
         return super().scaled_product(x, *args) if y is None else y
 

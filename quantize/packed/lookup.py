@@ -6,7 +6,8 @@ a time: of their 16 sums with signs, which are formed once a row, each filter ta
 to. It reads a bit a weight from memory, where an expanded weight is written and read with 32.
 
 Convolutions whose weights are signs (:class:`SignConv`): the sums are those of four channels of a pixel, which all
-filters and all taps that meet the pixel look up.
+filters and all taps that meet the pixel look up. A weight of -1, 0 and 1 is the mean of two signs, and looks the same
+sums up twice; the phases of a transposed convolution are filters of one that is not (:class:`Interleaved`).
 """
 
 import math

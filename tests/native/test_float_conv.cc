@@ -65,6 +65,13 @@ class FloatProblem {
                         ends ? bias_.data() : nullptr, y, parallel);
   }
 
+  // The same to the places of a transposed convolution.
+  int32_t run_transposed(const xk_interleave& places, float* y, const xk_parallel* parallel = nullptr) const {
+    const std::vector<char> weights = this->weights();
+    return xk_sign_conv_transposed(&shape(), &places, problem_.x.data(), weights.data(), weights.size(), nullptr, nullptr,
+                                   y, parallel);
+  }
+
   std::vector<float> found(bool ends, const xk_parallel* parallel) const {
     std::vector<float> y(static_cast<size_t>(shape().batch * shape().out_channels * problem_.oh * problem_.ow), NAN);
     check(run(shape(), weights(), y.data(), ends, parallel) == XK_OK, "xk_sign_conv");
@@ -97,6 +104,44 @@ void check_shape(const xk_conv_shape& shape, uint32_t seed, int32_t planes) {
   });
 }
 
+// Of the sums of all phases, [image][2][channels][3] planes of 5 x 6, those that are outputs, 2 and 3 apart.
+void check_transposed(int64_t channels, int32_t planes) {
+  constexpr int64_t kRows[2][2] = {{1, 0}, {0, 1}}, kColumns[3][2] = {{2, 1}, {0, 0}, {1, 0}}, kHeight = 8, kWidth = 17;
+  const FloatProblem problem(square(2, 7, 6 * channels, 4, 2, 1, 1, 1, 1), 9, planes);
+  const std::vector<float> sums = problem.expected(false);
+  std::vector<float> expected(static_cast<size_t>(2 * channels * kHeight * kWidth), NAN);
+  for (int64_t n = 0; n < 2; ++n)
+    for (int64_t o = 0; o < 6 * channels; ++o)
+      for (int64_t row = 0; row < 5; ++row)
+        for (int64_t column = 0; column < 6; ++column) {
+          const int64_t i = o / (3 * channels), channel = o / 3 % channels, j = o % 3;
+          const int64_t y = kRows[i][0] + (row - kRows[i][1]) * 2, x = kColumns[j][0] + (column - kColumns[j][1]) * 3;
+          if (row < kRows[i][1] || column < kColumns[j][1] || y >= kHeight || x >= kWidth) continue;
+          expected[static_cast<size_t>(((n * channels + channel) * kHeight + y) * kWidth + x)] =
+              sums[static_cast<size_t>(((n * 6 * channels + o) * 5 + row) * 6 + column)];
+        }
+  size_t threads = 3;
+  const xk_parallel parallel{threads_for, &threads};
+  const xk_interleave places{kHeight, kWidth, 2, 3, kRows, kColumns};
+  with_each_kernel([&](const std::string& kernel) {
+    for (const xk_parallel* run : {static_cast<const xk_parallel*>(nullptr), &parallel}) {
+      std::vector<float> y(expected.size(), NAN);
+      check(problem.run_transposed(places, y.data(), run) == XK_OK, "xk_sign_conv_transposed");
+      check(y == expected, kernel + " transposed, " + std::to_string(channels) + " channels");
+    }
+  });
+  std::vector<float> y(expected.size());
+  const auto refused = [&](xk_interleave bad, const char* text) { fails(problem.run_transposed(bad, y.data()), text); };
+  refused({kHeight + 1, kWidth, 2, 3, kRows, kColumns}, "phase 1 of the rows has 4 results; too few for an output of 9");
+  refused({kHeight, kWidth, 2, 3, nullptr, kColumns}, "rows is NULL");
+  refused({kHeight, kWidth, 0, 3, kRows, kColumns}, "step_h is 0");
+  refused({0, kWidth, 2, 3, kRows, kColumns}, "the height of y is 0");
+  refused({kHeight, kWidth, 1, 3, kRows, kColumns}, "phase 0 of the rows begins at 1");
+  constexpr int64_t kTwice[3][2] = {{1, 0}, {0, 0}, {1, 0}};
+  refused({kHeight, kWidth, 2, 3, kRows, kTwice}, "phase 2 of the columns begins at 1");
+  if (channels % 5) refused({kHeight, kWidth, 2, 5, kRows, kColumns}, "channels of 10 phases");
+}
+
 void check_shape(const xk_conv_shape& shape, uint32_t seed) {
   for (int32_t planes : {1, 2}) check_shape(shape, seed, planes);
 }
@@ -116,6 +161,8 @@ void test_float_convolutions() {
   check_shape(square(1, 5, 300, 6, 3, 1, 1, 1, 1), seed++);     // several parts of filters
   check_shape(square(1, 600, 20, 3, 3, 1, 1, 1, 1), seed++);    // several steps of channels
   check_shape(square(1, 130, 17, 40, 3, 2, 1, 1, 1), seed++);   // several bands of rows
+  for (int32_t planes : {1, 2})
+    for (int64_t channels : {1, 16, 23}) check_transposed(channels, planes);
   check_shape({1, 6, 3, 150, 5, 2, 3, 1, 2, 2, 1, 0, 3, 2, 0, 1}, seed++);  // several pieces of a row, uneven padding
 }
 

@@ -22,7 +22,7 @@ namespace xk::levels {
 namespace {
 
 constexpr char kMagic[8] = {'x', 'n', 'o', 'r', 'k', 's', 'c', '0'};  // and the number of planes
-constexpr int kMostPlanes = 2;
+constexpr int kMostPlanes = kMostSignedPlanes;
 
 struct Header {
   char magic[8];
@@ -186,8 +186,8 @@ class FloatConv {
     int64_t row, column, count;
   };
 
-  const uint32_t* weights(int plane, int64_t block, int64_t tap) const {
-    return weights_ + plane * order_.plane_words() + (block * s_.taps + tap) * order_.tap_words();
+  const uint32_t* weights(int64_t block, int64_t tap) const {  // of the first plane
+    return weights_ + (block * s_.taps + tap) * order_.tap_words();
   }
   // A cache line more than the tables: pixels that are a power of two apart would share lines of the first cache.
   int64_t pixel_floats() const { return s_.groups * plan_.words * plan_.word_floats() + kLanes; }
@@ -304,10 +304,9 @@ void FloatConv::add_tap(const Band& band, const Pixels& pixels, int64_t tap, int
   const int64_t step = std::max<int64_t>(kStepFloats / (kSignedRows * word_floats), 1);
   for (int64_t word = 0; word < plan_.words; word += step)
     for (int64_t b = 0; b < blocks; ++b)
-      for (int j = 0; j < order_.planes; ++j)
-        kernels_.sum_signed({tables + word * word_floats, s_.stride_w * pixel_floats(), static_cast<int>(to - from),
-                             weights(j, first + b, tap) + word * kLanes, std::min(step, plan_.words - word),
-                             sums + b * block + from * kLanes});
+      kernels_.sum_signed({tables + word * word_floats, s_.stride_w * pixel_floats(), static_cast<int>(to - from),
+                           weights(first + b, tap) + word * kLanes, std::min(step, plan_.words - word),
+                           sums + b * block + from * kLanes, order_.planes, order_.plane_words()});
 }
 
 // The convolution, as all functions of the library begin it.
