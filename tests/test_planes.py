@@ -272,3 +272,80 @@ def test_a_network_of_such_layers():
     prepared(x)
     packed = quantize.convert(prepared.eval(), x)
     torch.testing.assert_close(packed(x), prepared(x), rtol=0.05, atol=0.05)
+
+
+@needs_library
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("scheme", ["dorefa", "dorefa:w_bits=2,a_bits=3", "dorefa:w_bits=1,a_bits=1"])
+def test_again_and_again_it_is_one_call(name, scheme):
+    """The numbers of the call are those of the planes, convolved and added up one by one, to the last bit."""
+    prepared, packed, x = converted(name, scheme)
+    layer = packed[0]
+    first = packed(x)
+    assert layer.bound is not None
+    assert torch.equal(packed(x), first)
+    held = layer._on_bits
+    y, scale = held.compute(layer, x), layer.weight_scale
+    y = y if scale is None else y * layer.per_channel(scale)
+    assert torch.equal(y if layer.bias is None else y + layer.per_channel(layer.bias), first)
+    assert first.stride() == prepared(x).stride()
+
+
+@needs_library
+@pytest.mark.parametrize("kernel", NATIVE)
+@pytest.mark.parametrize("name", ["conv", "groups", "linear"])
+def test_every_kernel_in_one_call(name, kernel, monkeypatch):
+    monkeypatch.setenv("XNORKIT_KERNEL", kernel)
+    prepared, packed, x = converted(name, "dorefa:w_bits=2,a_bits=2")
+    for _ in range(3):
+        x = x.roll(1, -1)
+        torch.testing.assert_close(packed(x).double(), formula(prepared[0], x, 2), rtol=1e-6, atol=1e-6)
+    assert packed[0].bound is not None
+
+
+@needs_library
+def test_what_a_call_is_bound_to_changes():
+    prepared, packed, x = converted("conv", "dorefa")
+    y, layer = packed(x), packed[0]
+    assert layer.bound is not None
+    lent = torch.func.functional_call(packed, {"0.bias": layer.bias + 1}, (x,))
+    torch.testing.assert_close(lent, y + 1)
+    with torch.no_grad():
+        layer.bias += 2  # in place: the memory that it was bound to
+    torch.testing.assert_close(packed(x), y + 2)
+    layer.weight_scale = layer.weight_scale * 2
+    bias = layer.bias.view(-1, 1, 1)
+    torch.testing.assert_close(packed(x), (y + 2 - bias) * 2 + bias)
+    assert copy.deepcopy(packed)[0].bound is None
+    with pytest.raises(RuntimeError, match="no gradient"):
+        packed(x.clone().requires_grad_())
+
+
+@needs_library
+def test_scales_that_do_not_lie_one_by_one():
+    """Lent ones may have gaps between them: that takes more than the library."""
+    _, packed, x = converted("conv", "dorefa:w_bits=1,a_bits=3")
+    expected = packed(x)
+    gaps = packed[0].bias.detach().repeat_interleave(2)[::2]
+    assert not gaps.is_contiguous()
+    assert torch.equal(torch.func.functional_call(packed, {"0.bias": gaps}, (x,)), expected)
+
+
+@needs_library
+def test_thresholds_and_scales_of_outputs_are_not_bound():
+    for scheme in ("xnorpp:spatial=true", "xnor:input_scale=True"):
+        prepared, packed, x = converted("conv", scheme)
+        for _ in range(3):
+            torch.testing.assert_close(packed(x), prepared(x))
+        assert packed[0].bound is None or not isinstance(packed[0], ExpandedLayer)
+
+
+@needs_library
+def test_one_number_that_is_none():
+    """NaN becomes 0, as where an input of several bits is rounded, and infinities the bounds."""
+    _, packed, x = converted("linear", "dorefa")
+    x.view(-1)[:3] = torch.tensor([float("nan"), float("inf"), -float("inf")])
+    clean = x.clone()
+    clean.view(-1)[:3] = torch.tensor([0.0, 1.0, 0.0])
+    for _ in range(2):
+        assert torch.equal(packed(x), packed(clean))

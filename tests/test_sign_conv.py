@@ -12,14 +12,14 @@ from torch.nn import functional as F
 import quantize
 from quantize import kernels, packing
 from quantize.kernels import ConvGeometry, cpu
-from quantize.packed.lookup import SignConv
+from quantize.packed.lookup import MOST_PIXELS_OF_TWO, SignConv
 
 pytestmark = [
     pytest.mark.core,
     pytest.mark.skipif(kernels.available_kernels() == ["reference"], reason="the native library is not built"),
 ]
 
-SCHEMES = ["bwn", "binaryconnect", "dorefa:w_bits=1,a_bits=32"]
+SCHEMES = ["bwn", "binaryconnect", "dorefa:w_bits=1,a_bits=32", "ternary"]
 NATIVE = [name for name in kernels.available_kernels() if name != "reference"]
 # The layer and the shape of an input.
 LAYERS = {
@@ -81,12 +81,59 @@ def test_it_computes_the_formula(name, scheme, monkeypatch):
 
 
 @pytest.mark.parametrize("kernel", NATIVE)
+@pytest.mark.parametrize("scheme", ["bwn", "ternary"])
 @pytest.mark.parametrize("name", ["conv", "groups", "strides", "1-D"])
-def test_every_kernel(name, kernel, monkeypatch):
+def test_every_kernel(name, scheme, kernel, monkeypatch):
     monkeypatch.setenv("XNORKIT_KERNEL", kernel)
-    prepared, packed, x = converted(name)
+    prepared, packed, x = converted(name, scheme)
     assert_close(packed(x), formula(prepared[0], x))
     assert cpu.lookup_kernel(packed[0]._on_bits.weights) == kernel
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("name", ["conv", "without a batch", "1-D"])
+def test_again_and_again_it_is_one_call(name, scheme):
+    prepared, packed, x = converted(name, scheme)
+    for _ in range(3):
+        x = x.roll(1, 0) + 0.1
+        assert_close(packed(x), formula(prepared[0], x))
+        held, layer = packed[0]._on_bits, packed[0]
+        assert torch.equal(packed(x), held.compute(layer, x, layer.weight_scale))
+    assert (layer.bound is not None) == (layer.weight_scale is None or layer.weight_scale.numel() > 1)
+    assert torch.equal(packed(x[..., :5]), held.compute(layer, x[..., :5], layer.weight_scale))
+
+
+def test_what_a_call_is_bound_to_lives():
+    """Another state's weights, lent for a call, take the place of those that were prepared."""
+    _, first, x = converted("conv")
+    _, second, _ = converted("conv")
+    for _ in range(3):
+        before, expected = first(x), second(x)
+    assert first[0].bound is not None
+    for _ in range(3):
+        assert torch.equal(functional_call(first, second.state_dict(), (x,)), expected)
+        assert torch.equal(first(x), before)
+
+
+def test_ternary_weights_without_zeros_are_signs():
+    layer = nn.Conv2d(128, 64, 3)
+    layer.weight.data.sign_()
+    prepared = quantize.prepare(nn.Sequential(layer), "ternary", keep_float=()).eval()
+    x = torch.randn(1, 128, 5, 6)
+    packed = quantize.convert(prepared, x)
+    assert_close(packed(x), formula(prepared[0], x))
+    assert packed[0].weight_levels.tolist() == [-1.0, 1.0, 3.0, 5.0]
+    assert not looks_up(packed)
+
+
+def test_ternary_weights_of_large_images_expand():
+    prepared, packed, x = converted("conv", "ternary")
+    image = torch.randn(1, 128, MOST_PIXELS_OF_TWO // 20, 20)
+    for more in (0, 1, 1):
+        y = torch.cat([image, image[:, :, :more]], 2)
+        assert torch.equal(packed(y), prepared(y)) == bool(more)
+        assert_close(packed(y), formula(prepared[0], y))
+    assert torch.equal(packed(torch.cat([x] * 7)), prepared(torch.cat([x] * 7)))
 
 
 @pytest.mark.parametrize("name", ["batch", "strides"])
@@ -111,14 +158,14 @@ def test_the_reference_expands(monkeypatch):
 @pytest.mark.parametrize(
     ("layer", "scheme"),
     [
-        (lambda: nn.Conv2d(128, 64, 3, padding=1), "ternary"),
+        (lambda: nn.Conv2d(127, 64, 3, padding=1), "ternary"),
         (lambda: nn.Conv2d(128, 64, 3, padding=1), "dorefa:w_bits=2,a_bits=32"),
         (lambda: nn.Conv2d(128, 64, 3, padding=1, padding_mode="reflect"), "bwn"),
         (lambda: nn.Conv2d(127, 64, 3, padding=1), "bwn"),
         (lambda: nn.Conv2d(128, 56, 3, padding=1), "bwn"),  # 504 look-ups
         (lambda: nn.Conv2d(128, 200, 3, padding=1, stride=2), "bwn"),  # 450
         (lambda: nn.Conv2d(508, 1024, 1), "bwn"),  # 508 products
-        (lambda: nn.ConvTranspose2d(128, 128, 3), "bwn"),
+        (lambda: nn.ConvTranspose2d(127, 128, 3), "bwn"),
         (lambda: nn.Conv3d(128, 64, 3, padding=1), "bwn"),
     ],
 )
@@ -267,10 +314,10 @@ def test_the_machine_is_asked(monkeypatch):
 def test_what_the_library_refuses():
     geometry = ConvGeometry(10, 5, (3, 3))
     dense = packing.pack_weights(torch.randn(geometry.filters))
-    weights, x = cpu.prepare_sign_conv(dense, geometry), torch.randn(2, 10, 6, 7)
+    weights, x = cpu.prepare_sign_conv([dense], geometry), torch.randn(2, 10, 6, 7)
     assert cpu.sign_conv2d(x, weights, geometry).shape == (2, 5, 4, 5)
     with pytest.raises(ValueError, match="weights"):
-        cpu.prepare_sign_conv(dense[:, 1:].contiguous(), geometry)
+        cpu.prepare_sign_conv([dense[:, 1:].contiguous()], geometry)
     with pytest.raises(ValueError, match=r"x has shape \(2, 9, 6, 7\); it must be \(2, 10, 6, 7\)"):
         cpu.sign_conv2d(x[:, 1:].contiguous(), weights, geometry)
     with pytest.raises(ValueError, match="x is float64; it must be float32"):
@@ -281,3 +328,75 @@ def test_what_the_library_refuses():
         cpu.sign_conv2d(x, weights, ConvGeometry(10, 5, (3, 2)))
     with pytest.raises(kernels.library.KernelError, match="xk_sign_conv_pack made on this machine"):
         cpu.sign_conv2d(x, weights ^ 1, geometry)
+
+
+TRANSPOSED = {
+    "phases": (lambda: nn.ConvTranspose2d(128, 70, 4, 2, 1), (2, 128, 5, 6)),
+    "no padding": (lambda: nn.ConvTranspose2d(129, 60, 4, 2, bias=False), (1, 129, 3, 4)),
+    "more padding": (lambda: nn.ConvTranspose2d(128, 40, 4, 2, 3, output_padding=1), (1, 128, 5, 4)),
+    "uneven": (lambda: nn.ConvTranspose2d(256, 66, (6, 2), (3, 1), (2, 1), output_padding=(2, 0)), (1, 256, 4, 5)),
+    "stride 1": (lambda: nn.ConvTranspose2d(128, 64, 3, padding=1), (1, 128, 5, 7)),
+    "a tap a phase": (lambda: nn.ConvTranspose2d(512, 130, 2, 2), (1, 512, 3, 5)),
+    "1-D": (lambda: nn.ConvTranspose1d(256, 128, 4, 2, 1), (2, 256, 9)),
+    "without a batch": (lambda: nn.ConvTranspose2d(128, 64, 4, 2, 1), (128, 4, 5)),
+}
+
+
+def transposed_formula(layer: quantize.BinaryLayer, x: torch.Tensor) -> torch.Tensor:
+    values, scale = (part if part is None else part.double() for part in layer.quantized_weight())
+    weight = layer.from_filters(values if scale is None else values * scale)
+    bias = None if layer.bias is None else layer.bias.double()
+    convolve = (F.conv_transpose1d, F.conv_transpose2d)[len(layer.kernel_size) - 1]
+    return convolve(x.double(), weight, bias, layer.stride, layer.padding, layer.output_padding)
+
+
+@pytest.mark.parametrize("kernel", NATIVE)
+@pytest.mark.parametrize("scheme", ["bwn", "ternary"])
+@pytest.mark.parametrize("name", TRANSPOSED)
+def test_transposed_convolutions(name, scheme, kernel, monkeypatch):
+    monkeypatch.setenv("XNORKIT_KERNEL", kernel)
+    build, shape = TRANSPOSED[name]
+    x = torch.randn(shape)
+    prepared = quantize.prepare(nn.Sequential(build()), scheme, x, keep_float=()).eval()
+    packed = quantize.convert(prepared, x)
+    for _ in range(3):
+        y = packed(x)
+        assert_close(y, transposed_formula(prepared[0], x))
+        assert y.shape == prepared(x).shape
+        x = torch.randn(shape)
+    assert looks_up(packed)
+    assert packed[0].bound is not None
+    assert cpu.lookup_kernel(packed[0]._on_bits.weights) == kernel
+    if x.dim() == 4:
+        rows = x.contiguous(memory_format=torch.channels_last)
+        assert torch.equal(packed(rows), packed(x))
+        size = [n + 1 for n in packed(x).shape[2:]]
+        if name == "phases":
+            torch.testing.assert_close(packed[0](x, output_size=size), prepared[0](x, output_size=size))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: nn.ConvTranspose2d(128, 128, 3, 2, 1),  # phases of other numbers of taps
+        lambda: nn.ConvTranspose2d(256, 128, 4, 2, 1, groups=2),
+        lambda: nn.ConvTranspose2d(128, 128, 4, 2, 1, dilation=2),
+        lambda: nn.ConvTranspose2d(512, 128, 2, 3),
+        lambda: nn.ConvTranspose2d(128, 128, 2, 2),  # 128 products
+    ],
+)
+def test_transposed_convolutions_that_expand(layer):
+    module = layer()
+    x = torch.randn(1, module.in_channels, 4, 4)
+    prepared = quantize.prepare(nn.Sequential(module), "bwn", x, keep_float=()).eval()
+    packed = quantize.convert(prepared, x)
+    assert torch.equal(packed(x), prepared(x))
+    assert not isinstance(packed[0]._on_bits, SignConv)
+
+
+def test_a_transposed_convolution_is_exported():
+    """To a file it goes as plain operations."""
+    build, shape = TRANSPOSED["phases"]
+    x = torch.randn(shape)
+    packed = quantize.convert(quantize.prepare(nn.Sequential(build()), "bwn", x, keep_float=()).eval(), x)
+    assert_close(torch.export.export(packed, (x,)).module()(x), packed(x))

@@ -209,6 +209,31 @@ XK_API int32_t xk_filter_signs(const xk_filters* filters, const float* values, u
 XK_API int32_t xk_levels(const uint8_t* codes, int64_t rows, int64_t count, int32_t bits, const float* levels,
                          const float* scale, float* values, const xk_parallel* parallel);
 
+/* Layers whose inputs and weights have a few even levels: y = (q * w) / divisor * scale[c] + bias[c], rounded each time, of
+ * the exact sum of products. q = round((2^input_bits - 1) clamp(x, 0, 1)), or +1 where x >= 0, else -1, with input_bits 0; w
+ * = sum_j 2^j t_j of the signs t_j of its weight_bits planes, 1 to 4 as input_bits. `weights` are those that xk_weights_pack
+ * makes of the bits of all planes as filters, plane by plane inside a group. totals, [out_channels][kernel_h + 1][kernel_w +
+ * 1], are the sums of w over the channels of a filter and over the taps above and left of each. scale has `scales` values, 1
+ * or one an output; it may be NULL as bias may: 1, and 0. */
+typedef struct xk_level_layer {
+  int32_t input_bits, weight_bits;
+  const void* weights;
+  size_t weights_bytes;
+  const int32_t* totals;
+  float divisor;
+  const float* scale;
+  int64_t scales;
+  const float* bias;
+} xk_level_layer;
+
+/* A convolution: x is [batch][channels][height][width], y [batch][out_channels][out_height][out_width], as `shape` says; its
+ * weights are those of the same shape with weight_bits times as many output channels. */
+XK_API int32_t xk_level_conv(const xk_conv_shape* shape, const xk_level_layer* layer, const float* x, float* y,
+                             const xk_parallel* parallel);
+/* A linear layer: x is [rows][inputs], y [rows][outputs]; its weights are those of a convolution of one pixel. */
+XK_API int32_t xk_level_linear(int64_t rows, int64_t inputs, int64_t outputs, const xk_level_layer* layer, const float* x,
+                               float* y, const xk_parallel* parallel);
+
 /* Linear layers whose input stays float: y[row][o] = sum of x[row][i] over the set bits of filter o, less that over the
  * others, in float. Weights are made of dense ones, [outputs][ceil(inputs / 8)] bytes, for the kernel that XNORKIT_KERNEL
  * names or this machine prefers. */
@@ -219,14 +244,29 @@ XK_API int32_t xk_lookup(int64_t rows, int64_t inputs, int64_t outputs, const fl
                          size_t weights_bytes, float* y, const xk_parallel* parallel);
 
 /* Convolutions whose input stays float: y = s scale[c] + bias[c], s the sum of x over the set bits of filter c's window less
- * that over the others. x is [batch][channels][height][width], y [batch][out_channels][out_height][out_width]; scale and
+ * that over the others; with two `planes` of bits, those of the first plane's filters first, the mean of both sums, so that
+ * weights are -1, 0 and 1. x is [batch][channels][height][width], y [batch][out_channels][out_height][out_width]; scale and
  * bias are [out_channels], or NULL: 1, and 0. Weights are made of dense ones for the kernel that XNORKIT_KERNEL names or
  * this machine prefers. */
-XK_API int32_t xk_sign_conv_size(const xk_conv_shape* shape, size_t* bytes);
-XK_API int32_t xk_sign_conv_pack(const xk_conv_shape* shape, const uint8_t* dense, size_t dense_bytes, void* weights,
-                                 size_t bytes);
+XK_API int32_t xk_sign_conv_size(const xk_conv_shape* shape, int32_t planes, size_t* bytes);
+XK_API int32_t xk_sign_conv_pack(const xk_conv_shape* shape, int32_t planes, const uint8_t* dense, size_t dense_bytes,
+                                 void* weights, size_t bytes);
 XK_API int32_t xk_sign_conv(const xk_conv_shape* shape, const float* x, const void* weights, size_t weights_bytes,
                             const float* scale, const float* bias, float* y, const xk_parallel* parallel);
+
+/* The places of a transposed convolution's outputs: row r of phase i is row `first` + (r - `skip`) step_h of y, an image of
+ * height times width, of (first, skip) in rows[i], step_h of them; columns alike. Each row of y is in one phase. */
+typedef struct xk_interleave {
+  int64_t height, width, step_h, step_w;
+  const int64_t (*rows)[2];
+  const int64_t (*columns)[2];
+} xk_interleave;
+
+/* A transposed convolution as one convolution of all phases, whose output channels are [step_h][channels of y][step_w], of one
+ * group: y is [batch][its channels][height][width]. scale and bias are those of its channels. */
+XK_API int32_t xk_sign_conv_transposed(const xk_conv_shape* shape, const xk_interleave* places, const float* x,
+                                       const void* weights, size_t weights_bytes, const float* scale, const float* bias,
+                                       float* y, const xk_parallel* parallel);
 /* 1 where some kernel of this machine permutes 16 floats, else 0: with fewer, a convolution of floats is as fast. So it is
  * with less than 128 channels a group, with less than 512 look-ups of a sum of four channels (taps times filters of a group,
  * over the strides), and with less than 512 products an output. */

@@ -7,6 +7,7 @@ threads from the OpenMP pool that torch has already started.
 import ctypes
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -300,6 +301,72 @@ def levels_of_codes(codes: Tensor, count: int, bits: int, levels: Tensor, scale:
     return values
 
 
+class Levels(NamedTuple):
+    """A layer whose input and weights have a few even levels, as ``xk_level_layer`` has it.
+
+    Attributes:
+        input_bits: 0 of signs.
+        weights: of :func:`prepare_weights`, the planes of a group one after the other.
+        totals: int32 (out, kh + 1, kw + 1), what the weights above and left of a tap add up to.
+        divisor: of the sums.
+        scale: float32, one value or one an output, which multiplies what is divided, or None.
+        bias: (out,) or None.
+    """
+
+    input_bits: int
+    weight_bits: int
+    weights: Tensor
+    totals: Tensor
+    divisor: int
+    scale: Tensor | None
+    bias: Tensor | None
+
+
+def _level_layer(layer: Levels, geometry: ConvGeometry) -> library.LevelLayer:
+    """The library's view of a layer."""
+    w, scale, out, (kh, kw) = layer.weights, layer.scale, geometry.out_channels, geometry.kernel
+    return library.LevelLayer(
+        layer.input_bits,
+        layer.weight_bits,
+        _address("weights", w, torch.uint8, (w.numel(),)),
+        w.numel(),
+        _address("totals", layer.totals, torch.int32, (out, kh + 1, kw + 1)),
+        layer.divisor,
+        None if scale is None else _address("scale", scale, torch.float32, scale.shape),
+        0 if scale is None else scale.numel(),
+        _values("bias", layer.bias, out),
+    )
+
+
+def bind_level_conv(x: Tensor, layer: Levels, geometry: ConvGeometry) -> tuple[Call, Tensor]:
+    """The layer, a convolution of this geometry, of inputs like ``x``, and an empty result of it.
+
+    x is floats (N, C, H, W) in rows of pixels; see :func:`bind_conv2d`.
+    """
+    batch, _, height, width = x.shape
+    _address("x", x, torch.float32, (batch, geometry.channels, height, width))
+    shape, sizes = _checked_shape(geometry, batch, height, width)
+    run, size = library.loaded().xk_level_conv, ctypes.byref(shape)
+    of_layer = ctypes.byref(_level_layer(layer, geometry))
+
+    def call(x: int, result: int) -> None:
+        library.check(run(size, of_layer, x, result, library.parallel()))
+
+    return call, _empty_output(geometry.out_channels, sizes, "float32", "nchw")
+
+
+def bind_level_linear(x: Tensor, layer: Levels, geometry: ConvGeometry) -> tuple[Call, Tensor]:
+    """The same of a linear layer, of floats (rows, C): to (rows, C')."""
+    inputs, outputs, rows = geometry.channels, geometry.out_channels, len(x)
+    _address("x", x, torch.float32, (rows, inputs))
+    run, of_layer = library.loaded().xk_level_linear, ctypes.byref(_level_layer(layer, geometry))
+
+    def call(x: int, result: int) -> None:
+        library.check(run(rows, inputs, outputs, of_layer, x, result, library.parallel()))
+
+    return call, torch.empty((rows, outputs), dtype=torch.float32)
+
+
 # Layers whose input stays float.
 
 
@@ -320,26 +387,88 @@ def look_up(x: Tensor, weights: Tensor, outputs: int) -> Tensor:
     return y
 
 
-def prepare_sign_conv(dense: Tensor, geometry: ConvGeometry) -> Tensor:
-    """Dense weights, uint8 (out, bytes), for :func:`sign_conv2d`: uint8 (bytes,), with a header of their own."""
-    packing.check_weights(dense, geometry.filters)
-    source = _address("weights", dense, torch.uint8, dense.shape)
-    return _prepared("xk_sign_conv", (ctypes.byref(_shape(geometry, 0, 0, 0)),), (source, dense.numel()))
+def prepare_sign_conv(planes: list[Tensor], geometry: ConvGeometry) -> Tensor:
+    """Weights of :func:`bind_sign_conv2d`: uint8 (bytes,), with a header of their own.
+
+    ``planes`` are dense weights, uint8 (out, bytes): one of signs, or two whose mean a weight of -1, 0 and 1 is.
+    """
+    for dense in planes:
+        packing.check_weights(dense, geometry.filters)
+    both = torch.cat(planes)
+    source = _address("weights", both, torch.uint8, both.shape)
+    shape = ctypes.byref(_shape(geometry, 0, 0, 0))
+    return _prepared("xk_sign_conv", (shape, len(planes)), (source, both.numel()))
+
+
+def bind_sign_conv2d(
+    x: Tensor, weights: Tensor, geometry: ConvGeometry, scale: Tensor | None = None, bias: Tensor | None = None
+) -> tuple[Call, Tensor]:
+    """Floats like ``x``, (N, C, H, W) in rows of pixels, convolved with weights of :func:`prepare_sign_conv`, times
+    ``scale`` (out,), plus ``bias``, and an empty result; see :func:`bind_conv2d`.
+    """
+    batch, _, height, width = x.shape
+    _address("x", x, torch.float32, (batch, geometry.channels, height, width))
+    shape, out = _checked_shape(geometry, batch, height, width)
+    prepared, count = _address("weights", weights, torch.uint8, (weights.numel(),)), weights.numel()
+    scales, biases = (_values(n, end, geometry.out_channels) for n, end in (("scale", scale), ("bias", bias)))
+    run, size = library.loaded().xk_sign_conv, ctypes.byref(shape)
+
+    def call(x: int, result: int) -> None:
+        library.check(run(size, x, prepared, count, scales, biases, result, library.parallel()))
+
+    return call, _empty_output(geometry.out_channels, out, "float32", "nchw")
+
+
+class Interleave(NamedTuple):
+    """Where the results of a transposed convolution go that is one convolution of all its phases.
+
+    Attributes:
+        rows, columns: of each phase the first output, and the result of the convolution that belongs there.
+    """
+
+    rows: tuple[tuple[int, int], ...]
+    columns: tuple[tuple[int, int], ...]
+
+
+def bind_sign_conv_transposed2d(
+    x: Tensor,
+    weights: Tensor,
+    geometry: ConvGeometry,
+    places: Interleave,
+    size: tuple[int, int],
+    scale: Tensor | None,
+    bias: Tensor | None,
+) -> tuple[Call, Tensor]:
+    """:func:`bind_sign_conv2d` to an output of ``size``, in which the filters, (rows' phases, C', columns'
+    phases), lie interleaved.
+    """
+    batch, _, height, width = x.shape
+    _address("x", x, torch.float32, (batch, geometry.channels, height, width))
+    shape, _ = _checked_shape(geometry, batch, height, width)
+    prepared, count = _address("weights", weights, torch.uint8, (weights.numel(),)), weights.numel()
+    out = geometry.out_channels // (len(places.rows) * len(places.columns))
+    scales, biases = (_values(name, end, out) for name, end in (("scale", scale), ("bias", bias)))
+    rows, columns = (_pairs(phases) for phases in places)
+    whole = library.Interleave(*size, len(rows) // 2, len(columns) // 2, *map(ctypes.addressof, (rows, columns)))
+    of_places, run = ctypes.byref(whole), library.loaded().xk_sign_conv_transposed
+    of_shape, kept = ctypes.byref(shape), (rows, columns)
+
+    def call(x: int, result: int, _kept: object = kept) -> None:
+        library.check(run(of_shape, of_places, x, prepared, count, scales, biases, result, library.parallel()))
+
+    return call, torch.empty((batch, out, *size), dtype=torch.float32)
+
+
+def _pairs(phases: tuple[tuple[int, int], ...]) -> ctypes.Array:
+    numbers = [number for pair in phases for number in pair]
+    return (ctypes.c_int64 * len(numbers))(*numbers)
 
 
 def sign_conv2d(
     x: Tensor, weights: Tensor, geometry: ConvGeometry, scale: Tensor | None = None, bias: Tensor | None = None
 ) -> Tensor:
-    """Floats (N, C, H, W) convolved with signs of :func:`prepare_sign_conv`, times ``scale`` (out,), plus ``bias``."""
-    batch, _, height, width = x.shape
-    source = _address("x", x, torch.float32, (batch, geometry.channels, height, width))
-    shape, out = _checked_shape(geometry, batch, height, width)
-    prepared, count = _address("weights", weights, torch.uint8, (weights.numel(),)), weights.numel()
-    ends = [_values(name, end, geometry.out_channels) for name, end in (("scale", scale), ("bias", bias))]
-    y = _empty_output(geometry.out_channels, out, "float32", "nchw")
-    rest = (*ends, y.data_ptr(), library.parallel())
-    library.call("xk_sign_conv", ctypes.byref(shape), source, prepared, count, *rest)
-    return y
+    """:func:`bind_sign_conv2d`, called."""
+    return _called(x, *bind_sign_conv2d(x, weights, geometry, scale, bias))
 
 
 def sign_conv_is_fast() -> bool:

@@ -78,6 +78,28 @@ class Output(ctypes.Structure):
     ]
 
 
+class Interleave(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("height", "width", "step_h", "step_w")),
+        ("rows", ctypes.c_void_p),
+        ("columns", ctypes.c_void_p),
+    ]
+
+
+class LevelLayer(ctypes.Structure):
+    _fields_ = [
+        ("input_bits", ctypes.c_int32),
+        ("weight_bits", ctypes.c_int32),
+        ("weights", ctypes.c_void_p),
+        ("weights_bytes", ctypes.c_size_t),
+        ("totals", ctypes.c_void_p),
+        ("divisor", ctypes.c_float),
+        ("scale", ctypes.c_void_p),
+        ("scales", ctypes.c_int64),
+        ("bias", ctypes.c_void_p),
+    ]
+
+
 class _Parallel(ctypes.Structure):
     _fields_ = [("run", ctypes.c_void_p), ("context", ctypes.c_void_p)]
 
@@ -113,12 +135,15 @@ _SIGNATURES = {
     "xk_max_pool_float": [POINTER] * 4,
     "xk_average_pool": [POINTER] * 4,
     "xk_levels": [POINTER, *[ctypes.c_int64] * 2, ctypes.c_int32, *[POINTER] * 4],
+    "xk_level_conv": [POINTER] * 5,
+    "xk_level_linear": [*[ctypes.c_int64] * 3, *[POINTER] * 4],
     "xk_lookup_size": [ctypes.c_int64, ctypes.c_int64, POINTER],
     "xk_lookup_pack": [ctypes.c_int64, ctypes.c_int64, POINTER, SIZE, POINTER, SIZE],
     "xk_lookup": [*[ctypes.c_int64] * 3, POINTER, POINTER, SIZE, POINTER, POINTER],
-    "xk_sign_conv_size": [POINTER] * 2,
-    "xk_sign_conv_pack": [POINTER, POINTER, SIZE, POINTER, SIZE],
+    "xk_sign_conv_size": [POINTER, ctypes.c_int32, POINTER],
+    "xk_sign_conv_pack": [POINTER, ctypes.c_int32, POINTER, SIZE, POINTER, SIZE],
     "xk_sign_conv": [*[POINTER] * 3, SIZE, *[POINTER] * 4],
+    "xk_sign_conv_transposed": [*[POINTER] * 4, SIZE, *[POINTER] * 4],
     "xk_sign_conv_is_fast": [],
     "xk_int8_size": [POINTER] * 2,
     "xk_int8_pack": [POINTER, POINTER, SIZE, ctypes.c_int32, POINTER, SIZE],

@@ -6,8 +6,9 @@ whatever else there is no kernel for.
 """
 
 import math
+import operator
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,17 +19,39 @@ from .. import kernels, packing
 from ..binary.layers import BinaryLayer, plain_class
 from ..binary.quantized_layer import QuantizedLayer
 from ..kept_bits import is_transformed
+from ..kernels.cpu import Call
 from ..scheme import QuantizedWeight
 from . import ops
 from .layers import PackedLayer
-from .lookup import LookedUp, SignConv, computes_here, convolves_signs, has_lookup, most_rows
+from .lookup import MOST_PIXELS_OF_TWO, LookedUp, SignConv, computes_here, has_lookup, has_sign_conv, most_rows
+from .ops import BoundCall, BoundModule
 from .planes import LayerPlanes, has_planes
 from .state import form_problems
 
 _EXPANDS = "expands its weight at each call"
 
 
-class ExpandedLayer(QuantizedLayer):
+class Parts(NamedTuple):
+    """What a layer computes with, of which a call that is bound has the addresses."""
+
+    codes: Tensor
+    scale: Tensor | None
+    bias: Tensor | None
+    threshold: Tensor | None
+    held: LayerPlanes | LookedUp | SignConv | None  # and what was made of the codes, which has to live
+
+    @classmethod
+    def of(cls, layer: "ExpandedLayer") -> "Parts":
+        buffers, parameters = layer._buffers, layer._parameters
+        codes = cast(Tensor, buffers["weight_codes"])
+        return cls(codes, buffers["weight_scale"], parameters.get("bias"), parameters.get("threshold"), layer._on_bits)
+
+    def are_of(self, layer: "ExpandedLayer") -> bool:
+        """Whether a layer has these: the same tensors, not equal ones."""
+        return all(map(operator.is_, self, Parts.of(layer)))
+
+
+class ExpandedLayer(QuantizedLayer, BoundModule):
     """The evaluation forward of a binary layer, of any kind, with a weight that is computed from codes.
 
     Buffers:
@@ -90,6 +113,19 @@ class ExpandedLayer(QuantizedLayer):
         """Why the state under ``prefix`` is not one of this layer; what is missing is no problem here."""
         return list(form_problems(self, state_dict, prefix))
 
+    def compute(self, x: Tensor, output_scale: Tensor | None, *args) -> Tensor:
+        found = self._binding(x) if output_scale is None and not args and _is_plain(x) else None
+        if found is None:
+            return super().compute(x, output_scale, *args)
+        call, y = found
+        call(x.data_ptr(), y.data_ptr())
+        return y
+
+    def _binding(self, x: Tensor) -> tuple[Call, Tensor] | None:
+        """What computes all of the layer on inputs like ``x``, less the threshold, in one call, and an empty result."""
+        held = self._bits()
+        return None if isinstance(held, LookedUp) else held.bind(self, x, self.weight_scale)
+
     def product(self, x: Tensor, *args) -> tuple[Tensor, Tensor | None]:
         if args or not _is_plain(x):
             return super().product(x, *args)
@@ -98,7 +134,7 @@ class ExpandedLayer(QuantizedLayer):
         return super().product(x) if y is None else (y, self.weight_scale)
 
     def scaled_product(self, x: Tensor, *args) -> Tensor:
-        held = self._bits() if _is_plain(x) else None
+        held = self._bits() if not args and _is_plain(x) else None
         y = held.compute(self, x, self.weight_scale) if isinstance(held, SignConv) else None
         return super().scaled_product(x, *args) if y is None else y
 
@@ -114,8 +150,8 @@ class ExpandedLayer(QuantizedLayer):
         if held is None or held.codes is not self.weight_codes:
             if has_lookup(self):
                 held = LookedUp(self, self.weight_codes, self.code_bits, self.weight_levels)
-            elif convolves_signs(self):
-                held = SignConv(self, self.weight_codes, self.weight_levels)
+            elif has_sign_conv(self, self.weight_levels):
+                held = SignConv(self, self.weight_codes)
             else:
                 held = LayerPlanes(self, self.weight_codes)
             self._on_bits, self._kept = held, None
@@ -147,8 +183,15 @@ class ExpandedLayer(QuantizedLayer):
         return values.reshape(self.filter_shape)
 
     def forward(self, input: Tensor, *args, **kwargs) -> Tensor:
+        bound, alone = self.bound, not args and not kwargs
+        if bound is not None and alone and bound.takes(input) and bound.of.are_of(self):
+            return bound(input)
         ops.refuse_gradient(input)
-        return super().forward(input, *args, **kwargs)
+        y = super().forward(input, *args, **kwargs)
+        if alone and _is_plain(input) and not self.scheme.scales_output and self.comes_again(input):
+            found = self._binding(input) if self.threshold is None else None
+            self.bound = None if found is None else BoundCall(found[0], input, y, Parts.of(self))
+        return y
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         padding = self.padding
@@ -166,14 +209,14 @@ class ExpandedLayer(QuantizedLayer):
             start = torch.empty_like(saved, device=self.weight_levels.device)
             self.threshold = nn.Parameter(start, requires_grad=False)
         super()._load_from_state_dict(state_dict, prefix, *rest)
-        self._on_bits = self._kept = None  # the codes are the same tensor with other values
+        self._on_bits = self._kept = self.bound = None  # the codes are the same tensor with other values
 
     def _apply(self, fn, recurse=True):
-        self._on_bits = self._kept = None
+        self._on_bits = self._kept = self.bound = None
         return super()._apply(fn, recurse)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_on_bits": None, "_kept": None}
+        return {**super().__getstate__(), "_on_bits": None, "_kept": None}
 
     def extra_repr(self) -> str:
         options = self.kind.float_class.extra_repr(self)
@@ -208,8 +251,9 @@ def _computing(layer: ExpandedLayer) -> str:
     """How it computes on bits; "" where it does not."""
     if has_lookup(layer):
         return f"looks sums up by its bits, of up to {most_rows(layer.code_bits)} rows"
-    if convolves_signs(layer) and computes_here(layer.weight_codes):
-        return "looks sums up by its bits"
+    if has_sign_conv(layer, layer.weight_levels) and computes_here(layer.weight_codes):
+        limit = f", of up to {MOST_PIXELS_OF_TWO} outputs of a filter" if layer.code_bits > 1 else ""
+        return "looks sums up by its bits" + limit
     return "computes on bits, plane by plane" if has_planes(layer) else ""
 
 

@@ -10,6 +10,7 @@ A *form* holds a layer's weights bit by bit, ``sum_j 2^j t_j`` with signs t_j, a
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol, cast
 
@@ -98,10 +99,16 @@ class Flat:
     def __init__(self, layer: QuantizedLayer, weights: Tensor):
         geometry, _ = conv2d_form(layer)
         filters = weights.reshape(geometry.filters)
+        self.geometry = geometry
         self.planes = BitPlanes.of(filters, layer.scheme.weight_bits, geometry)
         self.totals = filters.sum(1, keepdim=True)
         self.backend = self.planes.weights.backend
         self.weighted_sums = self.planes.weighted_sums
+
+    @functools.cached_property
+    def totals_before(self) -> Tensor:
+        """What the weights of a filter above and left of a tap add up to, int32 (out, kh + 1, kw + 1)."""
+        return F.pad(self.totals.squeeze(1).to(torch.int32), (1, 0, 1, 0)).cumsum(1).cumsum(2).to(torch.int32)
 
     def inside_sums(self, size: torch.Size) -> Tensor:
         g = self.planes.geometry

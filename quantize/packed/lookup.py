@@ -6,11 +6,12 @@ a time: of their 16 sums with signs, which are formed once a row, each filter ta
 to. It reads a bit a weight from memory, where an expanded weight is written and read with 32.
 
 Convolutions whose weights are signs (:class:`SignConv`): the sums are those of four channels of a pixel, which all
-filters and all taps that meet the pixel look up.
+filters and all taps that meet the pixel look up. A weight of -1, 0 and 1 is the mean of two signs, and looks the same
+sums up twice; the phases of a transposed convolution are filters of one that is not (:class:`Interleaved`).
 """
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -18,8 +19,11 @@ from torch import Tensor
 from .. import kernels, packing
 from ..binary.conv2d_form import conv2d_form, from_batch, to_batch
 from ..binary.quantized_layer import QuantizedLayer
-from ..kernels import cpu
+from ..kernels import ConvGeometry, cpu
+from ..kernels.geometry import Pair
 from ..scheme import FLOAT_BITS
+from ..ste import plus_minus
+from .forms import phases
 from .ops import layout_of
 from .planes import pads_with_zeros
 
@@ -29,6 +33,8 @@ SLOW = {"scalar": 4, "neon": 4}  # the same of kernels that look up one by one
 # With fewer channels in a group, fewer look-ups of a sum of four of them, or fewer products in an output, a convolution
 # of floats is as fast.
 _LEAST_CHANNELS, _LEAST_LOOKUPS, _LEAST_PRODUCTS = 128, 512, 512
+# Two planes look up twice as often: with more outputs of a filter, expanding the weight is paid for.
+MOST_PIXELS_OF_TWO = 400
 
 
 def most_rows(bits: int, kernel: str = "") -> int:
@@ -106,44 +112,158 @@ def has_lookup(layer: QuantizedLayer) -> bool:
 
 
 class SignConv:
-    """What a convolution of floats that stores signs computes with.
+    """What a convolution of floats that stores signs, or signs and zeros, computes with.
 
     Attributes:
         codes: of the weight that this was made of.
         weights: None where the layer has to expand it.
+        most_pixels: up to how many outputs of a filter it looks up; None: any number.
     """
 
-    def __init__(self, layer: QuantizedLayer, codes: Tensor, levels: Tensor):
+    def __init__(self, layer: QuantizedLayer, codes: Tensor):
         self.codes = codes
-        self.geometry, _ = conv2d_form(layer)
+        self.places: Interleaved | None = None
+        if layer.transposed:
+            self.places = Interleaved(layer)
+            self.geometry = self.places.geometry
+        else:
+            self.geometry, _ = conv2d_form(layer)
+        self.out_channels = layer.out_channels
         self.weights: Tensor | None = None
-        even = EvenLevels.of(levels) if computes_here(codes) else None
-        if even is not None and even.are_signs:
-            g = self.geometry
-            signs = packing.bytes_to_bits(codes, math.prod(g.filters[1:])).reshape(g.filters)
-            self.weights = cpu.prepare_sign_conv(packing.pack_weights(signs.float() - 0.5), g)
+        self.most_pixels: int | None = None
+        planes = _mean_planes(layer.quantized_weight().values) if computes_here(codes) else None
+        if planes is not None:
+            filters = self.places.filters if self.places else lambda plane: plane.reshape(self.geometry.filters)
+            dense = [packing.pack_weights(plus_minus(filters(plane), torch.float32)) for plane in planes]
+            self.weights = cpu.prepare_sign_conv(dense, self.geometry)
+            self.most_pixels = MOST_PIXELS_OF_TWO if len(planes) > 1 else None
+
+    def bind(self, layer: QuantizedLayer, x: Tensor, scale: Tensor | None) -> tuple[cpu.Call, Tensor] | None:
+        """The layer on inputs like ``x`` as one call of the library, see :meth:`.planes.LayerPlanes.bind`."""
+        batch = self._batch(layer, x)
+        if self.weights is None or batch is None:
+            return None
+        if not all(t is None or t.is_contiguous() for t in (batch, scale, layer.bias)):
+            return None
+        if scale is not None and scale.numel() != self.out_channels:
+            return None
+        call, y = self._call(batch, None if scale is None else scale.view(-1), layer.bias)
+        return call, from_batch(layer, y, x)
 
     def compute(self, layer: QuantizedLayer, x: Tensor, scale: Tensor | None) -> Tensor | None:
         """The layer's operation on ``x``, times the scale of its weight; None where it has to expand it."""
-        dims, g = len(layer.kernel_size), self.geometry
-        if self.weights is None or x.dim() not in (dims + 1, dims + 2) or x.shape[-1 - dims] != g.channels:
+        batch = self._batch(layer, x)
+        if self.weights is None or batch is None:
             return None
-        batch = to_batch(layer, x)
-        factor = None if scale is None else scale.reshape(-1).expand(g.out_channels).contiguous()
-        y = cpu.sign_conv2d(batch.contiguous(), self.weights, g, factor, layer.bias)
+        image = batch.contiguous()
+        factor = None if scale is None else scale.reshape(-1).expand(self.out_channels).contiguous()
+        call, y = self._call(image, factor, layer.bias)
+        call(image.data_ptr(), y.data_ptr())
         if layout_of(batch) == "nhwc":  # as torch's convolution does
             y = y.contiguous(memory_format=torch.channels_last)
         return from_batch(layer, y, x)
 
+    def _call(self, batch: Tensor, scale: Tensor | None, bias: Tensor | None) -> tuple[cpu.Call, Tensor]:
+        weights = cast(Tensor, self.weights)
+        if self.places is None:
+            return cpu.bind_sign_conv2d(batch, weights, self.geometry, scale, bias)
+        height, width = batch.shape[2:]
+        size = self.places.output_size(height, width)
+        return cpu.bind_sign_conv_transposed2d(batch, weights, self.geometry, self.places.places, size, scale, bias)
+
+    def _batch(self, layer: QuantizedLayer, x: Tensor) -> Tensor | None:
+        """``x`` as images; None where it has more outputs, or not the shape of an input: torch says what is wrong."""
+        dims = len(layer.kernel_size)
+        if x.dim() not in (dims + 1, dims + 2) or x.shape[-1 - dims] != self.geometry.channels:
+            return None
+        batch = to_batch(layer, x)
+        pixels = len(batch) * math.prod(self.geometry.output_size(*batch.shape[2:]))
+        return batch if self.most_pixels is None or pixels <= self.most_pixels else None
+
+
+class Interleaved:
+    """A transposed convolution as one convolution, of the filters of all its phases, see :func:`.forms.phases`.
+
+    Each phase has as many taps, and all see the same rows of zeros around the image, so that some results are nobody's.
+
+    Attributes:
+        geometry: of the convolution.
+        places: of its results in the output.
+    """
+
+    def __init__(self, layer: QuantizedLayer):
+        lead = (1,) * (2 - len(layer.kernel_size))
+        none = (0,) * len(lead)
+        self.sizes = list(
+            zip(
+                (*lead, *layer.kernel_size),
+                (*lead, *layer.stride),
+                (*none, *layer.padding),
+                (*none, *layer.output_padding),
+                strict=True,
+            )
+        )
+        self.phases = [list(phases(*sizes)) for sizes in self.sizes]
+        before, after = ([max(getattr(p, side) for p in axis) for axis in self.phases] for side in ("before", "after"))
+        rows, columns = (
+            tuple((p.first, p.skip + zeros - p.before) for p in axis)
+            for axis, zeros in zip(self.phases, before, strict=True)
+        )
+        self.places = cpu.Interleave(rows, columns)
+        self.geometry = ConvGeometry(
+            layer.in_channels,
+            layer.out_channels * len(rows) * len(columns),
+            cast(Pair, tuple(len(axis[0].taps) for axis in self.phases)),
+            padding=cast(tuple[int, int, int, int], (*before, *after)),
+        )
+
+    def filters(self, of_layer: Tensor) -> Tensor:
+        """The filters of the convolution, (phases out, in, taps, taps)."""
+        (kh, *_), (kw, *_) = self.sizes
+        whole, (rows, columns) = of_layer.reshape(*of_layer.shape[:2], kh, kw), self.phases
+        of_columns = torch.stack([whole[..., column.taps] for column in columns], 1)  # they are neighbours in memory
+        return torch.cat([of_columns[..., row.taps, :] for row in rows]).flatten(0, 1)
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        each = zip((height, width), self.sizes, strict=True)
+        rows, columns = ((n - 1) * stride - 2 * padding + kernel + more for n, (kernel, stride, padding, more) in each)
+        return rows, columns
+
+
+def _mean_planes(values: Tensor) -> list[Tensor] | None:
+    """Filters of -1, 0 and 1 as the mean of two planes of signs, true where +1, or as one; None of others."""
+    if values.dtype is not torch.float32 or not bool(((values == 0) | (values.abs() == 1)).all()):
+        return None
+    return [values >= 0, values > 0] if bool((values == 0).any()) else [values > 0]
+
 
 def convolves_signs(layer: QuantizedLayer) -> bool:
     """Whether a layer with a weight of one bit is a convolution of floats that is faster with looked up sums."""
-    signs = layer.scheme.input_bits == FLOAT_BITS and layer.scheme.weight_bits == 1
-    if not signs or layer.transposed or len(layer.kernel_size) not in (1, 2) or not pads_with_zeros(layer):
+    return layer.scheme.weight_bits == 1 and not layer.transposed and _is_large(layer)
+
+
+def has_sign_conv(layer: QuantizedLayer, levels: Tensor) -> bool:
+    """The same of all that :class:`SignConv` takes: also of a transposed one, and of a weight of -1, 0 and 1, as the
+    ``levels`` of its codes say.
+    """
+    bits = layer.scheme.weight_bits
+    return _is_large(layer) and (bits == 1 or (bits == 2 and levels[:3].tolist() == [-1.0, 0.0, 1.0]))
+
+
+def _is_large(layer: QuantizedLayer) -> bool:
+    """Whether a layer is a convolution of floats, and large enough that forming tables of sums is worth it."""
+    if layer.scheme.input_bits != FLOAT_BITS or len(layer.kernel_size) not in (1, 2) or not pads_with_zeros(layer):
         return False
-    channels, taps = layer.in_channels // layer.groups, math.prod(layer.kernel_size)
-    lookups = layer.out_channels // layer.groups * taps / math.prod(layer.stride)
-    return channels >= _LEAST_CHANNELS and lookups >= _LEAST_LOOKUPS and channels * taps >= _LEAST_PRODUCTS
+    channels, taps, strides = layer.in_channels // layer.groups, math.prod(layer.kernel_size), math.prod(layer.stride)
+    filters = layer.out_channels // layer.groups
+    if not layer.transposed:
+        lookups, products = filters * taps / strides, channels * taps
+    else:  # a phase has a part of the taps, and all look up the same sums
+        divides = all(k % s == 0 for k, s in zip(layer.kernel_size, layer.stride, strict=True))
+        if layer.groups > 1 or max(layer.dilation) > 1 or not divides:
+            return False
+        lookups, products = filters * taps, channels * taps // strides
+    return channels >= _LEAST_CHANNELS and lookups >= _LEAST_LOOKUPS and products >= _LEAST_PRODUCTS
 
 
 def computes_here(codes: Tensor) -> bool:

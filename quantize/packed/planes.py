@@ -20,8 +20,8 @@ from torch import Tensor
 from ..binary.adapters import no_padding
 from ..binary.conv2d_form import from_batch, to_batch
 from ..binary.quantized_layer import QuantizedLayer
-from ..kernels import Binarize
-from .forms import Form, form_of
+from ..kernels import Binarize, cpu
+from .forms import Flat, Form, form_of
 
 MOST_PLANES = 8  # of a convolution: with more, one of floats is faster
 MOST_BITS = 4
@@ -57,6 +57,27 @@ class LayerPlanes:
         else:
             y = self._of_levels(self.form, layer.scheme.input(batch, layer), bits)
         return from_batch(layer, y, x)
+
+    def bind(self, layer: QuantizedLayer, x: Tensor, scale: Tensor | None) -> tuple[cpu.Call, Tensor] | None:
+        """All of the layer on inputs like ``x``, less the threshold, as one call of the library, and an empty result.
+
+        None where it takes more than one. ``scale`` is the weight's.
+        """
+        form, scheme = self.form, layer.scheme
+        if not isinstance(form, Flat) or form.backend is not cpu:
+            return None
+        if not all(t is None or (t.dtype is torch.float32 and t.is_contiguous()) for t in (x, scale, layer.bias)):
+            return None
+        bits = 0 if scheme.signed_input else scheme.input_bits or 0
+        divisor = self.largest * max(2**bits - 1, 1)
+        levels = cpu.Levels(
+            bits, scheme.weight_bits, form.planes.weights.data, form.totals_before, divisor, scale, layer.bias
+        )
+        if not layer.kernel_size:
+            call, y = cpu.bind_level_linear(x.reshape(-1, x.shape[-1]), levels, form.geometry)
+            return call, y.view(*x.shape[:-1], -1)
+        call, y = cpu.bind_level_conv(to_batch(layer, x), levels, form.geometry)
+        return call, from_batch(layer, y, x)
 
     def _of_levels(self, form: Form, batch: Tensor, bits: int) -> Tensor:
         """Of floats of ``bits`` bits in 0 to 1."""

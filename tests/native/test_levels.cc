@@ -131,7 +131,7 @@ class LevelProblem {
     return {input_, weight(), {"depth", 0, d.kernel, d.stride, d.dilation, d.before, d.after}, window(), end_};
   }
 
-  std::vector<float> expected() const {
+  std::vector<float> expected(float divisor = 1) const {
     const Volume::Size out = layer_.out_size();
     std::vector<float> y;
     for (int64_t n = 0; n < layer_.batch; ++n)
@@ -140,7 +140,8 @@ class LevelProblem {
           for (int64_t row = 0; row < out[1]; ++row)
             for (int64_t column = 0; column < out[2]; ++column) {
               const size_t at = static_cast<size_t>(o);
-              y.push_back(static_cast<float>(sum(n, o, {depth, row, column})) * end_.scale[at] + end_.bias[at]);
+              const float sum = static_cast<float>(this->sum(n, o, {depth, row, column}));
+              y.push_back(sum / divisor * end_.scale[at] + end_.bias[at]);
             }
     return y;
   }
@@ -170,7 +171,56 @@ class LevelProblem {
     return y;
   }
 
+  // What xk_level_conv or xk_level_linear writes.
+  std::vector<float> found_by_function(bool rows, float divisor, const xk_parallel* parallel) const {
+    xk_conv_shape shape = window();
+    shape.batch = layer_.batch, shape.channels = layer_.groups * layer_.channels, shape.out_channels = layer_.outputs;
+    shape.height = layer_.rows.size, shape.width = layer_.columns.size, shape.groups = layer_.groups;
+    const std::vector<char> weights = weights_of_planes(shape);
+    const std::vector<int32_t> totals = totals_before();
+    const xk_level_layer layer{input_.bits, weight_bits_, weights.data(), weights.size(), totals.data(), divisor,
+                               end_.scale.data(), layer_.outputs, end_.bias.data()};
+    const Volume::Size out = layer_.out_size();
+    std::vector<float> y(static_cast<size_t>(layer_.batch * layer_.outputs * product(out)), NAN);
+    if (rows) xk::check_call(xk_level_linear(layer_.batch, shape.channels, layer_.outputs, &layer, x_.data(), y.data(), parallel));
+    else xk::check_call(xk_level_conv(&shape, &layer, x_.data(), y.data(), parallel));
+    return y;
+  }
+
  private:
+  // The bits of all planes as filters, plane by plane inside a group, for the kernel of this machine.
+  std::vector<char> weights_of_planes(xk_conv_shape shape) const {
+    const int64_t bytes = (layer_.filter_bits() + 7) / 8, a_group = layer_.outputs / layer_.groups;
+    std::vector<uint8_t> dense;
+    for (int64_t group = 0; group < layer_.groups; ++group)
+      for (int j = 0; j < weight_bits_; ++j) {
+        const auto from = dense_.begin() + (j * layer_.outputs + group * a_group) * bytes;
+        dense.insert(dense.end(), from, from + a_group * bytes);
+      }
+    shape.batch = shape.height = shape.width = 0, shape.out_channels *= weight_bits_;
+    size_t count = 0;
+    xk::check_call(xk_weights_size(&shape, nullptr, &count));
+    std::vector<char> weights(count);
+    xk::check_call(xk_weights_pack(&shape, nullptr, dense.data(), dense.size(), weights.data(), count));
+    return weights;
+  }
+
+  std::vector<int32_t> totals_before() const {
+    const int64_t height = layer_.rows.kernel, width = layer_.columns.kernel;
+    std::vector<int32_t> totals;
+    for (int64_t o = 0; o < layer_.outputs; ++o)
+      for (int64_t below = 0; below <= height; ++below)
+        for (int64_t right = 0; right <= width; ++right) {
+          int64_t total = 0;
+          for (int64_t i = 0; i < below; ++i)
+            for (int64_t j = 0; j < right; ++j)
+              for (int64_t c = 0; c < layer_.channels; ++c)
+                total += weights_[static_cast<size_t>(((o * height + i) * width + j) * layer_.channels + c)];
+          totals.push_back(static_cast<int32_t>(total));
+        }
+    return totals;
+  }
+
   xk_conv_shape window() const {
     const Side &r = layer_.rows, &c = layer_.columns;
     xk_conv_shape window{};
@@ -218,7 +268,8 @@ std::string name_of(const Layer& l, int weight_bits, const Input& input) {
 
 void check_layer(const Layer& layer, int weight_bits, const Input& input, uint32_t seed) {
   const LevelProblem problem(layer, weight_bits, input, seed);
-  const std::vector<float> expected = problem.expected();
+  constexpr float kDivisor = 7;
+  const std::vector<float> expected = problem.expected(), divided = problem.expected(kDivisor);
   const bool is_image = layer.depths.size == 1 && layer.depths.kernel == 1, is_volume = !layer.transposed;
   const bool is_row = is_volume && layer.groups == 1 && product(layer.size()) == 1;
   size_t threads = 3;
@@ -229,6 +280,8 @@ void check_layer(const Layer& layer, int weight_bits, const Input& input, uint32
       if (is_image) check(problem.found(run) == expected, name);
       if (is_volume) check(problem.found_of_volumes(run) == expected, name + ", of volumes");
       if (is_row) check(problem.found_of_rows(run) == expected, name + ", linear");
+      if (is_image && is_volume) check(problem.found_by_function(false, kDivisor, run) == divided, name + ", xk_level_conv");
+      if (is_row) check(problem.found_by_function(true, kDivisor, run) == divided, name + ", xk_level_linear");
     }
   });
 }
@@ -292,6 +345,34 @@ void check_totals(const std::vector<int64_t>& rows, const std::vector<int64_t>& 
     }
   std::sort(places.begin(), places.end());
   for (size_t i = 0; i < places.size(); ++i) check(places[i] == static_cast<int64_t>(i), "each plane has a place");
+}
+
+// What the functions of the library refuse.
+void check_bad_functions() {
+  constexpr int64_t kInputs = 9, kOutputs = 2;
+  const std::vector<float> x(kInputs), scale(3, 1.0f);
+  const std::vector<int32_t> totals(4 * kOutputs);
+  std::vector<float> y(kOutputs);
+  std::vector<char> weights(64);
+  const xk_level_layer good{2, 1, weights.data(), weights.size(), totals.data(), 3, nullptr, 0, nullptr};
+  const auto called = [&](const xk_level_layer& layer) {
+    return xk_level_linear(1, kInputs, kOutputs, &layer, x.data(), y.data(), nullptr);
+  };
+  xk_level_layer bad = good;
+  fails(called(bad), "weights");  // not those of a kernel
+  bad.input_bits = 5;
+  fails(called(bad), "input_bits is 5; it must be 0 to 4");
+  bad = good, bad.weight_bits = 0;
+  fails(called(bad), "weight_bits is 0; it must be 1 to 4");
+  bad = good, bad.totals = nullptr;
+  fails(called(bad), "totals is NULL");
+  bad = good, bad.weights = nullptr;
+  fails(called(bad), "weights is NULL");
+  bad = good, bad.scale = scale.data(), bad.scales = 3;
+  fails(called(bad), "there are 3 scales of 2 outputs");
+  fails(xk_level_linear(0, kInputs, kOutputs, &good, x.data(), y.data(), nullptr), "width is 0");
+  fails(xk_level_linear(1, kInputs, kOutputs, nullptr, x.data(), y.data(), nullptr), "layer is NULL");
+  fails(xk_level_conv(nullptr, &good, x.data(), y.data(), nullptr), "shape is NULL");
 }
 
 }  // namespace
@@ -362,4 +443,5 @@ void test_bad_levels() {
   fails(xk::guarded([&] { check_sums(weight, {2}); }), "sums of their products do not fit in 32 bits");
   weight.channels = 1 << 20;
   check(xk::guarded([&] { check_sums(weight, {2}); }) == XK_OK, "sums that fit in 32 bits");
+  check_bad_functions();
 }

@@ -49,10 +49,11 @@ template <int kRows>
 XK_TARGET static void sum_signed_rows(const SignedSums& c) {
   constexpr int kFields = 10, kBits = 3, kEntries = 1 << kBits;
   __m256 sums[kRows][2][2] = {};  // [row][half of the lanes][even and odd fields]
-  for (int64_t w = 0; w < c.words; ++w) {
+  for (int64_t i = 0; i < c.words * c.planes; ++i) {
+    const int64_t w = i / c.planes;
+    const uint32_t* const weights = c.weights + i % c.planes * c.plane_pitch + w * kLanes;
     __m256i fields[2];
-    for (int h = 0; h < 2; ++h)
-      fields[h] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(c.weights + w * kLanes) + h);
+    for (int h = 0; h < 2; ++h) fields[h] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(weights) + h);
     const float* table = c.tables + w * kFields * kEntries;
 #pragma GCC unroll 10
     for (int f = 0; f < kFields; ++f, table += kEntries) {

@@ -147,21 +147,24 @@ static void dot_halves(const Tile<Half>& t) {
 }
 
 // A permutation takes an entry of 16 for each of 16 filters by the low four bits of a lane; those above do not count.
-template <int kRows>
+// Of one plane all sums stay in registers only where the compiler knows that there is one.
+template <int kRows, int kPlanes>
 XK_TARGET static void sum_signed_rows(const SignedSums& c) {
   constexpr int kFields = 8, kBits = 4, kEntries = 1 << kBits;
   __m512 sums[kRows][4] = {};  // [row][field modulo 4]
-  for (int64_t w = 0; w < c.words; ++w) {
-    __m512i fields = _mm512_loadu_si512(c.weights + w * kLanes);
-    const float* table = c.tables + w * kFields * kEntries;
+  const uint32_t* weights = c.weights;
+  for (int j = 0; j < kPlanes; ++j, weights += c.plane_pitch)
+    for (int64_t w = 0; w < c.words; ++w) {
+      __m512i fields = _mm512_loadu_si512(weights + w * kLanes);
+      const float* table = c.tables + w * kFields * kEntries;
 #pragma GCC unroll 8
-    for (int f = 0; f < kFields; ++f, table += kEntries) {
-      for (int r = 0; r < kRows; ++r)
-        sums[r][f % 4] =
-            _mm512_add_ps(sums[r][f % 4], _mm512_permutexvar_ps(fields, _mm512_loadu_ps(table + r * c.row_pitch)));
-      fields = _mm512_srli_epi32(fields, kBits);
+      for (int f = 0; f < kFields; ++f, table += kEntries) {
+        for (int r = 0; r < kRows; ++r)
+          sums[r][f % 4] =
+              _mm512_add_ps(sums[r][f % 4], _mm512_permutexvar_ps(fields, _mm512_loadu_ps(table + r * c.row_pitch)));
+        fields = _mm512_srli_epi32(fields, kBits);
+      }
     }
-  }
   for (int r = 0; r < kRows; ++r) {
     float* y = c.sums + r * kLanes;
     const __m512 sum = _mm512_add_ps(_mm512_add_ps(sums[r][0], sums[r][1]), _mm512_add_ps(sums[r][2], sums[r][3]));
@@ -171,8 +174,10 @@ XK_TARGET static void sum_signed_rows(const SignedSums& c) {
 
 void sum_signed(const SignedSums& c) {
   using Function = void (*)(const SignedSums&);
-  static constexpr Function kRows[kSignedRows] = {sum_signed_rows<1>, sum_signed_rows<2>, sum_signed_rows<3>, sum_signed_rows<4>};
-  kRows[c.rows - 1](c);
+  static constexpr Function kRows[kMostSignedPlanes][kSignedRows] = {
+      {sum_signed_rows<1, 1>, sum_signed_rows<2, 1>, sum_signed_rows<3, 1>, sum_signed_rows<4, 1>},
+      {sum_signed_rows<1, 2>, sum_signed_rows<2, 2>, sum_signed_rows<3, 2>, sum_signed_rows<4, 2>}};
+  kRows[c.planes - 1][c.rows - 1](c);
 }
 
 constexpr Microkernels kMicrokernels = [] {

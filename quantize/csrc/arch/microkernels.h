@@ -206,7 +206,7 @@ struct Packing {
   Half* planes;   // NULL, or where the output goes instead of `bits`: [half][pixel], planes `plane` apart
 };
 
-constexpr int kSignedRows = 4;
+constexpr int kSignedRows = 4, kMostSignedPlanes = 2;
 
 // Sums of floats with the signs of kLanes filters, looked up; see linear/lookup.cc.
 struct SignedSums {
@@ -215,7 +215,9 @@ struct SignedSums {
   int rows;             // 1 to kSignedRows
   const uint32_t* weights;  // [word][kLanes]: fields of bits, low first
   int64_t words;
-  float* sums;  // [row][kLanes], added to
+  float* sums;              // [row][kLanes], added to
+  int planes = 1;           // of the weights, up to kMostSignedPlanes, which look the same tables up
+  int64_t plane_pitch = 0;  // values of `weights` from one to the next
 };
 
 // The windows of an output row of a max pooling: the or of their words, and what is flipped before and after it.

@@ -58,6 +58,12 @@ Filters::Filters(const Weight& w, const std::vector<int64_t>& rows, const std::v
 Filters::Filters(const Weight& weight, const xk_conv_shape& window)
     : Filters(weight, taps_from(0, weight.kernel_h), taps_from(0, weight.kernel_w), window) {}
 
+Filters::Filters(const xk_conv_shape& layer, int planes, const void* weights, size_t bytes, const int32_t* totals)
+    : planes_(planes), a_group_(layer.out_channels / layer.groups), shape_(layer), lent_(weights), lent_bytes_(bytes),
+      lent_totals_(totals) {
+  shape_.out_channels = checked_product("the filters of all planes", {planes, layer.out_channels});
+}
+
 void Filters::make_totals(const Weight& w, const std::vector<int64_t>& rows, const std::vector<int64_t>& columns) {
   const size_t width = columns.size() + 1;
   totals_.resize(static_cast<size_t>(w.outputs) * (rows.size() + 1) * width);
@@ -76,13 +82,6 @@ void Filters::make_totals(const Weight& w, const std::vector<int64_t>& rows, con
         before[width + k + 1] = total + before[width + k] + before[k + 1] - before[k];
       }
   }
-}
-
-int32_t Filters::total(int64_t o, const Band& rows, const Band& columns) const {
-  const int64_t width = shape_.kernel_w + 1;
-  const int32_t* all = totals_.data() + o * (shape_.kernel_h + 1) * width;
-  const int32_t *top = all + rows.first * width, *bottom = all + rows.last * width;
-  return bottom[columns.last] - bottom[columns.first] - top[columns.last] + top[columns.first];
 }
 
 xk_conv_shape Filters::shape(int64_t images, int64_t height, int64_t width) const {
@@ -108,11 +107,11 @@ Weight slice_weight(const Weight& w, int64_t depth, const std::vector<int64_t>& 
   return result;
 }
 
-void check_sums(const Weight& weight, const Input& input) {
-  const int64_t largest = (int64_t{1} << weight.planes) - 1, of_input = std::max(1, input.largest());
-  if (weight.filter_bits() > INT32_MAX / (2 * largest * of_input))
+void check_sums(int64_t filter_bits, int planes, const Input& input) {
+  const int64_t largest = (int64_t{1} << planes) - 1, of_input = std::max(1, input.largest());
+  if (filter_bits > INT32_MAX / (2 * largest * of_input))
     fail(XK_INVALID_ARGUMENT, "a filter has %" PRId64 " weights; sums of their products do not fit in 32 bits",
-         weight.filter_bits());
+         filter_bits);
 }
 
 }  // namespace xk::levels

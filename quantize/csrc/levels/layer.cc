@@ -12,6 +12,8 @@ namespace xk::levels {
 
 namespace {
 
+constexpr Places kAll{0, 1, 0};
+
 int64_t floor_div(int64_t a, int64_t b) { return a / b - (a % b < 0); }
 
 // Every stride-th output of a transposed convolution, in one direction, which r of the taps make: r, r + stride, ...
@@ -57,8 +59,12 @@ struct Conv::Image {
 Conv::Conv(const Input& input, const Weight& weight, const xk_conv_shape& window, ScaleBias end)
     : input_(input), channels_(weight.groups * weight.channels), end_(std::move(end)) {
   check_sums(weight, input);
-  constexpr Places kAll{0, 1, 0};
   parts_.push_back({Filters(weight, window), kAll, kAll});
+}
+
+Conv::Conv(const Input& input, Filters filters, int64_t channels, ScaleBias end)
+    : input_(input), channels_(channels), end_(std::move(end)) {
+  parts_.push_back({std::move(filters), kAll, kAll});
 }
 
 Conv::Conv(const Input& input, const Weight& weight, const TransposedAxis& vertical, const TransposedAxis& horizontal,
@@ -175,6 +181,9 @@ Linear::Linear(const Input& input, const Weight& weight, ScaleBias end)
   check_sums(weight, input);
 }
 
+Linear::Linear(const Input& input, Filters filters, ScaleBias end)
+    : input_(input), end_(std::move(end)), filters_(std::move(filters)) {}
+
 void Linear::compute(const float* x, int64_t rows, float* y, const xk_parallel* parallel) const {
   const int64_t images = input_.planes(), outputs = static_cast<int64_t>(end_.scale.size());
   const xk_conv_shape shape = filters_.shape(1, 1, checked_product("the rows of all planes", {images, rows}));
@@ -193,10 +202,8 @@ void Linear::compute(const float* x, int64_t rows, float* y, const xk_parallel* 
       for (int64_t o = 0; o < count; ++o) sums[o] = input_.largest() * filters_.total(first + o, kTap, kTap);
       for (int64_t i = 0; i < images; ++i)
         for (int j = 0; j < filters_.planes(); ++j)
-          add_plane(planes.get() + (i * rows + row) * full.out_channels + filters_.place(first, j), count, 1 << (i + j),
-                    sums);
-      float* const to = y + row * outputs + first;
-      for (int64_t o = 0; o < count; ++o) end_of(end_, input_, first + o).store(sums + o, 1, to + o);
+          add_plane(planes.get() + (i * rows + row) * full.out_channels + filters_.place(first, j), count, i + j, sums);
+      store_outputs(end_, input_, first, sums, count, y + row * outputs + first);
     }
   });
 }

@@ -37,6 +37,8 @@ class Conv {
   // A transposed one, without dilation: a convolution with stride 1 for each place of an output between the inputs.
   Conv(const Input& input, const Weight& weight, const TransposedAxis& vertical, const TransposedAxis& horizontal,
        ScaleBias end);
+  // A convolution whose filters are made; `channels` of the input.
+  Conv(const Input& input, Filters filters, int64_t channels, ScaleBias end);
 
   int64_t channels() const { return channels_; }
   int64_t outputs() const { return static_cast<int64_t>(end_.scale.size()); }
@@ -65,6 +67,7 @@ class Conv {
 class Linear {
  public:
   Linear(const Input& input, const Weight& weight, ScaleBias end);
+  Linear(const Input& input, Filters filters, ScaleBias end);
   // x [rows][channels], y [rows][outputs].
   void compute(const float* x, int64_t rows, float* y, const xk_parallel* parallel) const;
 

@@ -6,11 +6,6 @@
 
 namespace xk::levels {
 
-End end_of(const ScaleBias& end, const Input& input, int64_t o) {
-  const float scale = end.scale[static_cast<size_t>(o)];
-  return {input.bits ? scale / 2 : scale, end.bias[static_cast<size_t>(o)]};
-}
-
 ImageSums::ImageSums(const Filters& filters, const Input& input, int64_t height, int64_t width, const uint64_t* words,
                      int64_t plane_words, const xk_parallel* parallel)
     : filters_(filters), images_(input.planes()), largest_(input.largest()) {
@@ -35,18 +30,30 @@ void ImageSums::read(int64_t o, int64_t begin, int64_t count, int32_t* sums) con
   for (int i = 0; i < images_; ++i)
     for (int j = 0; j < filters_.planes(); ++j)
       add_plane(planes_.get() + (i * shape_.out_channels + filters_.place(o, j)) * this->count() + begin, count,
-                1 << (i + j), sums);
+                i + j, sums);
 }
 
-// What the taps inside the image add up to, times the largest number.
+// What the taps inside the image add up to, times the largest number. Rows of a band are alike: the first row's length of
+// them is made, the others are copies.
 void ImageSums::fill_inside(int64_t o, int64_t begin, int64_t count, int32_t* sums) const {
   if (!largest_) return static_cast<void>(std::fill_n(sums, count, 0));
-  for (const int32_t* const end = sums + count; sums < end;) {
-    const int64_t row = begin / shape_.out_width, column = begin % shape_.out_width;
-    const Band &rows = band_of(rows_, row), &columns = band_of(columns_, column);
-    const int64_t run = std::min<int64_t>(columns.end - column, end - sums);
-    std::fill_n(sums, run, largest_ * filters_.total(o, rows, columns));
-    sums += run, begin += run;
+  const int64_t width = shape_.out_width;
+  const Band* rows = &band_of(rows_, begin / width);
+  for (int64_t done = 0; done < count; ++rows) {
+    const int64_t end = std::min(count, rows->end * width - begin), made = std::min(end, done + width);
+    int64_t column = (begin + done) % width;
+    const Band* columns = &band_of(columns_, column);
+    for (int64_t at = done; at < made;) {
+      const int64_t run = std::min(columns->end - column, made - at);
+      std::fill_n(sums + at, run, largest_ * filters_.total(o, *rows, *columns));
+      at += run, column += run, ++columns;
+      if (column == width) column = 0, columns = columns_.data();
+    }
+    for (int64_t at = made, run; at < end; at += run) {  // twice as many each time
+      run = std::min(at - done, end - at);
+      std::copy_n(sums + done, run, sums + at);
+    }
+    done = end;
   }
 }
 

@@ -75,7 +75,7 @@ void Volume::add_slice(const Part& part, int64_t slice, const ImageSums& sums, i
         const int64_t count = std::min(kBlock, sums.count() - begin);
         int32_t of_tap[kBlock];
         sums.read(filter, begin, count, of_tap);
-        add_plane(of_tap, count, 1, to + begin);
+        add_plane(of_tap, count, 0, to + begin);
       }
     }
   });

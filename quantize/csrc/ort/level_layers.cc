@@ -164,9 +164,9 @@ class SignConv {
     shape_.groups = weight.groups, shape_.channels = weight.groups * weight.channels;
     shape_.out_channels = weight.outputs;
     size_t bytes = 0;
-    check_call(xk_sign_conv_size(&shape_, &bytes));
+    check_call(xk_sign_conv_size(&shape_, 1, &bytes));
     weights_ = PreparedBits(bytes);
-    check_call(xk_sign_conv_pack(&shape_, weight.dense, static_cast<size_t>(weight.outputs * weight.filter_bytes()),
+    check_call(xk_sign_conv_pack(&shape_, 1, weight.dense, static_cast<size_t>(weight.outputs * weight.filter_bytes()),
                                  weights_.data(), bytes));
   }
 
