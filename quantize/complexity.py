@@ -16,7 +16,7 @@ from .binary.layers import FLOAT_CLASSES, BinaryLayer, counterpart
 from .binary.quantized_layer import QuantizedLayer
 from .binary.transposed import BinaryTransposedLinear
 from .calling import check_has_layers, check_has_values, copy_model, describe, keeps_random_state, run, tensors_in
-from .packed.expanded import ExpandedLayer
+from .packed.codes.expanded import ExpandedLayer
 from .packed.layers import PackedLayer
 from .packing import Bits
 from .words import format_table

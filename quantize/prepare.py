@@ -11,7 +11,7 @@ from .binary.attention import join_float, split_all
 from .binary.layers import BinaryLayer, binarize, binary_class, unbinarize
 from .binary.merging import watch_merges
 from .calling import copy_model
-from .packed.expanded import is_converted
+from .packed.codes.expanded import is_converted
 from .planning.plan import NO_THRESHOLD, PENDING, ZERO, LayerPlan, Plan, plan
 from .planning.roles import MIN_FAN_IN
 from .scheme import Scheme, get_scheme

@@ -9,7 +9,7 @@ from torch import nn
 
 import quantize
 from quantize import scheme as scheme_module
-from quantize.packed.expanded import ExpandedLayer
+from quantize.packed.codes.expanded import ExpandedLayer
 from quantize.ste import ste_sign
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import quantize
-from quantize.packed.expanded import ExpandedLayer
+from quantize.packed.codes.expanded import ExpandedLayer
 from training.watch.health import FlipRates, measure_health
 
 SCHEMES = ["bwn", "dorefa", "ternary", "binaryconnect:stochastic=True", "xnorpp", "irnet", "xnor:input_scale=True"]

@@ -10,7 +10,7 @@ from torch import nn
 import quantize
 from quantize import kernels, packing
 from quantize.kernels import library
-from quantize.packed.expanded import ExpandedLayer
+from quantize.packed.codes.expanded import ExpandedLayer
 
 LAYERS = {
     "conv": (nn.Conv2d(16, 24, 3, padding=1, groups=2), (2, 16, 9, 7)),

@@ -8,7 +8,7 @@ from torch import nn
 
 import quantize
 from quantize import kernels
-from quantize.packed.lookup import MOST_ROWS, EvenLevels, LookedUp
+from quantize.packed.codes.lookup import MOST_ROWS, EvenLevels, LookedUp
 
 pytestmark = [
     pytest.mark.core,

@@ -16,7 +16,7 @@ from torch import nn
 import models
 import quantize
 from quantize.packed import PackedLayer, ops
-from quantize.packed.expanded import ExpandedLayer
+from quantize.packed.codes.expanded import ExpandedLayer
 from quantize.packed.state import decode_header, encode_header
 
 pytestmark = pytest.mark.core

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import quantize
 from quantize import kernels
-from quantize.packed.expanded import ExpandedLayer
+from quantize.packed.codes.expanded import ExpandedLayer
 
 pytestmark = pytest.mark.core
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 import quantize
 from quantize import kernels, packing
 from quantize.kernels import ConvGeometry, cpu
-from quantize.packed.lookup import MOST_PIXELS_OF_TWO, SignConv
+from quantize.packed.codes.lookup import MOST_PIXELS_OF_TWO, SignConv
 
 pytestmark = [
     pytest.mark.core,

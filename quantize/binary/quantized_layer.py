@@ -15,7 +15,8 @@ class QuantizedLayer(nn.Module):
     """A convolution or linear layer that computes with a low-bit weight, and an input that its scheme quantizes.
 
     Subclasses say where the weight comes from: a :class:`BinaryLayer` has a latent one and trains, an
-    :class:`quantize.packed.expanded.ExpandedLayer` stores codes. Options have the names that torch's layers give them.
+    :class:`quantize.packed.codes.expanded.ExpandedLayer` stores codes. Options have the names that torch's layers give
+    them.
 
     Attributes:
         scheme: how weights and inputs become bits.

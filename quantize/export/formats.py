@@ -11,8 +11,8 @@ from torch import nn
 
 from ..binary.layers import BinaryLayer
 from ..binary.quantized_layer import QuantizedLayer
+from ..packed.codes.expanded import ExpandedLayer
 from ..packed.convert import convert
-from ..packed.expanded import ExpandedLayer
 from ..packed.flow import Flow, trace_flow
 from ..packed.layers import PackedConv1d, PackedConv2d, PackedLayer, PackedLinear
 from ..packed.pool import PackedMaxPool2d

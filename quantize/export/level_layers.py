@@ -1,8 +1,8 @@
 """Layers that compute on several bit planes as calls of functions: of a few bits, transposed, and 3-D ones.
 
-What they are in the engine stands in :mod:`quantize.packed.planes`. In the file an input is a whole number from 0 to
-A = 2^k - 1, or a sign, and a weight an odd whole number from -B to B, whose bits are stored plane by plane. The sums of
-their products are exact, and the scale that follows has 1 / (A B) in it.
+What they are in the engine stands in :mod:`quantize.packed.codes.planes`. In the file an input is a whole number from
+0 to A = 2^k - 1, or a sign, and a weight an odd whole number from -B to B, whose bits are stored plane by plane. The
+sums of their products are exact, and the scale that follows has 1 / (A B) in it.
 
 Large convolutions of floats with signs are calls too: the library looks their sums up, as it does for linear layers.
 """
@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from .. import packing
 from ..binary.conv2d_form import conv2d_form, from_batch, to_batch
-from ..packed.expanded import ExpandedLayer
-from ..packed.lookup import convolves_signs
-from ..packed.planes import has_planes, integer_weights
+from ..packed.codes.expanded import ExpandedLayer
+from ..packed.codes.lookup import convolves_signs
+from ..packed.codes.planes import has_planes, integer_weights
 from ..scheme import FLOAT_BITS
 from .functions import level_name
 from .lowering import call, conv_attributes, replaced, size_hint

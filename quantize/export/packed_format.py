@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels import ConvGeometry
-from ..packed.expanded import ExpandedLayer
+from ..packed.codes.expanded import ExpandedLayer
+from ..packed.codes.lookup import EvenLevels, has_lookup, most_rows, sign_planes
 from ..packed.layers import PackedLayer
-from ..packed.lookup import EvenLevels, has_lookup, most_rows, sign_planes
 from ..packed.pool import PackedMaxPool2d
 from ..scheme import QuantizedWeight
 from .functions import DOMAIN, DOMAIN_VERSION, conv_name, function
@@ -122,7 +122,7 @@ def with_call(layer: ExpandedLayer, network: Network) -> nn.Module:
 
 
 def _product(layer: ExpandedLayer, x: Tensor) -> tuple[Tensor, Tensor | None]:
-    """``sum_j c_j (x * s_j) + m sum(x)``, as :mod:`quantize.packed.lookup` has it."""
+    """``sum_j c_j (x * s_j) + m sum(x)``, as :mod:`quantize.packed.codes.lookup` has it."""
     planes, outputs = layer.code_bits, layer.out_features
     attributes = {"filter_shape": (planes * outputs, layer.in_features), "filter_bits": (layer.in_features,)}
     sums = call("SignMatMul", [x, layer.get_buffer("sign_bits")], attributes, (*x.shape[:-1], planes * outputs))

@@ -15,7 +15,7 @@ from ..binary.quantized_layer import channel_dim
 from ..calling import copy_model, evaluation_copy, float_inputs, keeps_random_state
 from . import fold
 from .check import agreeing
-from .expanded import ExpandedLayer, is_converted
+from .codes.expanded import ExpandedLayer, is_converted
 from .float_conv import FloatConv2d, is_few_channels
 from .flow import Flow, Link, chain, trace_flow
 from .int8.calibration import calibration_of, quantize_float_layers

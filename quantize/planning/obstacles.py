@@ -12,7 +12,7 @@ from ..binary.attention import SplitAttention
 from ..binary.binary_layer import STATE, BinaryLayer
 from ..binary.layers import binary_class, layer_adapter
 from ..calling import check_has_layers
-from ..packed.expanded import is_converted
+from ..packed.codes.expanded import is_converted
 from ..sharded import is_sharded
 from .observe import Observation
 

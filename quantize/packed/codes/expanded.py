@@ -15,18 +15,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvTransposeNd
 
-from .. import kernels, packing
-from ..binary.layers import BinaryLayer, plain_class
-from ..binary.quantized_layer import QuantizedLayer
-from ..kept_bits import is_transformed
-from ..kernels.cpu import Call
-from ..scheme import QuantizedWeight
-from . import ops
-from .layers import PackedLayer
+from ... import kernels, packing
+from ...binary.layers import BinaryLayer, plain_class
+from ...binary.quantized_layer import QuantizedLayer
+from ...kept_bits import is_transformed
+from ...kernels.cpu import Call
+from ...scheme import QuantizedWeight
+from .. import ops
+from ..layers import PackedLayer
+from ..ops import BoundCall, BoundModule
+from ..state import form_problems
 from .lookup import MOST_PIXELS_OF_TWO, LookedUp, SignConv, computes_here, has_lookup, has_sign_conv, most_rows
-from .ops import BoundCall, BoundModule
 from .planes import LayerPlanes, has_planes
-from .state import form_problems
 
 _EXPANDS = "expands its weight at each call"
 

@@ -17,10 +17,10 @@ are integers: exact, where an expanded weight rounds. Inputs that are signs them
 import torch
 from torch import Tensor
 
-from ..binary.adapters import no_padding
-from ..binary.conv2d_form import from_batch, to_batch
-from ..binary.quantized_layer import QuantizedLayer
-from ..kernels import Binarize, cpu
+from ...binary.adapters import no_padding
+from ...binary.conv2d_form import from_batch, to_batch
+from ...binary.quantized_layer import QuantizedLayer
+from ...kernels import Binarize, cpu
 from .forms import Flat, Form, form_of
 
 MOST_PLANES = 8  # of a convolution: with more, one of floats is faster

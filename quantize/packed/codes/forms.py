@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .. import kernels, packing
-from ..binary.conv2d_form import conv2d_form
-from ..binary.quantized_layer import QuantizedLayer
-from ..kernels import Binarize, ConvGeometry, Epilogue, PreparedWeights
-from ..kernels.geometry import Pair
-from ..ste import plus_minus
-from . import ops
-from .layers import regular
+from ... import kernels, packing
+from ...binary.conv2d_form import conv2d_form
+from ...binary.quantized_layer import QuantizedLayer
+from ...kernels import Binarize, ConvGeometry, Epilogue, PreparedWeights
+from ...kernels.geometry import Pair
+from ...ste import plus_minus
+from .. import ops
+from ..layers import regular
 
 _SUMS = Epilogue(output="int32")
 

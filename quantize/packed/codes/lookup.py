@@ -16,15 +16,15 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from .. import kernels, packing
-from ..binary.conv2d_form import conv2d_form, from_batch, to_batch
-from ..binary.quantized_layer import QuantizedLayer
-from ..kernels import ConvGeometry, cpu
-from ..kernels.geometry import Pair
-from ..scheme import FLOAT_BITS
-from ..ste import plus_minus
+from ... import kernels, packing
+from ...binary.conv2d_form import conv2d_form, from_batch, to_batch
+from ...binary.quantized_layer import QuantizedLayer
+from ...kernels import ConvGeometry, cpu
+from ...kernels.geometry import Pair
+from ...scheme import FLOAT_BITS
+from ...ste import plus_minus
+from ..ops import layout_of
 from .forms import phases
-from .ops import layout_of
 from .planes import pads_with_zeros
 
 MOST_ROWS = 64  # times bits of a weight: with more, a product of floats with the expanded weight is faster
