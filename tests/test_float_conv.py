@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import quantize
-from quantize.kernels import ConvGeometry, Epilogue, available_kernels, cpu
+from quantize.kernels import ConvGeometry, Epilogue, available_kernels, cpu, cpu_layers
 from quantize.kernels.library import KernelError
 from quantize.packed.float_conv import FloatConv2d, is_few_channels
 from quantize.packed.layers import PackedConv2d
@@ -34,8 +34,8 @@ def convolve(x: torch.Tensor, layer: nn.Conv2d, by_channels: bool, **ends) -> to
     padding = (*layer.padding, *layer.padding)
     sizes = (layer.kernel_size, layer.stride, padding, layer.dilation)
     geometry = ConvGeometry(layer.in_channels, layer.out_channels, *sizes)
-    weights = cpu.prepare_floats(layer.weight.detach(), geometry, by_channels)
-    call, y = cpu.bind_conv2d_floats(x, weights, geometry, Epilogue(bias=layer.bias.detach(), **ends))
+    weights = cpu_layers.prepare_floats(layer.weight.detach(), geometry, by_channels)
+    call, y = cpu_layers.bind_conv2d_floats(x, weights, geometry, Epilogue(bias=layer.bias.detach(), **ends))
     call(x.data_ptr(), y.data_ptr())
     return y
 
@@ -83,20 +83,24 @@ def test_values_are_added_in_an_order_that_rounding_shows():
 def test_what_the_library_refuses():
     layer, x = layer_of(*SHAPES[3]), torch.randn(1, 3, 32, 32)
     geometry = ConvGeometry(3, 16, (3, 3), padding=(1, 1, 1, 1))
-    weights = cpu.prepare_floats(layer.weight, geometry)
+    weights = cpu_layers.prepare_floats(layer.weight, geometry)
     with pytest.raises(ValueError, match=r"x .*\(1, 3, 32, 32\)"):
-        cpu.bind_conv2d_floats(x[:, :2], weights, geometry, Epilogue())
+        cpu_layers.bind_conv2d_floats(x[:, :2], weights, geometry, Epilogue())
     with pytest.raises(ValueError, match="x "):
-        cpu.bind_conv2d_floats(x.to(memory_format=torch.channels_last), weights, geometry, Epilogue())
+        cpu_layers.bind_conv2d_floats(x.to(memory_format=torch.channels_last), weights, geometry, Epilogue())
     damaged = weights.clone()
     damaged[0] ^= 1
-    for wrong in (damaged, weights[:-1].clone(), cpu.prepare_floats(layer.weight[:, :2], ConvGeometry(2, 16, (3, 3)))):
-        call, y = cpu.bind_conv2d_floats(x, wrong, geometry, Epilogue())
+    for wrong in (
+        damaged,
+        weights[:-1].clone(),
+        cpu_layers.prepare_floats(layer.weight[:, :2], ConvGeometry(2, 16, (3, 3))),
+    ):
+        call, y = cpu_layers.bind_conv2d_floats(x, wrong, geometry, Epilogue())
         with pytest.raises(KernelError, match="weights that xk_float_pack made"):
             call(x.data_ptr(), y.data_ptr())
     with pytest.raises(KernelError, match="groups is 2"):
-        cpu.prepare_floats(torch.randn(4, 2, 3, 3), ConvGeometry(4, 4, (3, 3), groups=2))
-    call, y = cpu.bind_conv2d_floats(x, weights, geometry, Epilogue(output="int32"))
+        cpu_layers.prepare_floats(torch.randn(4, 2, 3, 3), ConvGeometry(4, 4, (3, 3), groups=2))
+    call, y = cpu_layers.bind_conv2d_floats(x, weights, geometry, Epilogue(output="int32"))
     with pytest.raises(KernelError, match="no int32 output"):
         call(x.data_ptr(), y.data_ptr())
 
@@ -182,7 +186,7 @@ def test_other_values_than_torchs_are_not_taken(monkeypatch):
     packed, x, _ = network(nn.ReLU())
     if torch.equal(settled(packed, x), packed(x)) and first(packed).bound is not None:
         pytest.skip("torch rounds so here too")
-    monkeypatch.setattr(cpu, "prepare_floats", lambda *_: pytest.fail("tried again"))
+    monkeypatch.setattr(cpu_layers, "prepare_floats", lambda *_: pytest.fail("tried again"))
     settled(packed, x)
 
 

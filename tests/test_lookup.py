@@ -47,7 +47,7 @@ def test_it_computes_the_formula(scheme, sizes, kernel, monkeypatch):
         torch.testing.assert_close(packed(x).double(), expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
     assert looks_up(packed[0])
     assert packed[0]._on_bits.weights.numel() > 0
-    assert kernels.cpu.lookup_kernel(packed[0]._on_bits.weights) == kernel
+    assert kernels.cpu_layers.lookup_kernel(packed[0]._on_bits.weights) == kernel
 
 
 def test_the_reference_expands(monkeypatch):
@@ -115,12 +115,12 @@ def test_the_report_says_so():
 
 def test_what_the_library_refuses():
     dense = torch.zeros(5, 9, dtype=torch.uint8)
-    weights = kernels.cpu.prepare_lookup(dense, 70)
+    weights = kernels.cpu_layers.prepare_lookup(dense, 70)
     with pytest.raises(ValueError, match=r"weights has shape \(5, 9\); it must be \(5, 8\)"):
-        kernels.cpu.prepare_lookup(dense, 64)
+        kernels.cpu_layers.prepare_lookup(dense, 64)
     with pytest.raises(kernels.library.KernelError, match="the weights are of 70 inputs and 5 outputs, not 69 and 5"):
-        kernels.cpu.look_up(torch.randn(2, 69), weights, 5)
+        kernels.cpu_layers.look_up(torch.randn(2, 69), weights, 5)
     with pytest.raises(ValueError, match="x is float64; it must be float32"):
-        kernels.cpu.look_up(torch.randn(2, 70).double(), weights, 5)
+        kernels.cpu_layers.look_up(torch.randn(2, 70).double(), weights, 5)
     with pytest.raises(kernels.library.KernelError, match="made on this machine"):
-        kernels.cpu.look_up(torch.randn(2, 70), weights ^ 1, 5)
+        kernels.cpu_layers.look_up(torch.randn(2, 70), weights ^ 1, 5)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import quantize
 from quantize import kernels, packing
-from quantize.kernels import ConvGeometry, cpu
+from quantize.kernels import ConvGeometry, cpu, cpu_layers
 from quantize.packed.codes.lookup import MOST_PIXELS_OF_TWO, SignConv
 
 pytestmark = [
@@ -40,7 +40,7 @@ LAYERS = {
 @pytest.fixture(autouse=True)
 def fast(monkeypatch):
     """Also on machines where a convolution of floats is."""
-    monkeypatch.setattr(cpu, "sign_conv_is_fast", lambda: True)
+    monkeypatch.setattr(cpu_layers, "sign_conv_is_fast", lambda: True)
 
 
 def converted(name: str, scheme: str = "bwn") -> tuple[nn.Module, nn.Module, torch.Tensor]:
@@ -74,7 +74,7 @@ def test_it_computes_the_formula(name, scheme, monkeypatch):
     found = packed(x)
     assert looks_up(packed)
     assert_close(found, formula(prepared[0], x))
-    monkeypatch.setattr(cpu, "sign_conv_is_fast", lambda: False)
+    monkeypatch.setattr(cpu_layers, "sign_conv_is_fast", lambda: False)
     expanding = quantize.convert(prepared, x)
     assert_close(found, expanding(x))
     assert not looks_up(expanding)
@@ -87,7 +87,7 @@ def test_every_kernel(name, scheme, kernel, monkeypatch):
     monkeypatch.setenv("XNORKIT_KERNEL", kernel)
     prepared, packed, x = converted(name, scheme)
     assert_close(packed(x), formula(prepared[0], x))
-    assert cpu.lookup_kernel(packed[0]._on_bits.weights) == kernel
+    assert cpu_layers.lookup_kernel(packed[0]._on_bits.weights) == kernel
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -202,7 +202,7 @@ def test_a_state_of_a_layer_that_expanded_is_loaded(monkeypatch):
     """Of an older version, or of another machine: the bits are all that is stored."""
     _, packed, x = converted("groups")
     with monkeypatch.context() as patch:
-        patch.setattr(cpu, "sign_conv_is_fast", lambda: False)
+        patch.setattr(cpu_layers, "sign_conv_is_fast", lambda: False)
         _, old, _ = converted("groups")
         expected = old(x)
     state = old.state_dict()
@@ -301,33 +301,33 @@ def test_the_report_says_what_it_does_here(monkeypatch):
     assert row.note == "looks sums up by its bits"
     (row,) = quantize.conversion_report(quantize.convert(prepared, x, keep_expanded=True))
     assert row.note == "looks sums up by its bits"
-    monkeypatch.setattr(cpu, "sign_conv_is_fast", lambda: False)
+    monkeypatch.setattr(cpu_layers, "sign_conv_is_fast", lambda: False)
     (row,) = quantize.conversion_report(quantize.convert(prepared, x))
     assert row.note.endswith("expands its weight at each call")
 
 
 def test_the_machine_is_asked(monkeypatch):
     monkeypatch.undo()
-    assert cpu.sign_conv_is_fast() == ("avx512bw" in cpu.available_kernels())
+    assert cpu_layers.sign_conv_is_fast() == ("avx512bw" in cpu.available_kernels())
 
 
 def test_what_the_library_refuses():
     geometry = ConvGeometry(10, 5, (3, 3))
     dense = packing.pack_weights(torch.randn(geometry.filters))
-    weights, x = cpu.prepare_sign_conv([dense], geometry), torch.randn(2, 10, 6, 7)
-    assert cpu.sign_conv2d(x, weights, geometry).shape == (2, 5, 4, 5)
+    weights, x = cpu_layers.prepare_sign_conv([dense], geometry), torch.randn(2, 10, 6, 7)
+    assert cpu_layers.sign_conv2d(x, weights, geometry).shape == (2, 5, 4, 5)
     with pytest.raises(ValueError, match="weights"):
-        cpu.prepare_sign_conv([dense[:, 1:].contiguous()], geometry)
+        cpu_layers.prepare_sign_conv([dense[:, 1:].contiguous()], geometry)
     with pytest.raises(ValueError, match=r"x has shape \(2, 9, 6, 7\); it must be \(2, 10, 6, 7\)"):
-        cpu.sign_conv2d(x[:, 1:].contiguous(), weights, geometry)
+        cpu_layers.sign_conv2d(x[:, 1:].contiguous(), weights, geometry)
     with pytest.raises(ValueError, match="x is float64; it must be float32"):
-        cpu.sign_conv2d(x.double(), weights, geometry)
+        cpu_layers.sign_conv2d(x.double(), weights, geometry)
     with pytest.raises(ValueError, match=r"scale has shape \(4,\); it must be \(5,\)"):
-        cpu.sign_conv2d(x, weights, geometry, torch.ones(4))
+        cpu_layers.sign_conv2d(x, weights, geometry, torch.ones(4))
     with pytest.raises(kernels.library.KernelError, match="of another shape than this convolution's"):
-        cpu.sign_conv2d(x, weights, ConvGeometry(10, 5, (3, 2)))
+        cpu_layers.sign_conv2d(x, weights, ConvGeometry(10, 5, (3, 2)))
     with pytest.raises(kernels.library.KernelError, match="xk_sign_conv_pack made on this machine"):
-        cpu.sign_conv2d(x, weights ^ 1, geometry)
+        cpu_layers.sign_conv2d(x, weights ^ 1, geometry)
 
 
 TRANSPOSED = {
@@ -366,7 +366,7 @@ def test_transposed_convolutions(name, scheme, kernel, monkeypatch):
         x = torch.randn(shape)
     assert looks_up(packed)
     assert packed[0].bound is not None
-    assert cpu.lookup_kernel(packed[0]._on_bits.weights) == kernel
+    assert cpu_layers.lookup_kernel(packed[0]._on_bits.weights) == kernel
     if x.dim() == 4:
         rows = x.contiguous(memory_format=torch.channels_last)
         assert torch.equal(packed(rows), packed(x))

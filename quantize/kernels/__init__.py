@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import packing
-from . import cpu, cpu_signs, library, reference
+from . import cpu, cpu_layers, cpu_signs, library, reference
 from .backend import Backend, PreparedWeights
 from .epilogue import PLAIN, Binarize, Epilogue, Layout, Output
 from .geometry import ConvGeometry, PoolGeometry
@@ -130,7 +130,7 @@ def levels_of_codes(codes: Tensor, count: int, bits: int, levels: Tensor, scale:
         scale: a factor a row, (rows,), or None.
     """
     if codes.numel() and levels.dtype is torch.float32 and is_native(codes):
-        return cpu.levels_of_codes(codes, count, bits, levels, scale)
+        return cpu_layers.levels_of_codes(codes, count, bits, levels, scale)
     values = packing.codes_to_levels(codes, count, bits, levels)
     return values if scale is None else values * scale.view(-1, 1)
 

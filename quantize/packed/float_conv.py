@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import kernels
-from ..kernels import PLAIN, ConvGeometry, Epilogue, cpu
+from ..kernels import PLAIN, ConvGeometry, Epilogue, cpu_layers
 from ..packing import Bits
 from . import ops
 from .layers import PackedConv2d
@@ -84,8 +84,8 @@ class FloatConv2d(nn.Conv2d, BoundModule):
         tried = torch.randn(x.shape, generator=generator)
         expected = super().forward(tried)
         for by_channels in (False, True):
-            prepared = cpu.prepare_floats(weight, geometry, by_channels)
-            call, found = cpu.bind_conv2d_floats(tried, prepared, geometry, PLAIN._replace(bias=self.bias))
+            prepared = cpu_layers.prepare_floats(weight, geometry, by_channels)
+            call, found = cpu_layers.bind_conv2d_floats(tried, prepared, geometry, PLAIN._replace(bias=self.bias))
             call(tried.data_ptr(), found.data_ptr())
             if torch.equal(found, expected):
                 return self._bound_to(x, prepared, geometry)
@@ -95,7 +95,7 @@ class FloatConv2d(nn.Conv2d, BoundModule):
         reader = self._reader()
         bias, threshold, flip = self._operands(reader)
         epilogue = Epilogue(None, bias, None, False, threshold, flip, 1, "float32" if reader is None else "bits")
-        call, y = cpu.bind_conv2d_floats(x, prepared, geometry, epilogue)
+        call, y = cpu_layers.bind_conv2d_floats(x, prepared, geometry, epilogue)
         values = self.weight.detach().numpy().tobytes()
         made = _Made(self.weight.data_ptr(), values, prepared, (bias, threshold, flip), reader is not None)
         return BoundCall(call, x, y, made)

@@ -19,7 +19,8 @@ from torch import Tensor
 from ... import kernels, packing
 from ...binary.conv2d_form import conv2d_form, from_batch, to_batch
 from ...binary.quantized_layer import QuantizedLayer
-from ...kernels import ConvGeometry, cpu
+from ...kernels import ConvGeometry, cpu_layers
+from ...kernels.cpu import Call
 from ...kernels.geometry import Pair
 from ...scheme import FLOAT_BITS
 from ...ste import plus_minus
@@ -79,8 +80,8 @@ class LookedUp:
         if self.even is not None:
             self.factors, self.middle = self.even.weights.tolist(), float(self.even.middle)
             self.outputs, inputs = layer.out_features, layer.in_features
-            self.weights = cpu.prepare_lookup(sign_planes(codes, inputs, bits), inputs)
-            self.most_rows = most_rows(bits, cpu.lookup_kernel(self.weights))
+            self.weights = cpu_layers.prepare_lookup(sign_planes(codes, inputs, bits), inputs)
+            self.most_rows = most_rows(bits, cpu_layers.lookup_kernel(self.weights))
 
     def takes(self, x: Tensor) -> bool:
         """Whether sums of ``x`` are looked up."""
@@ -91,7 +92,7 @@ class LookedUp:
         if not self.takes(x):
             return None
         batch = x.reshape(math.prod(x.shape[:-1]), -1).contiguous()
-        planes = cpu.look_up(batch, self.weights, len(self.factors) * self.outputs).split(self.outputs, 1)
+        planes = cpu_layers.look_up(batch, self.weights, len(self.factors) * self.outputs).split(self.outputs, 1)
         y = planes[0] if self.factors[0] == 1 else planes[0].mul_(self.factors[0])
         for factor, plane in zip(self.factors[1:], planes[1:], strict=True):
             y = y.add(plane, alpha=factor)
@@ -135,10 +136,10 @@ class SignConv:
         if planes is not None:
             filters = self.places.filters if self.places else lambda plane: plane.reshape(self.geometry.filters)
             dense = [packing.pack_weights(plus_minus(filters(plane), torch.float32)) for plane in planes]
-            self.weights = cpu.prepare_sign_conv(dense, self.geometry)
+            self.weights = cpu_layers.prepare_sign_conv(dense, self.geometry)
             self.most_pixels = MOST_PIXELS_OF_TWO if len(planes) > 1 else None
 
-    def bind(self, layer: QuantizedLayer, x: Tensor, scale: Tensor | None) -> tuple[cpu.Call, Tensor] | None:
+    def bind(self, layer: QuantizedLayer, x: Tensor, scale: Tensor | None) -> tuple[Call, Tensor] | None:
         """The layer on inputs like ``x`` as one call of the library, see :meth:`.planes.LayerPlanes.bind`."""
         batch = self._batch(layer, x)
         if self.weights is None or batch is None:
@@ -163,13 +164,15 @@ class SignConv:
             y = y.contiguous(memory_format=torch.channels_last)
         return from_batch(layer, y, x)
 
-    def _call(self, batch: Tensor, scale: Tensor | None, bias: Tensor | None) -> tuple[cpu.Call, Tensor]:
+    def _call(self, batch: Tensor, scale: Tensor | None, bias: Tensor | None) -> tuple[Call, Tensor]:
         weights = cast(Tensor, self.weights)
         if self.places is None:
-            return cpu.bind_sign_conv2d(batch, weights, self.geometry, scale, bias)
+            return cpu_layers.bind_sign_conv2d(batch, weights, self.geometry, scale, bias)
         height, width = batch.shape[2:]
         size = self.places.output_size(height, width)
-        return cpu.bind_sign_conv_transposed2d(batch, weights, self.geometry, self.places.places, size, scale, bias)
+        return cpu_layers.bind_sign_conv_transposed2d(
+            batch, weights, self.geometry, self.places.places, size, scale, bias
+        )
 
     def _batch(self, layer: QuantizedLayer, x: Tensor) -> Tensor | None:
         """``x`` as images; None where it has more outputs, or not the shape of an input: torch says what is wrong."""
@@ -209,7 +212,7 @@ class Interleaved:
             tuple((p.first, p.skip + zeros - p.before) for p in axis)
             for axis, zeros in zip(self.phases, before, strict=True)
         )
-        self.places = cpu.Interleave(rows, columns)
+        self.places = cpu_layers.Interleave(rows, columns)
         self.geometry = ConvGeometry(
             layer.in_channels,
             layer.out_channels * len(rows) * len(columns),
@@ -268,4 +271,4 @@ def _is_large(layer: QuantizedLayer) -> bool:
 
 def computes_here(codes: Tensor) -> bool:
     """Whether convolutions of such codes are faster with looked up sums on this machine."""
-    return codes.device.type == "cpu" and kernels.is_native(codes) and cpu.sign_conv_is_fast()
+    return codes.device.type == "cpu" and kernels.is_native(codes) and cpu_layers.sign_conv_is_fast()

@@ -20,7 +20,7 @@ from torch import Tensor
 from ...binary.adapters import no_padding
 from ...binary.conv2d_form import from_batch, to_batch
 from ...binary.quantized_layer import QuantizedLayer
-from ...kernels import Binarize, cpu
+from ...kernels import Binarize, cpu, cpu_layers
 from .forms import Flat, Form, form_of
 
 MOST_PLANES = 8  # of a convolution: with more, one of floats is faster
@@ -70,13 +70,13 @@ class LayerPlanes:
             return None
         bits = 0 if scheme.signed_input else scheme.input_bits or 0
         divisor = self.largest * max(2**bits - 1, 1)
-        levels = cpu.Levels(
+        levels = cpu_layers.Levels(
             bits, scheme.weight_bits, form.planes.weights.data, form.totals_before, divisor, scale, layer.bias
         )
         if not layer.kernel_size:
-            call, y = cpu.bind_level_linear(x.reshape(-1, x.shape[-1]), levels, form.geometry)
+            call, y = cpu_layers.bind_level_linear(x.reshape(-1, x.shape[-1]), levels, form.geometry)
             return call, y.view(*x.shape[:-1], -1)
-        call, y = cpu.bind_level_conv(to_batch(layer, x), levels, form.geometry)
+        call, y = cpu_layers.bind_level_conv(to_batch(layer, x), levels, form.geometry)
         return call, from_batch(layer, y, x)
 
     def _of_levels(self, form: Form, batch: Tensor, bits: int) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ... import kernels
-from ...kernels import ConvGeometry, Epilogue, cpu
+from ...kernels import ConvGeometry, Epilogue, cpu_layers
 from .. import ops
 from ..float_conv import FloatConv2d
 
@@ -111,7 +111,9 @@ class Int8Layer(nn.Module):
         ops.refuse_gradient(x)
         if x.dtype is torch.float32 and x.numel() and not ops.is_traced(x) and kernels.is_native(x):
             weights, inverse = self._prepared()
-            return cpu.conv2d_int8(x.contiguous(), inverse, weights, self.geometry, Epilogue(self.scale, self.bias))
+            return cpu_layers.conv2d_int8(
+                x.contiguous(), inverse, weights, self.geometry, Epilogue(self.scale, self.bias)
+            )
         low = -self.x_zero
         values = x.float() * self.x_inverse
         values = torch.where(values > low, values, low).minimum(low + LARGEST_NUMBER).round()  # a NaN is the lowest
@@ -123,7 +125,7 @@ class Int8Layer(nn.Module):
 
     def _prepared(self) -> tuple[Tensor, float]:
         if self._ordered is None:
-            weights = cpu.prepare_numbers(self.numbers, self.geometry, int(self.x_zero))
+            weights = cpu_layers.prepare_numbers(self.numbers, self.geometry, int(self.x_zero))
             self._ordered = weights, float(self.x_inverse)
         return self._ordered
 
