@@ -8,6 +8,8 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 namespace xk::dense {
@@ -47,6 +49,20 @@ void sum_floats(const Tile& t) {
         for (int l = 0; l < kLanes; ++l) sums[l] += x * w[l];
       }
       std::memcpy(t.sums + (b * t.sums_pitch + p) * kLanes, sums, sizeof sums);
+    }
+}
+
+// The sums of some pixels, from `first` on, and a block.
+using BlockFunction = void (*)(const Tile& t, int first, int block);
+
+// Functions for one to six pixels, which are as many as registers hold sums of.
+[[maybe_unused]] void by_sixes(const Tile& t, const BlockFunction (&functions)[6]) {
+  constexpr int kMost = 6;
+  for (int block = 0; block < t.blocks; ++block)
+    for (int first = 0, pixels = 0; first < t.pixels; first += pixels) {
+      const int left = t.pixels - first;
+      pixels = left <= kMost ? left : std::min(kMost, (left + 1) / 2);  // no part of one or two pixels
+      functions[pixels - 1](t, first, block);
     }
 }
 
@@ -134,7 +150,7 @@ void sum_vnni(const Tile& t) {
   kFunctions[t.blocks - 1][t.pixels - 1](t);
 }
 
-// Two vectors hold a block, as above; six pixels are as many sums as the registers hold beside two vectors of weights.
+// Two vectors hold a block, as above.
 template <int kPixels>
 __attribute__((target("avx2,fma"))) void sum_floats_fma(const Tile& t, int first, int block) {
   const uint8_t* const window = t.input + first * t.pixel_bytes;
@@ -160,16 +176,9 @@ __attribute__((target("avx2,fma"))) void sum_floats_fma(const Tile& t, int first
 }
 
 void sum_fma(const Tile& t) {
-  using Function = void (*)(const Tile&, int, int);
-  static constexpr Function kFunctions[] = {sum_floats_fma<1>, sum_floats_fma<2>, sum_floats_fma<3>,
-                                            sum_floats_fma<4>, sum_floats_fma<5>, sum_floats_fma<6>};
-  constexpr int kMost = 6;
-  for (int block = 0; block < t.blocks; ++block)
-    for (int first = 0, pixels = 0; first < t.pixels; first += pixels) {
-      const int left = t.pixels - first;
-      pixels = left <= kMost ? left : std::min(kMost, (left + 1) / 2);  // no part of one or two pixels
-      kFunctions[pixels - 1](t, first, block);
-    }
+  static constexpr BlockFunction kFunctions[] = {sum_floats_fma<1>, sum_floats_fma<2>, sum_floats_fma<3>,
+                                                 sum_floats_fma<4>, sum_floats_fma<5>, sum_floats_fma<6>};
+  by_sixes(t, kFunctions);
 }
 
 bool fma_usable() { return avx2::usable() && __builtin_cpu_supports("fma"); }
@@ -208,18 +217,53 @@ void sum_fma512(const Tile& t) {
 
 bool vnni_usable() { return avx512bw::usable() && __builtin_cpu_supports("avx512vnni"); }
 
+#elif defined(__aarch64__)
+
+// Four vectors hold a block.
+template <int kPixels>
+void sum_floats_neon(const Tile& t, int first, int block) {
+  constexpr int kVectors = kLanes / 4;
+  const uint8_t* const window = t.input + first * t.pixel_bytes;
+  const float* weights = reinterpret_cast<const float*>(t.weights + block * t.steps * kLanes * kStepBytes);
+  float32x4_t sums[kPixels][kVectors];
+#pragma GCC unroll 6
+  for (int p = 0; p < kPixels; ++p)
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) sums[p][v] = vdupq_n_f32(0);
+  for (int64_t i = 0; i < t.steps; ++i, weights += kLanes) {
+    float32x4_t w[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) w[v] = vld1q_f32(weights + 4 * v);
+#pragma GCC unroll 6
+    for (int p = 0; p < kPixels; ++p) {
+      const float x = *reinterpret_cast<const float*>(window + p * t.pixel_bytes + t.offsets[i]);
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) sums[p][v] = vfmaq_n_f32(sums[p][v], w[v], x);
+    }
+  }
+#pragma GCC unroll 6
+  for (int p = 0; p < kPixels; ++p)
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v)
+      vst1q_f32(reinterpret_cast<float*>(t.sums + (block * t.sums_pitch + first + p) * kLanes) + 4 * v, sums[p][v]);
+}
+
+void sum_neon(const Tile& t) {
+  static constexpr BlockFunction kFunctions[] = {sum_floats_neon<1>, sum_floats_neon<2>, sum_floats_neon<3>,
+                                                 sum_floats_neon<4>, sum_floats_neon<5>, sum_floats_neon<6>};
+  by_sixes(t, kFunctions);
+}
+
 #endif
 
 // The instruction sets that have functions of their own here.
-enum class Generation { kAny, kAvx2, kAvx512 };
+enum class Generation { kAny, kNeon, kAvx2, kAvx512 };
 
-Generation generation() {
-#if defined(__x86_64__)
+[[maybe_unused]] Generation generation() {
   const std::string name = kKernels[choose_kernel(nullptr, Shape{})].name;
-  if (name == "avx2") return Generation::kAvx2;
-  if (name != "scalar") return Generation::kAvx512;
-#endif
-  return Generation::kAny;
+  if (name == "scalar" || name == "wasm") return Generation::kAny;
+  if (name == "neon") return Generation::kNeon;
+  return name == "avx2" ? Generation::kAvx2 : Generation::kAvx512;
 }
 
 }  // namespace
@@ -242,6 +286,9 @@ const Kernel& float_kernel() {
   static constexpr Kernel kFma512 = {"fma512", avx512bw::usable, 4, sum_fma512};
   if (generation() == Generation::kAvx512) return kFma512;
   if (generation() == Generation::kAvx2 && kFma.usable()) return kFma;
+#elif defined(__aarch64__)
+  static constexpr Kernel kNeon = {"neon", always, 4, sum_neon};
+  if (generation() == Generation::kNeon) return kNeon;
 #endif
   return kFloats;
 }
