@@ -69,6 +69,25 @@ def test_every_batch_of_a_sample_is_of_the_whole_set(tmp_path):
     assert torch.equal(batches[0], first)
 
 
+@pytest.mark.parametrize("augment", ["crop_flip", "crop_alternate", "none"])
+def test_a_sample_is_augmented_the_same_each_time(tmp_path, augment):
+    loader = setup(tmp_path / "run", batch_size=50, augment=augment).data.train
+    plain, once, again = (torch.cat(list(loader.sample(200, augmented))) for augmented in (False, True, True))
+    assert torch.equal(once, again)
+    assert torch.equal(once, plain) == (augment == "none")
+    if augment == "none":
+        return
+    # Each image is one of its own shifts, or of those of its mirror image.
+    black = loader.normalization(torch.zeros(1, *plain.shape[1:], dtype=torch.uint8))[:, :, :1, :1]
+    border = loader.augmentation.border(plain.shape[-2:])
+    size = plain.shape[-1]
+    for image, shifted in zip(plain[:20], once[:20], strict=True):
+        wide = black.expand(1, -1, size + 2 * border, size + 2 * border).clone()
+        wide[:, :, border:-border, border:-border] = image
+        views = [side.unfold(2, size, 1).unfold(3, size, 1)[0] for side in (wide, wide.flip(3))]
+        assert any((view == shifted[:, None, None]).flatten(3).all(3).all(0).any() for view in views)
+
+
 def test_streamed_pictures_are_sampled_whole(tmp_path):
     from picture_files import write_pictures
 

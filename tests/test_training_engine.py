@@ -57,7 +57,7 @@ def test_drawn_weights_are_tested_with_the_statistics_of_their_signs(tmp_path, e
         session = train(tmp_path / "run", scheme="binaryconnect:stochastic=True", ema=ema)
     norm = session.evaluated[4]
     mean, var = norm.running_mean.clone(), norm.running_var.clone()
-    quantize.estimate_statistics(session.evaluated, session.data.train.sample(2048))
+    quantize.estimate_statistics(session.evaluated, session.data.train.sample(2048, augmented=True))
     torch.testing.assert_close((mean, var), (norm.running_mean, norm.running_var), rtol=1e-5, atol=1e-5)
 
 

@@ -127,16 +127,16 @@ def update(session: Session, lr: float) -> None:
 
 
 def estimate_statistics(session: Session) -> None:
-    """Batch norm's statistics as evaluation computes them, from training images without augmentation.
+    """Batch norm's statistics as evaluation computes them, from training images, shifted and mirrored as in training.
 
     With ``--norm-images`` of what is tested; where training has drawn its weights at random, of the signs that ship,
-    anyway. Nothing random is drawn.
+    anyway. Nothing of the run's random numbers is drawn.
     """
     asked = session.config.norm_images
     for model in {session.model, session.evaluated}:
         drawn = any(isinstance(layer, BinaryLayer) and layer.scheme.random_in_training for layer in model.modules())
         if drawn or asked and model is session.evaluated:
-            quantize.estimate_statistics(model, session.data.train.sample(asked or STATISTICS_IMAGES))
+            quantize.estimate_statistics(model, session.data.train.sample(asked or STATISTICS_IMAGES, augmented=True))
 
 
 @torch.no_grad()

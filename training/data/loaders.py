@@ -160,15 +160,21 @@ class Loader:
         part = self.share.part(turn, self.batch_size)
         return self.augmentation.move(images, *(places[part] for places in self._moves))
 
-    def sample(self, count: int) -> Iterator[Tensor]:
-        """``count`` images of the set, or all where it has fewer, normalized, (N, C, H, W), without augmentation.
+    def sample(self, count: int, augmented: bool = False) -> Iterator[Tensor]:
+        """``count`` images of the set, or all where it has fewer, normalized, (N, C, H, W).
 
         They lie evenly over the set, and so do those of each batch: a folder's pictures are sorted by class. Batches
-        are at most as large as in training, and differ by one image at most. Nothing random is drawn.
+        are at most as large as in training, and differ by one image at most. Where they are ``augmented``, shifted and
+        mirrored as in training, the seed alone says how: each call returns the same, and draws nothing of the epoch's.
         """
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, -2))  # no epoch has this one
         chosen = torch.linspace(0, self.count - 1, min(self.count, count), dtype=torch.float64).long()
         parts = -(-len(chosen) // self.batch_size)
         for images, _ in self.raw_batches([chosen[part::parts] for part in range(parts)], cropped=False):
+            if augmented:
+                turned = torch.arange(len(images)) % 2 == 0
+                moves = self.augmentation.draw(len(images), images.shape[-2:], generator, turned)
+                images = images if moves is None else self.augmentation.move(images, *moves)
             yield self.normalization(images)
 
     def raw_batches(self, batches: Sequence[Tensor], cropped: bool = True) -> Iterator[tuple[Tensor, Tensor]]:
