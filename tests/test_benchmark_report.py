@@ -126,7 +126,12 @@ def on(cpu, *flags, **fields):
         (on("AMD EPYC", "avx2", "fma", "avx512f"), "AMD EPYC, AVX-512", "amd-epyc-avx-512"),
         (on("AMD EPYC", "avx2", "fma"), "AMD EPYC, AVX2", "amd-epyc-avx2"),
         (
-            on("Intel(R) Xeon(R) Processor", "avx512f", "amx_int8"),
+            on("AMD EPYC", "avx2", "avx_vnni", "avx512f"),
+            "AMD EPYC, AVX-512 and AVX-VNNI",
+            "amd-epyc-avx-512-and-avx-vnni",
+        ),
+        (
+            on("Intel(R) Xeon(R) Processor", "avx_vnni", "avx512f", "amx_int8"),
             "Intel Xeon Processor, AMX",
             "intel-xeon-processor-amx",
         ),

@@ -23,8 +23,15 @@ FLAGS = (
     "avx2", "fma", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_vpopcntdq", "avx512_bf16", "gfni",
     "amx_tile", "amx_int8", "asimd", "asimddp",
 )  # fmt: skip
-# From the widest on; a processor's figures are kept under its name and the first of these that it has.
-INSTRUCTION_SETS = {"amx_int8": "AMX", "avx512f": "AVX-512", "avx2": "AVX2", "asimd": "NEON"}
+# From the widest on; a processor's figures are kept under its name and the first of these that it has. Clouds call
+# generations alike, which AVX-VNNI tells apart: an EPYC with it is of Zen 5, whose vectors of 512 bits are whole.
+INSTRUCTION_SETS = {
+    ("amx_int8",): "AMX",
+    ("avx512f", "avx_vnni"): "AVX-512 and AVX-VNNI",
+    ("avx512f",): "AVX-512",
+    ("avx2",): "AVX2",
+    ("asimd",): "NEON",
+}
 QUIET_LOAD = 0.3  # processes that want a core, beside this one
 
 
@@ -47,7 +54,8 @@ def load_warning(load: float) -> str | None:
 
 def processor(environment: Mapping[str, Any]) -> str:
     """What computed, for people: "AMD EPYC, AVX-512", or the name of a GPU."""
-    widest = next((name for flag, name in INSTRUCTION_SETS.items() if flag in environment["flags"]), None)
+    flags = set(environment["flags"])
+    widest = next((name for needed, name in INSTRUCTION_SETS.items() if flags.issuperset(needed)), None)
     cpu = re.sub(r"\((R|TM)\)", "", environment["cpu"])
     return environment.get("gpu") or ", ".join(filter(None, (cpu, widest)))
 
