@@ -82,7 +82,7 @@ ATTRIBUTES = [
     ("shuffle", 5, "shuffle is 5; it must divide the 24 output channels"),
     ("shuffle", 0, "shuffle is 0; it must be between 1"),
     ("shuffle", None, "'shuffle' is missing"),
-    ("xnorkit_version", 3, "the file needs version 3 of xnorkit's operators and this library has version 2"),
+    ("xnorkit_version", 4, "the file needs version 4 of xnorkit's operators and this library has version 3"),
     ("xnorkit_version", -1, "the file needs version -1"),
     *(
         (name, None, f"'{name}' is missing")
@@ -204,7 +204,7 @@ def pool_model(turn=None, **attributes) -> onnx.ModelProto:
         ({"turn": torch.ones(1)}, "turn has 1 channel"),
         ({"turn": torch.zeros(4)}, "'turn' has a value of 0"),
         ({"turn": torch.ones(2, 2)}, r"'turn' has shape (2, 2); it must have 1 dimensions"),
-        ({"xnorkit_version": 3}, "the file needs version 3"),
+        ({"xnorkit_version": 4}, "the file needs version 4"),
     ],
 )
 def test_a_wrong_max_pool(change, message):

@@ -49,7 +49,8 @@ def _computes_nothing(kind: Hashable) -> bool:
     """Whether modules of a class do nothing but call those in them one after the other, if any."""
     module = cast(type[nn.Module], kind)  # a class is hashable, which mypy does not see
     forwards = (nn.Sequential.forward, ShortSequential.forward, nn.Identity.forward)
-    return module.forward in forwards and module.__call__ is nn.Module.__call__
+    plain = issubclass(module, (nn.Sequential, nn.Identity)) and module.forward in forwards
+    return plain and module.__call__ is nn.Module.__call__
 
 
 def shorten(model: nn.Module) -> None:
