@@ -29,6 +29,8 @@ POOLS = [
     nn.MaxPool2d((2, 3), stride=2, dilation=(3, 1)),
     *[nn.AvgPool2d(**w) for w in WINDOWS],
     nn.AvgPool2d(3, count_include_pad=False),
+    nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False),
+    nn.MaxPool2d(3, 2, 1, ceil_mode=True),
 ]
 
 
@@ -81,7 +83,7 @@ def test_special_values(pool, kernel, monkeypatch):
 @pytest.mark.parametrize(
     "pool",
     [
-        nn.MaxPool2d(2, return_indices=True), nn.MaxPool2d(2, ceil_mode=True), nn.AvgPool2d(2, ceil_mode=True),
+        nn.MaxPool2d(2, return_indices=True),
         nn.AvgPool2d(2, divisor_override=3), nn.AvgPool2d(3, 2, 1, count_include_pad=False), nn.MaxPool1d(2),
         nn.AdaptiveAvgPool2d(1),
     ],
@@ -122,3 +124,12 @@ def test_converted_models_pool_by_the_library(monkeypatch):
     again = copy.deepcopy(packed)
     again.load_state_dict(packed.state_dict())
     assert torch.equal(again(x), packed(x))
+
+
+@pytest.mark.parametrize("pool", [nn.MaxPool2d(2, ceil_mode=True), nn.AvgPool2d(2, ceil_mode=True)], ids=str)
+def test_windows_that_reach_past_the_input_are_torchs(pool, monkeypatch):
+    names, made = calls(monkeypatch), ours(pool)
+    for size, found in (((2, 3, 8, 11), 0), ((2, 3, 7, 10), 0), ((2, 3, 8, 10), 1)):
+        x = torch.randn(size)
+        torch.testing.assert_close(made(x), pool(x), rtol=0, atol=0)
+        assert len(names) == found

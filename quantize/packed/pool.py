@@ -79,8 +79,8 @@ class FloatAvgPool2d(nn.AvgPool2d, BoundModule):
 def float_pool(pool: nn.Module) -> type[nn.Module] | None:
     """The class that computes the same in the library; None where there is none, or torch does it as fast."""
     if type(pool) is nn.MaxPool2d:
-        return None if pool.return_indices or pool.ceil_mode else FloatMaxPool2d
-    if type(pool) is not nn.AvgPool2d or pool.ceil_mode or pool.divisor_override is not None:
+        return None if pool.return_indices else FloatMaxPool2d
+    if type(pool) is not nn.AvgPool2d or pool.divisor_override is not None:
         return None
     return FloatAvgPool2d if pool.count_include_pad or _pair(pool.padding) == (0, 0) else None
 
@@ -89,16 +89,19 @@ def _pooled(
     function: str, pool: FloatMaxPool2d | FloatAvgPool2d, x: Tensor, dilation: tuple[int, int]
 ) -> Tensor | None:
     """What the library's function makes of ``x``; None where torch has to do it."""
-    bound, windows = pool.bound, (pool.kernel_size, pool.stride, pool.padding, dilation)
+    bound, windows = pool.bound, (pool.kernel_size, pool.stride, pool.padding, dilation, pool.ceil_mode)
     if bound is not None and bound.of == windows and bound.takes(x):
         return bound(x)
     plain = x.dtype is torch.float32 and x.dim() == 4 and x.is_contiguous() and x.numel() > 0
     if not plain or ops.is_followed(x) or not kernels.is_native(x):
         return None
     kernel, stride, padding = _pair(pool.kernel_size), _pair(pool.stride), _pair(pool.padding)
-    output = _output_size((x.shape[2], x.shape[3]), kernel, stride, padding, dilation, ceil_mode=False)
+    sizes = ((x.shape[2], x.shape[3]), kernel, stride, padding, dilation)
+    output = _output_size(*sizes, ceil_mode=False)
     if min(output) < 1 or any(2 * pad > k for pad, k in zip(padding, kernel, strict=True)):
         return None  # torch says what is wrong
+    if pool.ceil_mode and output != _output_size(*sizes, ceil_mode=True):
+        return None  # a window reaches past the padding
     geometry = PoolGeometry(kernel, stride, (*padding, *padding), dilation, output)
     call, y = cpu.bind_pool_floats(function, x, geometry)
     call(x.data_ptr(), y.data_ptr())
