@@ -40,6 +40,8 @@ GRID += [
     square(64, 33, 11, padding=5),
     square(70, 33, 3, stride=2, padding=1),
     square(128, 32, 3, padding=2, dilation=2),
+    # Windows that words would leave partly empty, of few filters and of many: shifted together or not.
+    *(square(c, o, 3, padding=1) for c in (8, 16, 40) for o in (16, 640)),
     square(64, 40, 3, stride=3, padding=1, dilation=2),
     square(256, 512, 3, padding=1, groups=16),  # 16 channels a group
     square(512, 128, 3, padding=1, groups=16),  # 32
@@ -68,6 +70,8 @@ def test_sums_are_exact(kernel, geometry):
 WIDE = [
     (square(64, 40, 3, padding=1), (2, 17, 17)),
     (square(31, 21, 3, padding=1), (1, 20, 20)),
+    (square(16, 16, 3, padding=1), (1, 32, 32)),
+    (square(40, 40, 3, padding=1), (2, 17, 16)),
     (square(256, 33, 1), (1, 9, 9)),
     (square(1000, 20, 1), (1, 8, 8)),
     (square(192, 20, 3, padding=2, dilation=2, groups=2), (2, 16, 16)),
