@@ -14,8 +14,8 @@ bool worth_gathering(const Shape& s, int64_t dense, int64_t direct) {
   return 4 * dense < 3 * direct && s.group_channels % 8 == 0;
 }
 
-// Where groups ask for nothing, a pixel's window is shifted together once for all its filters: in cycles on Zen 5, for a
-// tap, and what a half of a block of filters takes.
+// A pixel's window is shifted together once for all its filters: in cycles on Zen 5, for a tap, and what a half of a block
+// of filters takes.
 bool gathering_pays(const Shape& s, int64_t dense, int64_t direct) {
   constexpr double kTap = 12, kHalf = 1.4;
   return worth_gathering(s, dense, direct) &&
@@ -74,9 +74,7 @@ ChainPlan chain_plan(const Shape& s) {
   const int64_t halves = ceil_div(s.group_channels, kHalfBits);
   const int64_t dense = 2 * ceil_div(s.filter_bits, kWordBits);
   const bool aligned = s.groups == 1 || s.group_channels % kHalfBits == 0;
-  const int64_t direct = s.taps * halves;
-  const bool gathered = !aligned || (s.groups > 1 ? worth_gathering(s, dense, direct) : gathering_pays(s, dense, direct));
-  return {gathered, halves};
+  return {!aligned || gathering_pays(s, dense, s.taps * halves), halves};
 }
 
 PlaneLayout plane_layout(const Shape& s) {

@@ -55,13 +55,13 @@ void sum_floats(const Tile& t) {
 // The sums of some pixels, from `first` on, and a block.
 using BlockFunction = void (*)(const Tile& t, int first, int block);
 
-// Functions for one to six pixels, which are as many as registers hold sums of.
-[[maybe_unused]] void by_sixes(const Tile& t, const BlockFunction (&functions)[6]) {
-  constexpr int kMost = 6;
+// Functions for one pixel to kMost, which are as many as registers hold sums of.
+template <int kMost>
+void sum_in_parts(const Tile& t, const BlockFunction (&functions)[kMost]) {
   for (int block = 0; block < t.blocks; ++block)
     for (int first = 0, pixels = 0; first < t.pixels; first += pixels) {
       const int left = t.pixels - first;
-      pixels = left <= kMost ? left : std::min(kMost, (left + 1) / 2);  // no part of one or two pixels
+      pixels = left <= kMost ? left : std::min(kMost, (left + 1) / 2);  // two even parts of the rest
       functions[pixels - 1](t, first, block);
     }
 }
@@ -109,11 +109,9 @@ __attribute__((target("avx2"))) void sum_pairs_avx2(const Tile& t, int first, in
 }
 
 void sum_avx2(const Tile& t) {
-  using Function = void (*)(const Tile&, int, int);
-  static constexpr Function kFunctions[] = {sum_pairs_avx2<1>, sum_pairs_avx2<2>, sum_pairs_avx2<3>, sum_pairs_avx2<4>};
-  for (int block = 0; block < t.blocks; ++block)
-    for (int first = 0; first < t.pixels; first += 4)
-      kFunctions[(t.pixels - first < 4 ? t.pixels - first : 4) - 1](t, first, block);
+  static constexpr BlockFunction kFunctions[] = {sum_pairs_avx2<1>, sum_pairs_avx2<2>, sum_pairs_avx2<3>,
+                                                 sum_pairs_avx2<4>};
+  sum_in_parts(t, kFunctions);
 }
 
 // Four bytes of the input, unsigned, by four signed ones of each filter: one instruction for the 64 products of a pixel
@@ -178,7 +176,7 @@ __attribute__((target("avx2,fma"))) void sum_floats_fma(const Tile& t, int first
 void sum_fma(const Tile& t) {
   static constexpr BlockFunction kFunctions[] = {sum_floats_fma<1>, sum_floats_fma<2>, sum_floats_fma<3>,
                                                  sum_floats_fma<4>, sum_floats_fma<5>, sum_floats_fma<6>};
-  by_sixes(t, kFunctions);
+  sum_in_parts(t, kFunctions);
 }
 
 bool fma_usable() { return avx2::usable() && __builtin_cpu_supports("fma"); }
@@ -251,7 +249,7 @@ void sum_floats_neon(const Tile& t, int first, int block) {
 void sum_neon(const Tile& t) {
   static constexpr BlockFunction kFunctions[] = {sum_floats_neon<1>, sum_floats_neon<2>, sum_floats_neon<3>,
                                                  sum_floats_neon<4>, sum_floats_neon<5>, sum_floats_neon<6>};
-  by_sixes(t, kFunctions);
+  sum_in_parts(t, kFunctions);
 }
 
 #endif
