@@ -35,6 +35,12 @@ def address(name: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...
     raise _mismatch(name, tensor, dtype, shape)
 
 
+def weights_address(weights: Tensor) -> tuple[int, int]:
+    """Address and size of weights in the order of a kernel, uint8 (bytes,)."""
+    count = weights.numel()
+    return address("weights", weights, torch.uint8, (count,)), count
+
+
 def values(name: str, tensor: Tensor | None, channels: int, dtype: torch.dtype = torch.float32) -> int | None:
     """The address of one value a channel, where there are any."""
     return None if tensor is None else address(name, tensor, dtype, (channels,))
@@ -83,6 +89,13 @@ def checked_shape(
     shape, out_height, out_width = conv_shape(geometry, batch, height, width), ctypes.c_int64(), ctypes.c_int64()
     library.call("xk_output_size", ctypes.byref(shape), ctypes.byref(out_height), ctypes.byref(out_width))
     return shape, (batch, out_height.value, out_width.value)
+
+
+def shape_of_planes(x: Tensor, geometry: ConvGeometry) -> tuple[library.Shape, tuple[int, int, int]]:
+    """:func:`checked_shape` of inputs like ``x``, which has to be floats (N, C, H, W) in rows of pixels."""
+    batch, _, height, width = x.shape
+    address("x", x, torch.float32, (batch, geometry.channels, height, width))
+    return checked_shape(geometry, batch, height, width)
 
 
 def empty_output(out_channels: int, sizes: tuple[int, int, int], output: Output, layout: Layout) -> Tensor:

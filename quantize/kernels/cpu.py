@@ -71,10 +71,10 @@ def prepared(functions: str, sizes: tuple, source: tuple) -> Tensor:
 
 
 def dense_weights(weights: Tensor, geometry: ConvGeometry) -> Tensor:
-    prepared = arguments.address("weights", weights, torch.uint8, (weights.numel(),))
+    prepared, count = arguments.weights_address(weights)
     dense = torch.empty((geometry.out_channels, packing.filter_bytes(geometry.filters)), dtype=torch.uint8)
     shape = ctypes.byref(arguments.conv_shape(geometry, 0, 0, 0))
-    library.call("xk_weights_unpack", shape, prepared, weights.numel(), dense.data_ptr(), dense.numel())
+    library.call("xk_weights_unpack", shape, prepared, count, dense.data_ptr(), dense.numel())
     return dense
 
 
@@ -93,8 +93,7 @@ def bind(
         check_epilogue(e, layout)
     shape, out = arguments.checked_shape(geometry, *sizes)
     epilogue, binarize = arguments.epilogue(e, geometry, sizes[0], out)
-    count = weights.numel()
-    common = (*source, arguments.address("weights", weights, torch.uint8, (count,)), count, ctypes.byref(epilogue))
+    common = (*source, *arguments.weights_address(weights), ctypes.byref(epilogue))
     run, size = getattr(library.loaded(), function), ctypes.byref(shape)
 
     def call(x: int, result: int) -> None:

@@ -19,10 +19,8 @@ def levels_of_codes(codes: Tensor, count: int, bits: int, levels: Tensor, scale:
     """What codes stand for, uint8 (rows, bytes) of ``count`` a row, times ``scale`` (rows,): float32 (rows, count)."""
     rows = len(codes)
     source = arguments.address("codes", codes, torch.uint8, (rows, -(-count * bits // 8)))
-    of_codes, factors = (
-        arguments.address("levels", levels, torch.float32, (2**bits,)),
-        arguments.values("scale", scale, rows),
-    )
+    of_codes = arguments.address("levels", levels, torch.float32, (2**bits,))
+    factors = arguments.values("scale", scale, rows)
     values = torch.empty((rows, count), dtype=torch.float32)
     library.call("xk_levels", source, rows, count, bits, of_codes, factors, values.data_ptr(), library.parallel())
     return values
@@ -51,12 +49,11 @@ class Levels(NamedTuple):
 
 def _level_layer(layer: Levels, geometry: ConvGeometry) -> library.LevelLayer:
     """The library's view of a layer."""
-    w, scale, out, (kh, kw) = layer.weights, layer.scale, geometry.out_channels, geometry.kernel
+    scale, out, (kh, kw) = layer.scale, geometry.out_channels, geometry.kernel
     return library.LevelLayer(
         layer.input_bits,
         layer.weight_bits,
-        arguments.address("weights", w, torch.uint8, (w.numel(),)),
-        w.numel(),
+        *arguments.weights_address(layer.weights),
         arguments.address("totals", layer.totals, torch.int32, (out, kh + 1, kw + 1)),
         layer.divisor,
         None if scale is None else arguments.address("scale", scale, torch.float32, scale.shape),
@@ -70,9 +67,7 @@ def bind_level_conv(x: Tensor, layer: Levels, geometry: ConvGeometry) -> tuple[C
 
     x is floats (N, C, H, W) in rows of pixels; see :func:`bind_conv2d`.
     """
-    batch, _, height, width = x.shape
-    arguments.address("x", x, torch.float32, (batch, geometry.channels, height, width))
-    shape, sizes = arguments.checked_shape(geometry, batch, height, width)
+    shape, sizes = arguments.shape_of_planes(x, geometry)
     run, size = library.loaded().xk_level_conv, ctypes.byref(shape)
     of_layer = ctypes.byref(_level_layer(layer, geometry))
 
@@ -108,7 +103,7 @@ def look_up(x: Tensor, weights: Tensor, outputs: int) -> Tensor:
     """Floats (rows, inputs) times signs of :func:`prepare_lookup`: float32 (rows, outputs)."""
     rows, inputs = x.shape
     source = arguments.address("x", x, torch.float32, (rows, inputs))
-    prepared, count = arguments.address("weights", weights, torch.uint8, (weights.numel(),)), weights.numel()
+    prepared, count = arguments.weights_address(weights)
     y = torch.empty((rows, outputs), dtype=torch.float32)
     library.call("xk_lookup", rows, inputs, outputs, source, prepared, count, y.data_ptr(), library.parallel())
     return y
@@ -133,10 +128,8 @@ def bind_sign_conv2d(
     """Floats like ``x``, (N, C, H, W) in rows of pixels, convolved with weights of :func:`prepare_sign_conv`, times
     ``scale`` (out,), plus ``bias``, and an empty result; see :func:`bind_conv2d`.
     """
-    batch, _, height, width = x.shape
-    arguments.address("x", x, torch.float32, (batch, geometry.channels, height, width))
-    shape, out = arguments.checked_shape(geometry, batch, height, width)
-    prepared, count = arguments.address("weights", weights, torch.uint8, (weights.numel(),)), weights.numel()
+    shape, out = arguments.shape_of_planes(x, geometry)
+    prepared, count = arguments.weights_address(weights)
     scales, biases = (arguments.values(n, end, geometry.out_channels) for n, end in (("scale", scale), ("bias", bias)))
     run, size = library.loaded().xk_sign_conv, ctypes.byref(shape)
 
@@ -169,18 +162,16 @@ def bind_sign_conv_transposed2d(
     """:func:`bind_sign_conv2d` to an output of ``size``, in which the filters, (rows' phases, C', columns'
     phases), lie interleaved.
     """
-    batch, _, height, width = x.shape
-    arguments.address("x", x, torch.float32, (batch, geometry.channels, height, width))
-    shape, _ = arguments.checked_shape(geometry, batch, height, width)
-    prepared, count = arguments.address("weights", weights, torch.uint8, (weights.numel(),)), weights.numel()
+    shape, (batch, *_) = arguments.shape_of_planes(x, geometry)
+    prepared, count = arguments.weights_address(weights)
     out = geometry.out_channels // (len(places.rows) * len(places.columns))
     scales, biases = (arguments.values(name, end, out) for name, end in (("scale", scale), ("bias", bias)))
     rows, columns = (_pairs(phases) for phases in places)
     whole = library.Interleave(*size, len(rows) // 2, len(columns) // 2, *map(ctypes.addressof, (rows, columns)))
-    of_places, run = ctypes.byref(whole), library.loaded().xk_sign_conv_transposed
-    of_shape, kept = ctypes.byref(shape), (rows, columns)
+    whole.keep_alive = rows, columns
+    of_shape, of_places, run = ctypes.byref(shape), ctypes.byref(whole), library.loaded().xk_sign_conv_transposed
 
-    def call(x: int, result: int, _kept: object = kept) -> None:
+    def call(x: int, result: int) -> None:
         library.check(run(of_shape, of_places, x, prepared, count, scales, biases, result, library.parallel()))
 
     return call, torch.empty((batch, out, *size), dtype=torch.float32)
@@ -220,18 +211,7 @@ def prepare_numbers(numbers: Tensor, geometry: ConvGeometry, zero: int) -> Tenso
 
 def conv2d_int8(x: Tensor, inverse: float, weights: Tensor, geometry: ConvGeometry, epilogue: Epilogue) -> Tensor:
     """Floats (N, C, H, W) in rows of pixels: with ``q = round(x * inverse)``, the convolution of q, in float32."""
-    batch, _, height, width = x.shape
-    source = arguments.address("x", x, torch.float32, (batch, geometry.channels, height, width))
-    shape, out = arguments.checked_shape(geometry, batch, height, width)
-    ends, _ = arguments.epilogue(epilogue, geometry, batch, out)
-    prepared, count = arguments.address("weights", weights, torch.uint8, (weights.numel(),)), weights.numel()
-    result = arguments.empty_output(geometry.out_channels, out, "float32", "nchw")
-    target = library.Output(
-        result.data_ptr(), arguments.OUTPUTS["float32"], arguments.LAYOUTS["nchw"], arguments.AT_ZERO, 1
-    )
-    rest = (prepared, count, ctypes.byref(ends), ctypes.byref(target), library.parallel())
-    library.call("xk_int8_conv", ctypes.byref(shape), source, inverse, *rest)
-    return result
+    return cpu.called(x, *_bind_dense("xk_int8_conv", (inverse,), x, weights, geometry, epilogue))
 
 
 # Convolutions of floats, for first layers.
@@ -253,6 +233,13 @@ def bind_conv2d_floats(x: Tensor, weights: Tensor, geometry: ConvGeometry, epilo
 
     See :func:`bind_conv2d`.
     """
-    batch, channels, height, width = x.shape
+    return _bind_dense("xk_float_conv", (), x, weights, geometry, epilogue)
+
+
+def _bind_dense(
+    function: str, source: tuple, x: Tensor, weights: Tensor, geometry: ConvGeometry, epilogue: Epilogue
+) -> tuple[Call, Tensor]:
+    """:func:`cpu.bind` of inputs like ``x``, floats (N, C, H, W) in rows of pixels."""
+    batch, _, height, width = x.shape
     arguments.address("x", x, torch.float32, (batch, geometry.channels, height, width))
-    return cpu.bind("xk_float_conv", (), (batch, height, width), weights, geometry, epilogue, "nchw")
+    return cpu.bind(function, source, (batch, height, width), weights, geometry, epilogue, "nchw")

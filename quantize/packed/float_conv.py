@@ -79,7 +79,7 @@ class FloatConv2d(nn.Conv2d, BoundModule):
 
     def _bind(self, x: Tensor) -> BoundCall | None:
         """The call for inputs like ``x``; None where torch adds products in no order that the library has."""
-        geometry, weight = self._geometry(), self.weight.detach()
+        geometry, weight = geometry_of(self), self.weight.detach()
         generator = torch.Generator().manual_seed(0)
         tried = torch.randn(x.shape, generator=generator)
         expected = super().forward(tried)
@@ -121,16 +121,13 @@ class FloatConv2d(nn.Conv2d, BoundModule):
                 return reader
         return None
 
-    def _geometry(self) -> ConvGeometry:
-        height, width = cast("tuple[int, int]", self.padding)
-        return ConvGeometry(
-            self.in_channels,
-            self.out_channels,
-            cast("tuple[int, int]", self.kernel_size),
-            cast("tuple[int, int]", self.stride),
-            (height, width, height, width),
-            cast("tuple[int, int]", self.dilation),
-        )
+
+def geometry_of(layer: nn.Conv2d) -> ConvGeometry:
+    """Of a convolution of floats without groups, padded with zeros."""
+    left, right, top, bottom = layer._reversed_padding_repeated_twice
+    kernel, stride, dilation = (cast("tuple[int, int]", o) for o in (layer.kernel_size, layer.stride, layer.dilation))
+    padding = (top, left, bottom, right)
+    return ConvGeometry(layer.in_channels, layer.out_channels, kernel, stride, padding, dilation)
 
 
 def _is_autocast() -> bool:

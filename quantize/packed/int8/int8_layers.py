@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from ... import kernels
 from ...kernels import ConvGeometry, Epilogue, cpu_layers
 from .. import ops
-from ..float_conv import FloatConv2d
+from ..float_conv import FloatConv2d, geometry_of
 
 if TYPE_CHECKING:
     from .calibration import Int8Report
@@ -151,13 +151,7 @@ class Int8Conv2d(Int8Layer):
     """(N, C, H, W) or (C, H, W) to (N, out, H', W') or (out, H', W'), as nn.Conv2d."""
 
     def __init__(self, layer: nn.Conv2d, low: float, high: float):
-        left, right, top, bottom = layer._reversed_padding_repeated_twice
-        kernel, stride, dilation = (
-            cast("tuple[int, int]", o) for o in (layer.kernel_size, layer.stride, layer.dilation)
-        )
-        padding = (top, left, bottom, right)
-        geometry = ConvGeometry(layer.in_channels, layer.out_channels, kernel, stride, padding, dilation)
-        super().__init__(layer, geometry, low, high)
+        super().__init__(layer, geometry_of(layer), low, high)
 
     def forward(self, input: Tensor) -> Tensor:
         return self._convolve(input) if input.dim() == 4 else self._convolve(input.unsqueeze(0)).squeeze(0)
