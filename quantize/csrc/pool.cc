@@ -1,6 +1,7 @@
 // Max pooling of bits; maxima and averages of floats.
 #include <algorithm>
 #include <cinttypes>
+#include <iterator>
 #include <limits>
 #include <memory>
 #include <utility>
@@ -108,6 +109,14 @@ Pool full_average(const xk_pool_shape& options) {
   return p;
 }
 
+// Whether the windows are of 2x2, side by side and inside the input.
+bool is_of_pairs(const xk_pool_shape& p) {
+  const int64_t sizes[] = {p.kernel_h, p.kernel_w, p.stride_h, p.stride_w};
+  return std::all_of(std::begin(sizes), std::end(sizes), [](int64_t size) { return size == 2; }) && p.dilation_h == 1 &&
+         p.dilation_w == 1 && p.pad_top == 0 && p.pad_left == 0 && 2 * p.out_height <= p.height &&
+         2 * p.out_width <= p.width;
+}
+
 // Maxima or averages.
 void pool_planes(const Pool& p, bool maxima, const float* input, float* output, const xk_parallel* parallel) {
   constexpr int64_t kTogether = 8;  // planes of a task
@@ -119,18 +128,23 @@ void pool_planes(const Pool& p, bool maxima, const float* input, float* output, 
   common.maxima = maxima;
   common.rows = p.out_height + (p.kernel_h - 1) * p.dilation_h / p.stride_h + 1;
   common.pitch = p.out_width + (p.kernel_w - 1) * p.dilation_w / p.stride_w + 1;
+  const bool pairs = is_of_pairs(p);
   const int64_t phase = (common.rows + 1) * common.pitch, phases = p.stride_h * p.stride_w;
   parallel_for(parallel, ceil_div(planes, kTogether), [&](int64_t task) {
     // Of numbers in the order of their floats the least is that of no float.
     const int32_t start = maxima ? std::numeric_limits<int32_t>::min() : 0;
-    std::vector<int32_t> values(static_cast<size_t>(phase * phases), start);
-    std::vector<int32_t> joined(static_cast<size_t>(p.out_height * common.pitch));
+    std::vector<int32_t> values(static_cast<size_t>(pairs ? 0 : phase * phases), start);
+    std::vector<int32_t> joined(static_cast<size_t>(pairs ? 0 : p.out_height * common.pitch));
     FloatPool pool = common;
     pool.phases = values.data(), pool.joined = joined.data();
     for (int64_t i = task * kTogether; i < std::min(planes, (task + 1) * kTogether); ++i) {
-      std::fill(joined.begin(), joined.end(), start);
       pool.input = input + i * plane, pool.output = output + i * out_plane;
-      micro.pool_floats(pool);
+      if (pairs) {
+        micro.pool_pairs(pool);
+      } else {
+        std::fill(joined.begin(), joined.end(), start);
+        micro.pool_floats(pool);
+      }
       for (int64_t o = 0; !maxima && o < out_plane; ++o) pool.output[o] /= area;
     }
   });

@@ -291,6 +291,7 @@ struct Microkernels {
   void (*pool_rows)(const PoolRow& row);
   void (*pool_columns)(const PoolRow& row, const PoolColumns& columns);
   void (*pool_floats)(const FloatPool& pool);
+  void (*pool_pairs)(const FloatPool& pool);  // windows of 2x2 side by side, without phases and what is joined to
 
   // Training, in whole words of 64 elements; see training/elements.h.
   void (*compare)(const float* x, int64_t words, bool closed, uint64_t* positive, uint64_t* inside);
