@@ -107,10 +107,18 @@ class DirectConv {
   std::vector<Rectangle> rectangles_;
 };
 
+// Pixels a multiple of 2 KB apart begin in one of two sets of the first cache: the lines of a block for a few of them are
+// all that it holds.
+int64_t chunk_pixels(const ConvCall& call) {
+  constexpr int64_t kFew = 32, kApart = 2048 / sizeof(float);
+  const bool rows = call.output.kind != XK_OUT_BITS && call.output.layout == XK_NHWC;
+  return rows && call.shape.out_channels % kApart == 0 ? kFew : kChunkPixels;
+}
+
 template <class Unit>
 void convolve(const ConvCall& call, const DirectConv<Unit>& conv) {
   const Epilogues epilogues(call);
-  const Chunks chunks(call.shape, kChunkPixels, call.shape.out_width);
+  const Chunks chunks(call.shape, chunk_pixels(call), call.shape.out_width);
   const auto task = [&](int64_t image, const Chunk& chunk, int64_t begin, int64_t end) {
     alignas(64) int32_t dots[kChunkPixels * kLanes];
     for (int64_t block = begin; block < end; ++block) {
