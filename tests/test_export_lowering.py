@@ -87,3 +87,36 @@ def test_bits_whose_inversion_cannot_be_followed_are_refused(tmp_path):
     with pytest.raises(ValueError, match="layer 'between.0' has no INT8 form: the layers on both sides .* hooks"):
         quantize.export_onnx(packed, tmp_path / "net.onnx", x, format="int8", check=False)
     assert not list(tmp_path.iterdir())
+
+
+class Leaky(nn.PReLU):
+    """A user's subclass with a forward of its own."""
+
+    def forward(self, input):
+        return super().forward(input) - 1
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("parameters", [1, 40])
+def test_a_prelu_is_no_branch_on_values(format, parameters, tmp_path):
+    """onnxruntime's PRelu takes ten times as long as what it is made of; FINN's tools know it by its name."""
+    torch.manual_seed(0)
+    layers = nn.Linear(40, 40), nn.PReLU(parameters), nn.Linear(40, 40), Leaky(parameters), nn.Linear(40, 40)
+    net = quantize.prepare(nn.Sequential(*layers), "xnor", torch.randn(2, 40)).eval()
+    nn.init.normal_(net[1].weight)
+    assert_same_answers(net, tmp_path / "net.onnx", format)
+    operators = [node.op_type for node in onnx.load(tmp_path / "net.onnx").graph.node]
+    assert operators.count("PRelu") == (2 if format == "qonnx" else 1)
+
+
+def test_a_prelu_of_images_and_of_one_channel(tmp_path):
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.PReLU(8), nn.Conv2d(8, 8, 3), nn.PReLU(), nn.Conv2d(8, 4, 3))
+    x = torch.randn(2, 3, 9, 9)
+    net = quantize.prepare(net, "bireal", x).eval()
+    nn.init.normal_(net[1].weight)
+    assert "PRelu" not in {node.op_type for node in exported_nodes(net, x, tmp_path)}
+
+
+def exported_nodes(net: nn.Module, x: torch.Tensor, folder) -> list[onnx.NodeProto]:
+    quantize.export_onnx(net, folder / "net.onnx", x)
+    return list(onnx.load(folder / "net.onnx").graph.node)

@@ -17,7 +17,7 @@ from ..packed.flow import Flow, trace_flow
 from ..packed.layers import PackedConv1d, PackedConv2d, PackedLayer, PackedLinear
 from ..packed.pool import PackedMaxPool2d
 from . import float_layers, int8_format, packed_format, qonnx_format, standard_format
-from .lowering import Lowering, Network, lowering_of
+from .lowering import Lowering, Network, lowering_of, prelu
 from .onnx_session import QonnxSession, create_session, executor_missing
 
 
@@ -88,12 +88,13 @@ _ALL = (
             PackedLinear: packed_format.BinaryLinear,
             PackedMaxPool2d: packed_format.max_pool,
             ExpandedLayer: packed_format.with_call,
+            nn.PReLU: prelu,
         },
         converts=True,
         finish=packed_format.add_functions,
         join=float_layers.hand_on_bits,
     ),
-    Format("standard", {QuantizedLayer: standard_format.with_stored_weight}),
+    Format("standard", {QuantizedLayer: standard_format.with_stored_weight, nn.PReLU: prelu}),
     Format(
         "int8",
         {
@@ -102,6 +103,7 @@ _ALL = (
             PackedLinear: int8_format.IntegerLinear,
             PackedMaxPool2d: int8_format.max_pool,
             QuantizedLayer: standard_format.with_stored_weight,
+            nn.PReLU: prelu,
         },
         converts=True,
     ),

@@ -66,6 +66,19 @@ def keep(module: nn.Module, **tensors: Tensor | None) -> None:
         place[name] = tensor
 
 
+def prelu(layer: nn.PReLU, network: Network) -> nn.PReLU:
+    """A PReLU as ``relu(x) + slope min(x, 0)``, of which one is 0, so that the values are the same.
+
+    onnxruntime's PRelu branches on each value: it took half of a ResNet-18 with RPReLUs, and 8 times as long as this.
+    """
+    return replaced(layer, {}, forward=_prelu) if type(layer).forward is nn.PReLU.forward else replaced(layer, {})
+
+
+def _prelu(self: nn.PReLU, input: Tensor) -> Tensor:
+    slope = self.weight.view(-1, *[1] * (input.dim() - 2)) if input.dim() > 2 else self.weight
+    return input.relu() + slope * input.clamp(max=0)
+
+
 class LoweredLayer(nn.Module):
     """A packed layer for tracing: its way from input to output, around a convolution that is nodes of the file.
 
