@@ -33,6 +33,7 @@ from .packed.layers import PackedConv1d, PackedConv2d, PackedLayer, PackedLinear
 from .packed.report import ConversionReport, LayerConversion, conversion_report
 from .planning.plan import LayerPlan, Plan, plan
 from .prepare import apply_plan, prepare, restore
+from .replay.capture import CannotCapture, Captured, capture
 from .scheme import QuantizedWeight, Scheme, get_scheme, list_schemes, register_scheme
 from .version import __version__
 
@@ -58,6 +59,8 @@ __all__ = [
     "BinaryConvTranspose3d",
     "BinaryLayer",
     "BinaryLinear",
+    "CannotCapture",
+    "Captured",
     "ConversionMismatch",
     "ConversionReport",
     "ExportMismatch",
@@ -78,6 +81,7 @@ __all__ = [
     "__version__",
     "anneal_after_step",
     "apply_plan",
+    "capture",
     "clip_after_step",
     "clip_latent_weights",
     "compact_state",

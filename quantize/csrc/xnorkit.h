@@ -294,6 +294,50 @@ XK_API int32_t xk_float_pack(const xk_conv_shape* shape, const float* values, si
 XK_API int32_t xk_float_conv(const xk_conv_shape* shape, const float* x, const void* weights, size_t weights_bytes,
                              const xk_epilogue* epilogue, const xk_output* output, const xk_parallel* parallel);
 
+/* What networks compute between their layers, one float after the other. `operand` has a value for each of the channels of
+ * `elements`, in float32; a clamp has the least value and the largest, and an affine map all factors and then all offsets,
+ * with one rounding for both. A NaN stays one. y may be x. */
+typedef enum xk_pointwise_kind {
+  XK_ADD = 0,
+  XK_SUBTRACT = 1,
+  XK_MULTIPLY = 2,
+  XK_PRELU = 3, /* x where it is over 0, else operand * x */
+  XK_CLAMP = 4,
+  XK_AFFINE = 5 /* a batch norm in evaluation */
+} xk_pointwise_kind;
+XK_API int32_t xk_pointwise(const xk_elements* elements, int32_t kind, const float* x, const float* operand, float* y,
+                            const xk_parallel* parallel);
+
+/* Several calls as one. A written call is one of these functions, which all end in `parallel`, and its arguments before
+ * that: whole numbers, floats, and addresses of what has to be there when it is carried out. */
+typedef enum xk_function {
+  XK_PACK = 0,
+  XK_CONV,
+  XK_CONV_FLOAT,
+  XK_MAX_POOL,
+  XK_MAX_POOL_FLOAT,
+  XK_AVERAGE_POOL,
+  XK_LEVEL_CONV,
+  XK_LEVEL_LINEAR,
+  XK_LOOKUP,
+  XK_SIGN_CONV,
+  XK_SIGN_CONV_TRANSPOSED,
+  XK_INT8_CONV,
+  XK_FLOAT_CONV,
+  XK_POINTWISE
+} xk_function;
+typedef union xk_argument {
+  int64_t whole;
+  float number;
+  const void* pointer;
+} xk_argument;
+typedef struct xk_written_call {
+  int32_t function; /* xk_function */
+  xk_argument arguments[8];
+} xk_written_call;
+/* Carries them out in order, until one fails: its status, and what xk_last_error() says. */
+XK_API int32_t xk_run(const xk_written_call* calls, int64_t count, const xk_parallel* parallel);
+
 #ifdef __cplusplus
 }
 #endif

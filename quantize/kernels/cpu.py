@@ -6,17 +6,15 @@ threads from the OpenMP pool that torch has already started.
 
 import ctypes
 import functools
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from .. import packing
 from . import arguments, library
+from .calls import Call
 from .epilogue import AT_ZERO, PLAIN, Binarize, Epilogue, Layout, check_epilogue
 from .geometry import ConvGeometry, PoolGeometry
-
-Call = Callable[[int, int], None]  # what the library does with the input at an address; where the result goes
 
 
 def is_available() -> bool:
@@ -47,7 +45,7 @@ def pack(x: Tensor, binarize: Binarize = AT_ZERO) -> Tensor:
     batch, channels, height, width = x.shape
     level = arguments.binarize(*binarize, channels)
     words = torch.empty((batch, height, width, packing.words_for(channels)), dtype=torch.int64)
-    library.call("xk_pack", address, layout, *x.shape, ctypes.byref(level), words.data_ptr(), library.parallel())
+    Call("xk_pack", (), (layout, *x.shape, ctypes.byref(level)))(address, words.data_ptr())
     return words
 
 
@@ -93,14 +91,13 @@ def bind(
         check_epilogue(e, layout)
     shape, out = arguments.checked_shape(geometry, *sizes)
     epilogue, binarize = arguments.epilogue(e, geometry, sizes[0], out)
-    common = (*source, *arguments.weights_address(weights), ctypes.byref(epilogue))
-    run, size = getattr(library.loaded(), function), ctypes.byref(shape)
+    after = (*source, *arguments.weights_address(weights), ctypes.byref(epilogue))
 
-    def call(x: int, result: int) -> None:
-        output = library.Output(result, kind, order, binarize, e.shuffle)  # its own: other threads may call meanwhile
-        library.check(run(size, x, *common, ctypes.byref(output), library.parallel()))
+    def output(result: int) -> library.Output:  # a call's own: other threads may call meanwhile
+        return library.Output(result, kind, order, binarize, e.shuffle)
 
-    return call, arguments.empty_output(geometry.out_channels, out, e.output, layout)
+    empty = arguments.empty_output(geometry.out_channels, out, e.output, layout)
+    return Call(function, (ctypes.byref(shape),), after, output), empty
 
 
 def called(x: Tensor, call: Call, result: Tensor) -> Tensor:
@@ -166,12 +163,8 @@ def bind_max_pool2d(
     _, (batch, height, width) = arguments.words_address(words, channels)
     flips = arguments.values("flip", flip, channels, torch.bool)
     shape = ctypes.byref(_checked_pool(geometry, batch, channels, height, width))
-    run = library.loaded().xk_max_pool
-
-    def call(x: int, result: int) -> None:
-        library.check(run(shape, x, flips, result, library.parallel()))
-
-    return call, torch.empty((batch, *geometry.output, words.shape[3]), dtype=torch.int64)
+    empty = torch.empty((batch, *geometry.output, words.shape[3]), dtype=torch.int64)
+    return Call("xk_max_pool", (shape,), (flips,)), empty
 
 
 def max_pool2d(words: Tensor, channels: int, geometry: PoolGeometry, flip: Tensor | None = None) -> Tensor:
@@ -183,9 +176,5 @@ def bind_pool_floats(function: str, x: Tensor, geometry: PoolGeometry) -> tuple[
     torch computes them, and an empty result of it; see :func:`bind_conv2d`.
     """
     arguments.address("x", x, torch.float32, x.shape)
-    run, shape = getattr(library.loaded(), function), ctypes.byref(_checked_pool(geometry, *x.shape))
-
-    def call(x: int, result: int) -> None:
-        library.check(run(shape, x, result, library.parallel()))
-
-    return call, torch.empty((*x.shape[:2], *geometry.output), dtype=torch.float32)
+    shape = ctypes.byref(_checked_pool(geometry, *x.shape))
+    return Call(function, (shape,)), torch.empty((*x.shape[:2], *geometry.output), dtype=torch.float32)

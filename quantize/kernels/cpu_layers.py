@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .. import packing
 from . import arguments, cpu, library
-from .cpu import Call
+from .calls import Call
 from .epilogue import Epilogue
 from .geometry import ConvGeometry
 
@@ -68,12 +68,7 @@ def bind_level_conv(x: Tensor, layer: Levels, geometry: ConvGeometry) -> tuple[C
     x is floats (N, C, H, W) in rows of pixels; see :func:`bind_conv2d`.
     """
     shape, sizes = arguments.shape_of_planes(x, geometry)
-    run, size = library.loaded().xk_level_conv, ctypes.byref(shape)
-    of_layer = ctypes.byref(_level_layer(layer, geometry))
-
-    def call(x: int, result: int) -> None:
-        library.check(run(size, of_layer, x, result, library.parallel()))
-
+    call = Call("xk_level_conv", (ctypes.byref(shape), ctypes.byref(_level_layer(layer, geometry))))
     return call, arguments.empty_output(geometry.out_channels, sizes, "float32", "nchw")
 
 
@@ -81,11 +76,7 @@ def bind_level_linear(x: Tensor, layer: Levels, geometry: ConvGeometry) -> tuple
     """The same of a linear layer, of floats (rows, C): to (rows, C')."""
     inputs, outputs, rows = geometry.channels, geometry.out_channels, len(x)
     arguments.address("x", x, torch.float32, (rows, inputs))
-    run, of_layer = library.loaded().xk_level_linear, ctypes.byref(_level_layer(layer, geometry))
-
-    def call(x: int, result: int) -> None:
-        library.check(run(rows, inputs, outputs, of_layer, x, result, library.parallel()))
-
+    call = Call("xk_level_linear", (rows, inputs, outputs, ctypes.byref(_level_layer(layer, geometry))))
     return call, torch.empty((rows, outputs), dtype=torch.float32)
 
 
@@ -103,9 +94,8 @@ def look_up(x: Tensor, weights: Tensor, outputs: int) -> Tensor:
     """Floats (rows, inputs) times signs of :func:`prepare_lookup`: float32 (rows, outputs)."""
     rows, inputs = x.shape
     source = arguments.address("x", x, torch.float32, (rows, inputs))
-    prepared, count = arguments.weights_address(weights)
     y = torch.empty((rows, outputs), dtype=torch.float32)
-    library.call("xk_lookup", rows, inputs, outputs, source, prepared, count, y.data_ptr(), library.parallel())
+    Call("xk_lookup", (rows, inputs, outputs), arguments.weights_address(weights))(source, y.data_ptr())
     return y
 
 
@@ -129,13 +119,8 @@ def bind_sign_conv2d(
     ``scale`` (out,), plus ``bias``, and an empty result; see :func:`bind_conv2d`.
     """
     shape, out = arguments.shape_of_planes(x, geometry)
-    prepared, count = arguments.weights_address(weights)
-    scales, biases = (arguments.values(n, end, geometry.out_channels) for n, end in (("scale", scale), ("bias", bias)))
-    run, size = library.loaded().xk_sign_conv, ctypes.byref(shape)
-
-    def call(x: int, result: int) -> None:
-        library.check(run(size, x, prepared, count, scales, biases, result, library.parallel()))
-
+    ends = (arguments.values(n, end, geometry.out_channels) for n, end in (("scale", scale), ("bias", bias)))
+    call = Call("xk_sign_conv", (ctypes.byref(shape),), (*arguments.weights_address(weights), *ends))
     return call, arguments.empty_output(geometry.out_channels, out, "float32", "nchw")
 
 
@@ -163,17 +148,13 @@ def bind_sign_conv_transposed2d(
     phases), lie interleaved.
     """
     shape, (batch, *_) = arguments.shape_of_planes(x, geometry)
-    prepared, count = arguments.weights_address(weights)
     out = geometry.out_channels // (len(places.rows) * len(places.columns))
-    scales, biases = (arguments.values(name, end, out) for name, end in (("scale", scale), ("bias", bias)))
+    ends = (arguments.values(name, end, out) for name, end in (("scale", scale), ("bias", bias)))
     rows, columns = (_pairs(phases) for phases in places)
     whole = library.Interleave(*size, len(rows) // 2, len(columns) // 2, *map(ctypes.addressof, (rows, columns)))
     whole.keep_alive = rows, columns
-    of_shape, of_places, run = ctypes.byref(shape), ctypes.byref(whole), library.loaded().xk_sign_conv_transposed
-
-    def call(x: int, result: int) -> None:
-        library.check(run(of_shape, of_places, x, prepared, count, scales, biases, result, library.parallel()))
-
+    sizes = (ctypes.byref(shape), ctypes.byref(whole))
+    call = Call("xk_sign_conv_transposed", sizes, (*arguments.weights_address(weights), *ends))
     return call, torch.empty((batch, out, *size), dtype=torch.float32)
 
 

@@ -100,6 +100,22 @@ class LevelLayer(ctypes.Structure):
     ]
 
 
+class Argument(ctypes.Union):
+    _fields_ = [("whole", ctypes.c_int64), ("number", ctypes.c_float), ("pointer", ctypes.c_void_p)]
+
+
+class WrittenCall(ctypes.Structure):
+    _fields_ = [("function", ctypes.c_int32), ("arguments", Argument * 8)]
+
+
+# In the order of xk_function.
+FUNCTIONS = (
+    *("xk_pack", "xk_conv", "xk_conv_float", "xk_max_pool", "xk_max_pool_float", "xk_average_pool", "xk_level_conv"),
+    *("xk_level_linear", "xk_lookup", "xk_sign_conv", "xk_sign_conv_transposed", "xk_int8_conv", "xk_float_conv"),
+    "xk_pointwise",
+)
+
+
 class _Parallel(ctypes.Structure):
     _fields_ = [("run", ctypes.c_void_p), ("context", ctypes.c_void_p)]
 
@@ -151,6 +167,8 @@ _SIGNATURES = {
     "xk_float_size": [POINTER] * 2,
     "xk_float_pack": [POINTER, POINTER, SIZE, ctypes.c_int32, POINTER, SIZE],
     "xk_float_conv": [POINTER, POINTER, POINTER, SIZE, *[POINTER] * 3],
+    "xk_pointwise": [POINTER, ctypes.c_int32, *[POINTER] * 4],
+    "xk_run": [POINTER, ctypes.c_int64, POINTER],
     "xk_sign": [*[POINTER] * 3, ctypes.c_int32, *[POINTER] * 4],
     "xk_signs": [POINTER] * 4,
     "xk_pass_inside": [POINTER] * 6,

@@ -18,7 +18,7 @@ from torch.jit import is_tracing
 from .. import kernels, packing
 from ..kept_bits import is_transformed
 from ..kernels import Binarize, ConvGeometry, Epilogue, Layout, Output, PoolGeometry, PreparedWeights
-from ..kernels.cpu import Call
+from ..kernels.calls import Call
 
 _LIBRARY = torch.library.Library("xnorkit", "DEF")
 _LIBRARY.define(

@@ -47,6 +47,9 @@ int main() {
   test_max_pool();
   test_average_pool();
   test_bad_pools();
+  test_pointwise();
+  test_bad_pointwise();
+  test_written_calls();
   test_training();
   test_bad_elements();
   test_int8();

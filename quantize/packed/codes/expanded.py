@@ -19,7 +19,7 @@ from ... import kernels, packing
 from ...binary.layers import BinaryLayer, plain_class
 from ...binary.quantized_layer import QuantizedLayer
 from ...kept_bits import is_transformed
-from ...kernels.cpu import Call
+from ...kernels.calls import Call
 from ...scheme import QuantizedWeight
 from .. import ops
 from ..layers import PackedLayer

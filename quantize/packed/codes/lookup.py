@@ -20,7 +20,7 @@ from ... import kernels, packing
 from ...binary.conv2d_form import conv2d_form, from_batch, to_batch
 from ...binary.quantized_layer import QuantizedLayer
 from ...kernels import ConvGeometry, cpu_layers
-from ...kernels.cpu import Call
+from ...kernels.calls import Call
 from ...kernels.geometry import Pair
 from ...scheme import FLOAT_BITS
 from ...ste import plus_minus

@@ -21,6 +21,7 @@ from ...binary.adapters import no_padding
 from ...binary.conv2d_form import from_batch, to_batch
 from ...binary.quantized_layer import QuantizedLayer
 from ...kernels import Binarize, cpu, cpu_layers
+from ...kernels.calls import Call
 from .forms import Flat, Form, form_of
 
 MOST_PLANES = 8  # of a convolution: with more, one of floats is faster
@@ -58,7 +59,7 @@ class LayerPlanes:
             y = self._of_levels(self.form, layer.scheme.input(batch, layer), bits)
         return from_batch(layer, y, x)
 
-    def bind(self, layer: QuantizedLayer, x: Tensor, scale: Tensor | None) -> tuple[cpu.Call, Tensor] | None:
+    def bind(self, layer: QuantizedLayer, x: Tensor, scale: Tensor | None) -> tuple[Call, Tensor] | None:
         """All of the layer on inputs like ``x``, less the threshold, as one call of the library, and an empty result.
 
         None where it takes more than one. ``scale`` is the weight's.

@@ -89,7 +89,7 @@ def settle(model: nn.Module, x: Tensor) -> nn.Module:
     return model.eval()
 
 
-def _torch_run(model: nn.Module, x: Tensor) -> Built:
+def _torch_run(model: Callable[[Tensor], Tensor], x: Tensor) -> Built:
     def run() -> Tensor:
         with torch.inference_mode():
             return model(x)
@@ -99,6 +99,11 @@ def _torch_run(model: nn.Module, x: Tensor) -> Built:
 
 def build_converted(problem: NetworkProblem, threads: int) -> Built:
     return _torch_run(quantize.convert(problem.binary_model, problem.x), problem.x)
+
+
+def build_captured(problem: NetworkProblem, threads: int) -> Built:
+    run = quantize.capture(quantize.convert(problem.binary_model, problem.x), problem.x)
+    return _torch_run(run, problem.x)
 
 
 def build_torch_float(problem: NetworkProblem, threads: int) -> Built:
@@ -194,6 +199,7 @@ def network_sides(ours: str) -> Sequence[Side]:
     """All of them, ours first. onnxruntime's int8 is another network: of it only nonsense is noticed."""
     return (
         Side(ours, "xnorkit", build_converted, expected_binary, tolerance=1e-4),
+        Side("xnorkit_captured", "xnorkit, captured", build_captured, expected_binary, tolerance=1e-4),
         Side("xnorkit_onnx", "xnorkit in onnxruntime", build_packed_onnx, expected_binary, tolerance=1e-4),
         Side(
             "xnorkit_onnx_int8",

@@ -1,0 +1,70 @@
+// Calls that are written down and carried out together: what stands between two of them is the library's own loop.
+#include <cinttypes>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+
+#include "api.h"
+
+namespace xk {
+namespace {
+
+template <class Value>
+Value value_of(const xk_argument& argument) {
+  if constexpr (std::is_pointer_v<Value>)
+    return static_cast<Value>(const_cast<void*>(argument.pointer));
+  else if constexpr (std::is_same_v<Value, float>)
+    return argument.number;
+  else
+    return static_cast<Value>(argument.whole);
+}
+
+// `parallel` is the last of a function's arguments: one fewer is written.
+template <class... Arguments, size_t... I>
+int32_t apply(int32_t (*function)(Arguments...), const xk_argument* written, const xk_parallel* parallel,
+              std::index_sequence<I...>) {
+  static_assert(sizeof...(I) <= sizeof(xk_written_call::arguments) / sizeof(xk_argument), "too many to be written");
+  return function(value_of<std::tuple_element_t<I, std::tuple<Arguments...>>>(written[I])..., parallel);
+}
+
+template <class... Arguments>
+int32_t apply(int32_t (*function)(Arguments...), const xk_argument* written, const xk_parallel* parallel) {
+  return apply(function, written, parallel, std::make_index_sequence<sizeof...(Arguments) - 1>());
+}
+
+template <auto function>
+int32_t carry_out(const xk_argument* written, const xk_parallel* parallel) {
+  return apply(function, written, parallel);
+}
+
+// In the order of xk_function.
+constexpr int32_t (*kFunctions[])(const xk_argument*, const xk_parallel*) = {
+    carry_out<xk_pack>,         carry_out<xk_conv>,
+    carry_out<xk_conv_float>,   carry_out<xk_max_pool>,
+    carry_out<xk_max_pool_float>, carry_out<xk_average_pool>,
+    carry_out<xk_level_conv>,   carry_out<xk_level_linear>,
+    carry_out<xk_lookup>,       carry_out<xk_sign_conv>,
+    carry_out<xk_sign_conv_transposed>, carry_out<xk_int8_conv>,
+    carry_out<xk_float_conv>,   carry_out<xk_pointwise>,
+};
+constexpr int32_t kCount = sizeof(kFunctions) / sizeof(*kFunctions);
+static_assert(kCount == XK_POINTWISE + 1, "every function of xk_function has its place");
+
+}  // namespace
+}  // namespace xk
+
+using namespace xk;
+
+int32_t xk_run(const xk_written_call* calls, int64_t count, const xk_parallel* parallel) {
+  return guarded([&] {
+    check_pointers({{"calls", calls}});
+    check_size("count", count, 0);
+    for (int64_t i = 0; i < count; ++i) {
+      const int32_t function = calls[i].function;
+      if (function < 0 || function >= kCount)
+        fail(XK_INVALID_ARGUMENT, "call %" PRId64 " is of function %" PRId32 "; it must be between 0 and %" PRId32, i,
+             function, kCount - 1);
+      check_call(kFunctions[function](calls[i].arguments, parallel));
+    }
+  });
+}
