@@ -6,11 +6,12 @@ on a GPU: it has its memory, and a list of what to compute in it.
 """
 
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from ..calling import call_arguments, describe, evaluation_copy, float_inputs, keeps_random_state, run, tensors_in
 from ..packed.check import random_like
@@ -27,28 +28,37 @@ class Captured:
     """
 
     def __init__(self, model: nn.Module, inputs: list[Any], structure: TreeSpec, tape: Tape, output: Any):
-        self._inputs, self._structure, self._output = inputs, structure, output
+        self._inputs, self._structure = inputs, structure
+        self._is_of_one = structure == tree_flatten(((None,), {}))[1]  # tensor
+        self._outputs, self._output_structure = tree_flatten(output)
         self._program = tape.program()
         self._held = model, tape  # and with them the memory of weights and of what is computed
         self._turn = threading.Lock()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Raises ValueError for inputs of another form than those that it was captured with."""
-        given, structure = tree_flatten((args, kwargs))
-        if structure != self._structure or not all(map(_is_like, given, self._inputs)):
+        if self._is_of_one and len(args) == 1 and not kwargs:
+            given: Sequence[Any] = args  # most networks: trees take a time that counts beside theirs
+            is_alike = True
+        else:
+            given, structure = tree_flatten((args, kwargs))
+            is_alike = structure == self._structure
+        if not is_alike or not all(map(_is_like, given, self._inputs)):
             raise ValueError(
                 f"the run was captured for inputs {describe(self._inputs)} and got some {describe(given)}, or of "
                 "another type or device: capture one for these too, or call the model itself"
             )
-        for value in tensors_in(given):
-            refuse_gradient(value)
+        for value in given:
+            if isinstance(value, Tensor):
+                refuse_gradient(value)
         with self._turn, torch.no_grad():
             for own, value in zip(self._inputs, given, strict=True):
                 if isinstance(own, Tensor):
                     own.copy_(value)
             for step in self._program:
                 step()
-            return _copied(self._output)
+            results = [value.clone() if isinstance(value, Tensor) else value for value in self._outputs]
+        return results[0] if self._output_structure.is_leaf() else tree_unflatten(results, self._output_structure)
 
     def __repr__(self) -> str:
         return f"Captured(inputs {describe(self._inputs)}, {len(self._program)} steps)"

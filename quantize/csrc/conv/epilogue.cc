@@ -123,6 +123,12 @@ void store_rows(const Microkernels& micro, const Epilogue& epilogue, const Place
   if (places.groups == 1) return micro.store_rows(epilogue, pixels, dots, output + places.first, pitch);
   int32_t rows[kChunkPixels * kLanes];
   micro.store_rows(epilogue, pixels, dots, rows, kLanes);
+  if (places.lanes == kLanes && places.even()) {  // of one distance, and known to be so many
+    int32_t* const first = output + places.first;
+    for (int64_t p = 0; p < pixels; ++p)
+      for (int64_t l = 0; l < kLanes; ++l) first[p * pitch + l * places.groups] = rows[p * kLanes + l];
+    return;
+  }
   for (int64_t p = 0; p < pixels; ++p, output += pitch)
     for (int l = 0; l < places.lanes; ++l) output[places.channel[l]] = rows[p * kLanes + l];
 }
