@@ -267,6 +267,27 @@ def test_other_inputs_are_refused():
     torch.testing.assert_close(run(x.transpose(2, 3)), packed(x.transpose(2, 3).contiguous()), rtol=0, atol=0)
 
 
+def test_autocast_changes_nothing():
+    packed, x = packed_network("resnet20_bireal", CIFAR)
+    run = quantize.capture(packed, x)
+    expected = packed(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(run(x), expected, rtol=0, atol=0)
+        torch.testing.assert_close(quantize.capture(packed, x)(x), expected, rtol=0, atol=0)
+
+
+def test_what_follows_a_run_is_refused():
+    """It would see a constant."""
+    packed, x = packed_network("lenet5_xnornet", MNIST)
+    run = quantize.capture(packed, x)
+    with pytest.raises(RuntimeError, match="no tracer and no transform sees"):
+        torch.jit.trace(lambda y: run(y), x)
+    with pytest.raises(RuntimeError, match="no tracer and no transform sees"):
+        torch.func.vmap(run)(x.unsqueeze(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(run(x), packed(x), rtol=0, atol=0)
+
+
 def test_a_run_stays_in_its_process():
     packed, x = packed_network("lenet5_xnornet", MNIST)
     run = quantize.capture(packed, x)

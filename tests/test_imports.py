@@ -45,7 +45,7 @@ ROOMS_OF_QUANTIZE = {
     "prepare": {"binary", "planning", "scheme", "packed"} | CALLING,
     "compact": {"binary", "packing", "ste"},
     "complexity": {"binary", "packed", "packing"} | CALLING | WORDS,
-    "replay": {"packed", "kernels"} | CALLING,
+    "replay": {"packed", "kernels", "kept_bits"} | CALLING,
     "export": {"binary", "packed", "scheme", "schemes"} | BITS | CALLING | WORDS | VERSION,
 }
 

@@ -11,9 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
+from torch.jit import is_tracing
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from ..calling import call_arguments, describe, evaluation_copy, float_inputs, keeps_random_state, run, tensors_in
+from ..kept_bits import is_transformed
 from ..packed.check import random_like
 from ..packed.ops import refuse_gradient
 from .tape import CannotCapture, Tape
@@ -36,7 +39,10 @@ class Captured:
         self._turn = threading.Lock()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Raises ValueError for inputs of another form than those that it was captured with."""
+        """Raises ValueError for inputs of another form than those that it was captured with.
+
+        RuntimeError where something follows what is computed on them: autograd, a tracer, a transform.
+        """
         if self._is_of_one and len(args) == 1 and not kwargs:
             given: Sequence[Any] = args  # most networks: trees take a time that counts beside theirs
             is_alike = True
@@ -48,9 +54,13 @@ class Captured:
                 f"the run was captured for inputs {describe(self._inputs)} and got some {describe(given)}, or of "
                 "another type or device: capture one for these too, or call the model itself"
             )
-        for value in given:
-            if isinstance(value, Tensor):
-                refuse_gradient(value)
+        _refuse_followed(given)
+        if torch.is_autocast_enabled("cpu"):  # what is captured is float32
+            with torch.autocast("cpu", enabled=False):
+                return self._results(given)
+        return self._results(given)
+
+    def _results(self, given: Sequence[Any]) -> Any:
         with self._turn, torch.no_grad():
             for own, value in zip(self._inputs, given, strict=True):
                 if isinstance(own, Tensor):
@@ -70,6 +80,7 @@ class Captured:
 @keeps_random_state
 @torch.inference_mode(False)
 @torch.no_grad()
+@torch.autocast("cpu", enabled=False)
 def capture(model: nn.Module, example_input: Any) -> Captured:
     """``model``'s run for inputs like ``example_input``, without the Python between its layers.
 
@@ -153,6 +164,17 @@ def _check_is_on_cpu(model: nn.Module, example_input: Any) -> None:
         raise CannotCapture(
             f"the model or its input is on {device}: what is captured runs on the CPU; on a GPU "
             "torch.cuda.make_graphed_callables does the same"
+        )
+
+
+def _refuse_followed(values: Sequence[Any]) -> None:
+    for value in values:
+        if isinstance(value, Tensor):
+            refuse_gradient(value)
+    if is_compiling() or is_tracing() or is_transformed():
+        raise RuntimeError(
+            "a captured run is a list of calls that no tracer and no transform sees: compile, export or transform the "
+            "converted model that it was captured from"
         )
 
 
