@@ -190,6 +190,7 @@ constexpr Microkernels kMicrokernels = [] {
   m.store_signs = store_signs;
   m.pack_planes = pack_planes;
   m.pack_rows = pack_rows;
+  m.merge_fields = merge_fields;
   m.compare = compare;
   m.choose = choose;
   m.keep = keep;

@@ -22,6 +22,7 @@ void store_rows(const Epilogue& epilogue, int64_t pixels, int32_t* dots, int32_t
 void store_signs(const Epilogue& epilogue, int64_t pixels, int32_t* dots, uint16_t* signs);
 void pack_planes(const Packing& packing);
 void pack_rows(const Packing& packing);
+void merge_fields(const void* const* taps, int field_bytes, int64_t groups, uint64_t* words);
 void compare(const float* x, int64_t words, bool closed, uint64_t* positive, uint64_t* inside);
 void choose(const uint64_t* positive, int64_t words, float size, float* values);
 void keep(const uint64_t* inside, int64_t words, const float* x, float* result);

@@ -139,5 +139,38 @@ XK_TARGET void keep(const uint64_t* inside, int64_t words, const float* x, float
       _mm512_storeu_ps(result, _mm512_maskz_loadu_ps(static_cast<__mmask16>(inside[w] >> b), x));
 }
 
+// The fields of a tap of the groups in the mask, in the bits of words that belong to place i.
+template <int kFieldBytes>
+XK_TARGET static inline __m512i fields_of(const char* tap, __mmask8 groups, int i) {
+  __m512i words;
+  if constexpr (kFieldBytes == 1)
+    words = _mm512_cvtepu8_epi64(_mm_maskz_loadu_epi8(groups, tap));
+  else if constexpr (kFieldBytes == 2)
+    words = _mm512_cvtepu16_epi64(_mm_maskz_loadu_epi16(groups, tap));
+  else
+    words = _mm512_cvtepu32_epi64(_mm256_maskz_loadu_epi32(groups, tap));
+  return _mm512_sll_epi64(words, _mm_cvtsi32_si128(i * kFieldBytes * 8));
+}
+
+template <int kFieldBytes>
+XK_TARGET static void merge(const void* const* taps, int64_t groups, uint64_t* words) {
+  for (int64_t g = 0; g < groups; g += 8) {
+    const __mmask8 mask = static_cast<__mmask8>(0xffu >> (8 - std::min<int64_t>(8, groups - g)));
+    __m512i merged = _mm512_setzero_si512();
+#pragma GCC unroll 8
+    for (int i = 0; i < 8 / kFieldBytes; ++i) {
+      const char* tap = static_cast<const char*>(taps[i]) + g * kFieldBytes;
+      merged = _mm512_or_si512(merged, fields_of<kFieldBytes>(tap, mask, i));
+    }
+    _mm512_mask_storeu_epi64(words + g, mask, merged);
+  }
+}
+
+XK_TARGET void merge_fields(const void* const* taps, int field_bytes, int64_t groups, uint64_t* words) {
+  if (field_bytes == 1) return merge<1>(taps, groups, words);
+  if (field_bytes == 2) return merge<2>(taps, groups, words);
+  merge<4>(taps, groups, words);
+}
+
 }  // namespace xk::avx512
 #endif

@@ -61,6 +61,7 @@ constexpr Microkernels kMicrokernels = [] {
   m.store_signs = avx512::store_signs;
   m.pack_planes = avx512::pack_planes;
   m.pack_rows = avx512::pack_rows;
+  m.merge_fields = avx512::merge_fields;
   m.compare = avx512::compare;
   m.choose = avx512::choose;
   m.keep = avx512::keep;

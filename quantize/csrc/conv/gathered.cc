@@ -45,7 +45,10 @@ class GatheredConv {
         columns_(bands(horizontal(s_), s_.out_width)),
         zeros_(static_cast<size_t>(s_.words)) {
     const int64_t bits = s_.group_channels;
-    fields_ = s_.groups > 1 && (bits == 8 || bits == 16 || bits == 32);
+    fields_ = s_.groups > 1 && (bits == 8 || bits == 16 || bits == 32) ? kWordBits / bits : 0;
+    for (int64_t ky = 0; ky < s_.kernel_h; ++ky)
+      for (int64_t kx = 0; kx < s_.kernel_w; ++kx)
+        taps_.push_back({ky, kx, (ky * s_.dilation_h * s_.width + kx * s_.dilation_w) * s_.words});
     for (const Band& r : rows_) {
       masks_.emplace_back();
       for (const Band& c : columns_) masks_.back().push_back(window_mask(r, c));
@@ -111,13 +114,17 @@ class GatheredConv {
     return mask;
   }
 
+  // Where the first tap of a window is, or would be.
+  int64_t origin(const Window& w) const {
+    return ((w.image * s_.height + w.row) * s_.width + w.column) * s_.words;
+  }
+
   const uint64_t* tap(const Window& w, int64_t ky, int64_t kx) const {
-    const int64_t row = w.row + ky * s_.dilation_h, column = w.column + kx * s_.dilation_w;
-    return call_.bits + ((w.image * s_.height + row) * s_.width + column) * s_.words;
+    return call_.bits + origin(w) + taps_[static_cast<size_t>(ky * s_.kernel_w + kx)].offset;
   }
 
   void gather_pixel(const Window& w, uint64_t* target) const {
-    if (fields_) return gather_fields(w, target);
+    if (fields_ > 0) return gather_fields(w, target);
     for (int64_t ky = w.rows.first; ky < w.rows.last; ++ky)
       for (int64_t kx = w.columns.first; kx < w.columns.last; ++kx) {
         const int64_t to = (ky * s_.kernel_w + kx) * s_.group_channels;
@@ -144,27 +151,35 @@ class GatheredConv {
     }
   }
 
-  // The same where a group has a byte, two or four: the groups of all taps that share a word at once.
+  // The same by fields: the groups of all taps that share a word at once.
   void gather_fields(const Window& w, uint64_t* target) const {
-    const int64_t fields = kWordBits / s_.group_channels;
+    const int field_bytes = static_cast<int>(s_.group_channels / 8);
+    const int64_t first = origin(w);
+    const bool whole = (w.rows.last - w.rows.first) * (w.columns.last - w.columns.first) == s_.taps;
     const void* taps[8];
+    size_t t = 0;
     for (int64_t word = 0; word < words_; ++word) {
-      for (int64_t i = 0; i < fields; ++i) {
-        const int64_t t = word * fields + i, ky = t / s_.kernel_w, kx = t % s_.kernel_w;
-        taps[i] = w.has(ky, kx) ? tap(w, ky, kx) : zeros_.data();
+      for (int64_t i = 0; i < fields_; ++i, ++t) {
+        const bool inside = t < taps_.size() && (whole || w.has(taps_[t].row, taps_[t].column));
+        taps[i] = inside ? call_.bits + first + taps_[t].offset : zeros_.data();
       }
-      const int field_bytes = static_cast<int>(s_.group_channels / 8);
       call_.kernel->microkernels->merge_fields(taps, field_bytes, s_.groups, target + word * s_.groups);
     }
   }
+
+  struct Tap {
+    int64_t row, column;  // of the window
+    int64_t offset;       // words from its first tap
+  };
 
   const ConvCall& call_;
   const Shape& s_;
   const int64_t words_;
   const std::vector<Band> rows_, columns_;
   const std::vector<uint64_t> zeros_;
+  std::vector<Tap> taps_;
   std::vector<std::vector<std::vector<uint64_t>>> masks_;  // [band of rows][band of columns]
-  bool fields_;
+  int64_t fields_;  // of a word, where a group has a byte, two or four, else 0
 };
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <type_traits>
 #include <vector>
 
 #include "conv/epilogue.h"
@@ -202,25 +203,33 @@ class Windows {
       return;
     }
     constexpr int kTogether = kStepBytes / sizeof(Number);
-    int64_t c = 0;
-    for (; c + kTogether <= s_.channels; c += kTogether) fill_planes<kTogether>(from + c * plane, plane, to, row + c);
-    for (; c < s_.channels; ++c) fill_planes<1>(from + c * plane, plane, to, row + c);
+    for (int64_t x = 0; x < s_.width; x += kPart, from += kPart, row += kPart * s_.channels) {
+      const int64_t count = std::min(kPart, s_.width - x);
+      int64_t c = 0;
+      for (; c + kTogether <= s_.channels; c += kTogether)
+        fill_part<kTogether>(from + c * plane, plane, count, to, row + c);
+      for (; c < s_.channels; ++c) fill_part<1>(from + c * plane, plane, count, to, row + c);
+    }
   }
 
-  // Rows of `kTogether` channels, whose numbers are written in one piece.
+  // So many pixels get all their channels before the next: the lines that they lie in, which may belong to few sets of the
+  // first cache, stay there.
+  static constexpr int64_t kPart = kPiecePixels;
+
+  // Pixels of `kTogether` channels, whose numbers are written in one piece.
   template <int kTogether, class Number, class To>
-  void fill_planes(const float* from, int64_t plane, const To& to, Number* row) const {
-    constexpr int64_t kPart = 64;
+  void fill_part(const float* from, int64_t plane, int64_t count, const To& to, Number* row) const {
     constexpr int kBits = 8 * sizeof(Number);
-    for (int64_t first = 0; first < s_.width; first += kPart, from += kPart) {
-      const int64_t count = std::min(kPart, s_.width - first);
-      uint32_t pieces[kPart];
+    uint32_t pieces[kPart];
+    if constexpr (std::is_same_v<To, ToLevels> && sizeof(Number) == 1 && kTogether == 4) {
+      weights_.kernel().four_numbers(from, plane, count, to.levels, pieces);
+    } else {
       for (int64_t x = 0; x < count; ++x) pieces[x] = to(from[x]);
       for (int c = 1; c < kTogether; ++c)
         for (int64_t x = 0; x < count; ++x) pieces[x] |= to(from[c * plane + x]) << (kBits * c % 32);
-      for (int64_t x = 0; x < count; ++x)
-        std::memcpy(row + (first + x) * s_.channels, &pieces[x], kTogether * sizeof(Number));
     }
+    for (int64_t x = 0; x < count; ++x)
+      std::memcpy(row + x * s_.channels, &pieces[x], kTogether * sizeof(Number));
   }
 
   const Shape& s_;

@@ -12,12 +12,6 @@
 
 namespace xk::dense {
 
-// How floats become numbers of 8 bits.
-struct Levels {
-  float inverse;  // of a step
-  int32_t zero;   // the number of 0.0
-};
-
 // The order in which the products of floats are added, on which their rounding depends: tap by tap, each with all its
 // channels, as oneDNN adds those of few channels, or channel by channel, as a matrix product of unfolded windows does.
 enum class Sequence { kTaps, kChannels };

@@ -29,11 +29,21 @@ struct Tile {
   int64_t sums_pitch;
 };
 
+// How floats become numbers of 8 bits.
+struct Levels {
+  float inverse;  // of a step
+  int32_t zero;   // the number of 0.0
+};
+
+constexpr int64_t kPiecePixels = 16;  // at most, of a call
+
 struct Kernel {
   const char* name;
   bool (*usable)();
   int number_bytes;  // 1: inputs are uint8 and weights int8; 2: both are int16; 4: both are floats
   void (*sum)(const Tile& tile);
+  // Only for numbers of one byte: pieces[i] has those of pixel i of the planes x, x + plane, ..., low first.
+  void (*four_numbers)(const float* x, int64_t plane, int64_t pixels, const Levels& levels, uint32_t* pieces);
 };
 
 // The fastest on this machine; of the generation that XNORKIT_KERNEL names, where it names one.
