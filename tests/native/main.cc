@@ -50,6 +50,7 @@ int main() {
   test_pointwise();
   test_bad_pointwise();
   test_written_calls();
+  test_written_arithmetic();
   test_training();
   test_bad_elements();
   test_int8();

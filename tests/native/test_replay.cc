@@ -125,3 +125,46 @@ void test_written_calls() {
   calls[1].function = XK_POINTWISE + 1;
   fails(xk_run(calls, 3, nullptr), "call 1 is of function 14; it must be between 0 and 13");
 }
+
+// Calls that may be computed part by part, and some that may not: what one writes another reads elsewhere.
+void test_written_arithmetic() {
+  constexpr size_t kCount = 10000;
+  const xk_elements each{kCount, kCount, 1, 0}, channels{kCount, 5, kCount / 5, 0};
+  struct Step {
+    const xk_elements* elements;
+    int32_t kind;
+    size_t x, operand, y;  // places in one memory
+  };
+  const std::vector<std::vector<Step>> series = {
+      {{&channels, XK_SUBTRACT, 0, 50000, 10000},
+       {&channels, XK_PRELU, 10000, 50005, 20000},
+       {&channels, XK_ADD, 20000, 50010, 30000},
+       {&each, XK_ADD, 30000, 0, 40000}},
+      {{&each, XK_ADD, 0, 10000, 0}, {&each, XK_MULTIPLY, 0, 0, 0}, {&channels, XK_ADD, 0, 50000, 0}},
+      {{&each, XK_ADD, 0, 10000, 20000}, {&each, XK_ADD, 17500, 10000, 30000}},    // reads elsewhere what was written
+      {{&each, XK_ADD, 0, 10000, 20000}, {&each, XK_ADD, 10000, 0, 2500}},         // writes elsewhere what was read
+      {{&each, XK_ADD, 0, 10000, 20000}, {&channels, XK_ADD, 0, 29995, 30000}},    // reads for all what was written last
+      {{&channels, XK_ADD, 0, 29995, 10000}, {&each, XK_ADD, 0, 10000, 20000}},    // writes last what was read for all
+      {{&each, XK_ADD, 0, 10000, 20000}, {&each, XK_SUBTRACT, 0, 10000, 25000}},  // writes again, elsewhere
+  };
+  for (size_t i = 0; i < series.size(); ++i) {
+    std::mt19937 random(static_cast<uint32_t>(i));
+    std::normal_distribution<float> normal;
+    std::vector<float> together(50020);
+    for (float& value : together) value = normal(random);
+    std::vector<float> alone = together;
+    std::vector<xk_written_call> calls(series[i].size());
+    for (size_t n = 0; n < calls.size(); ++n) {
+      const Step& step = series[i][n];
+      const xk_argument arguments[] = {pointer(step.elements), whole(step.kind), pointer(&together[step.x]),
+                                       pointer(&together[step.operand]), pointer(&together[step.y])};
+      calls[n].function = XK_POINTWISE;
+      std::copy(std::begin(arguments), std::end(arguments), calls[n].arguments);
+      check(xk_pointwise(step.elements, step.kind, &alone[step.x], &alone[step.operand], &alone[step.y], nullptr) ==
+                XK_OK,
+            "arithmetic alone");
+    }
+    check(xk_run(calls.data(), static_cast<int64_t>(calls.size()), nullptr) == XK_OK && together == alone,
+          "arithmetic together " + std::to_string(i));
+  }
+}

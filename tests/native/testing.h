@@ -52,6 +52,7 @@ void test_bad_pools();
 void test_pointwise();
 void test_bad_pointwise();
 void test_written_calls();
+void test_written_arithmetic();
 void test_training();
 void test_bad_elements();
 void test_int8();

@@ -1,8 +1,11 @@
 // What networks compute between their layers, one float after the other.
+#include "replay/pointwise.h"
+
 #include <algorithm>
 #include <cinttypes>
 #include <cmath>
 #include <cstring>
+#include <functional>
 
 #include "api.h"
 #include "channels.h"
@@ -10,22 +13,6 @@
 
 namespace xk {
 namespace {
-
-// y[i] = function(x[i], operand of its channel), for the elements of [first, first + count).
-template <class Function>
-void compute(const xk_elements& e, int64_t first, int64_t count, const float* x, const float* operand, float* y,
-             const Function& function) {
-  for_each_run(e, first, count, [&](int64_t channel, int64_t i, int64_t n) {
-    const float *from = x + first + i, *values = operand + channel;
-    float* to = y + first + i;
-    if (e.inner == 1) {
-      for (int64_t j = 0; j < n; ++j) to[j] = function(from[j], values[j]);
-    } else {
-      const float value = *values;  // its own: y may lie where the operand does
-      for (int64_t j = 0; j < n; ++j) to[j] = function(from[j], value);
-    }
-  });
-}
 
 // x, or `factor` x where the sign of x is set: as integers, which compilers select from in vectors. A comparison of floats
 // may trap, so that they branch, on values that no processor foresees.
@@ -40,39 +27,93 @@ float prelu(float x, float factor) {
   return x * factor;
 }
 
-void clamp(int64_t count, const float* x, float least, float largest, float* y) {
-  for (int64_t i = 0; i < count; ++i) {  // comparisons that a NaN passes
-    const float value = x[i] < least ? least : x[i];
-    y[i] = value > largest ? largest : value;
-  }
-}
+// Elements with an operand each, or with the same one; those of an affine map have an offset too.
+struct Run {
+  const float *x, *operand, *offset;
+  float* y;
+  int64_t count;
+  bool each;  // operand and offset
+};
 
-// One rounding for the product and the sum, as where the processor has an instruction for both. Where it has none, or the
-// compiler may not use it here, std::fma does the same, slowly.
-void affine_by_function(int64_t count, const float* x, float factor, float offset, float* y) {
-  for (int64_t i = 0; i < count; ++i) y[i] = std::fma(x[i], factor, offset);
-}
+namespace plain {
+#define XK_TARGET
+#define XK_FMA std::fma
+#include "replay/pointwise_loops.inc"
+#undef XK_TARGET
+#undef XK_FMA
+}  // namespace plain
 
 #if defined(__x86_64__)
-__attribute__((target("avx2,fma"))) void affine_by_instruction(int64_t count, const float* x, float factor,
-                                                               float offset, float* y) {
-  for (int64_t i = 0; i < count; ++i) y[i] = __builtin_fmaf(x[i], factor, offset);
-}
-const auto affine_run = __builtin_cpu_supports("fma") ? affine_by_instruction : affine_by_function;
+namespace avx2 {
+#define XK_TARGET __attribute__((target("avx2,fma")))
+#define XK_FMA __builtin_fmaf
+#include "replay/pointwise_loops.inc"
+#undef XK_TARGET
+#undef XK_FMA
+}  // namespace avx2
+const bool kHasAvx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+const auto compute_run = kHasAvx2 ? avx2::compute : plain::compute;
 #else
-const auto affine_run = affine_by_function;
+const auto compute_run = plain::compute;
 #endif
 
-void affine(const xk_elements& e, int64_t first, int64_t count, const float* x, const float* operand, float* y) {
-  for_each_run(e, first, count, [&](int64_t channel, int64_t i, int64_t n) {
-    const float *factors = operand + channel, *offsets = factors + e.channels, *from = x + first + i;
-    float* to = y + first + i;
-    if (e.inner != 1) return affine_run(n, from, *factors, *offsets, to);
-    for (int64_t j = 0; j < n; ++j) to[j] = std::fma(from[j], factors[j], offsets[j]);
+void compute_part(const Pointwise& p, int64_t first, int64_t count) {
+  if (p.kind == XK_CLAMP)
+    return compute_run(p.kind, {p.x + first, p.operand, p.operand + 1, p.y + first, count, false});
+  const int64_t to_offset = p.kind == XK_AFFINE ? p.elements.channels : 0;
+  for_each_run(p.elements, first, count, [&](int64_t channel, int64_t i, int64_t n) {
+    const float* const operand = p.operand + channel;
+    compute_run(p.kind, {p.x + first + i, operand, operand + to_offset, p.y + first + i, n, p.elements.inner == 1});
   });
 }
 
+int64_t operands(const Pointwise& p) {
+  if (p.kind == XK_CLAMP) return 2;
+  return p.kind == XK_AFFINE ? 2 * p.elements.channels : p.elements.channels;
+}
+
+bool has_one_each(const Pointwise& p) { return p.kind < XK_CLAMP && p.elements.channels == p.elements.count; }
+
+bool apart(const float* a, int64_t a_count, const float* b, int64_t b_count) {
+  const std::less_equal<const float*> before;  // of pointers into two objects too
+  return before(a + a_count, b) || before(b + b_count, a);
+}
+
+// Whether what `writer` writes is, of all that `reader` reads, the same elements in the same places, or nothing.
+bool writes_in_place(const Pointwise& writer, const Pointwise& reader) {
+  const int64_t count = writer.elements.count;
+  const bool x = writer.y == reader.x || apart(writer.y, count, reader.x, count);
+  return x && ((has_one_each(reader) && writer.y == reader.operand) ||
+               apart(writer.y, count, reader.operand, operands(reader)));
+}
+
 }  // namespace
+
+Pointwise checked_pointwise(const xk_elements* elements, int32_t kind, const float* x, const float* operand, float* y) {
+  check_elements(elements, {x, operand, y});
+  if (elements->dtype != XK_FLOAT32) fail(XK_INVALID_ARGUMENT, "what lies between layers must be float32");
+  if (kind < XK_ADD || kind > XK_AFFINE)
+    fail(XK_INVALID_ARGUMENT, "kind is %" PRId32 "; it must be between 0 and %d", kind, XK_AFFINE);
+  return {*elements, kind, x, operand, y};
+}
+
+bool part_by_part(const Pointwise& earlier, const Pointwise& next) {
+  const int64_t count = next.elements.count;
+  return count == earlier.elements.count && writes_in_place(earlier, next) && writes_in_place(next, earlier) &&
+         (next.y == earlier.y || apart(next.y, count, earlier.y, count));
+}
+
+void compute(const Pointwise* calls, int64_t count, const xk_parallel* parallel) {
+  constexpr int64_t kPart = 1 << 11;   // elements: a part of four tensors is in the first cache
+  constexpr int64_t kTogether = 1 << 15;  // of a task: fewer are done before other threads have begun
+  const int64_t elements = calls->elements.count;
+  parallel_for(parallel, ceil_div(elements, kTogether), [&](int64_t task) {
+    const int64_t end = std::min(elements, (task + 1) * kTogether);
+    for (int64_t first = task * kTogether; first < end; first += kPart)
+      for (int64_t i = 0; i < count; ++i) compute_part(calls[i], first, std::min(kPart, end - first));
+  });
+}
+
 }  // namespace xk
 
 using namespace xk;
@@ -80,28 +121,7 @@ using namespace xk;
 int32_t xk_pointwise(const xk_elements* elements, int32_t kind, const float* x, const float* operand, float* y,
                      const xk_parallel* parallel) {
   return guarded([&] {
-    constexpr int64_t kTogether = 1 << 15;  // elements of a task: fewer are done before other threads have begun
-    check_elements(elements, {x, operand, y});
-    if (elements->dtype != XK_FLOAT32) fail(XK_INVALID_ARGUMENT, "what lies between layers must be float32");
-    if (kind < XK_ADD || kind > XK_AFFINE)
-      fail(XK_INVALID_ARGUMENT, "kind is %" PRId32 "; it must be between 0 and %d", kind, XK_AFFINE);
-    parallel_for(parallel, ceil_div(elements->count, kTogether), [&](int64_t task) {
-      const int64_t first = task * kTogether, count = std::min(kTogether, elements->count - first);
-      const auto each = [&](const auto& function) { compute(*elements, first, count, x, operand, y, function); };
-      switch (kind) {
-        case XK_ADD:
-          return each([](float a, float b) { return a + b; });
-        case XK_SUBTRACT:
-          return each([](float a, float b) { return a - b; });
-        case XK_MULTIPLY:
-          return each([](float a, float b) { return a * b; });
-        case XK_PRELU:
-          return each([](float a, float b) { return prelu(a, b); });
-        case XK_AFFINE:
-          return affine(*elements, first, count, x, operand, y);
-        default:
-          clamp(count, x + first, operand[0], operand[1], y + first);
-      }
-    });
+    const Pointwise call = checked_pointwise(elements, kind, x, operand, y);
+    compute(&call, 1, parallel);
   });
 }

@@ -1,10 +1,12 @@
 // Calls that are written down and carried out together: what stands between two of them is the library's own loop.
+#include <algorithm>
 #include <cinttypes>
 #include <tuple>
 #include <type_traits>
 #include <utility>
 
 #include "api.h"
+#include "replay/pointwise.h"
 
 namespace xk {
 namespace {
@@ -50,6 +52,26 @@ constexpr int32_t (*kFunctions[])(const xk_argument*, const xk_parallel*) = {
 constexpr int32_t kCount = sizeof(kFunctions) / sizeof(*kFunctions);
 static_assert(kCount == XK_POINTWISE + 1, "every function of xk_function has its place");
 
+Pointwise pointwise_of(const xk_written_call& call) {
+  const xk_argument* a = call.arguments;
+  return checked_pointwise(value_of<const xk_elements*>(a[0]), value_of<int32_t>(a[1]), value_of<const float*>(a[2]),
+                           value_of<const float*>(a[3]), value_of<float*>(a[4]));
+}
+
+// Carries out the calls of arithmetic that begin at calls[0] and go part by part; returns how many.
+int64_t carry_out_pointwise(const xk_written_call* calls, int64_t count, const xk_parallel* parallel) {
+  constexpr int64_t kMost = 8;
+  Pointwise together[kMost];
+  int64_t n = 0;
+  for (; n < std::min(count, kMost) && calls[n].function == XK_POINTWISE; ++n) {
+    together[n] = pointwise_of(calls[n]);
+    const auto fits = [&](const Pointwise& earlier) { return part_by_part(earlier, together[n]); };
+    if (!std::all_of(together, together + n, fits)) break;
+  }
+  compute(together, n, parallel);
+  return n;
+}
+
 }  // namespace
 }  // namespace xk
 
@@ -59,12 +81,17 @@ int32_t xk_run(const xk_written_call* calls, int64_t count, const xk_parallel* p
   return guarded([&] {
     check_pointers({{"calls", calls}});
     check_size("count", count, 0);
-    for (int64_t i = 0; i < count; ++i) {
+    for (int64_t i = 0; i < count;) {
       const int32_t function = calls[i].function;
       if (function < 0 || function >= kCount)
         fail(XK_INVALID_ARGUMENT, "call %" PRId64 " is of function %" PRId32 "; it must be between 0 and %" PRId32, i,
              function, kCount - 1);
-      check_call(kFunctions[function](calls[i].arguments, parallel));
+      if (function == XK_POINTWISE) {
+        i += carry_out_pointwise(calls + i, count - i, parallel);
+      } else {
+        check_call(kFunctions[function](calls[i].arguments, parallel));
+        ++i;
+      }
     }
   });
 }
