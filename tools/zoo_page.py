@@ -54,9 +54,9 @@ CURVES = """## How they were trained
 What is missing to the published figures is length: those took 200 to 320 epochs on a GPU, these a few hours of one
 core of a CPU. Test accuracy still rises when the learning rate comes to its end, and training accuracy is hardly higher
 than that: nothing is learned by heart yet. The two `nin` went on from networks of shorter runs, which is what their
-`--pretrained` stands for: `nin_xnornet` from [one of 16 epochs](runs/nin_xnornet_16) and [one of
-14](runs/nin_xnornet_c), `nin_gc_xnornet` from one of [7](runs/nin_gc_xnornet_7), of [4](runs/nin_gc_xnornet_c) and of
-[14](runs/nin_gc_xnornet_d), whose SGD moved next to no bit. `python tools/reproduce.py NAME --gpu 0` is the way to the
+`--pretrained` stands for: `nin_xnornet` from [one of 16 epochs](runs/nin_xnornet_16), [one of 14](runs/nin_xnornet_c)
+and [one of 9](runs/nin_xnornet_d), `nin_gc_xnornet` from one of [7](runs/nin_gc_xnornet_7), of [4](runs/nin_gc_xnornet_c),
+of [14](runs/nin_gc_xnornet_d), whose SGD moved next to no bit, and of [4](runs/nin_gc_xnornet_e). `python tools/reproduce.py NAME --gpu 0` is the way to the
 rest.
 """
 
