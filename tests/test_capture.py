@@ -351,3 +351,16 @@ def test_other_arithmetic_is_torchs(operator, arguments):
     found = torch.full_like(result, 7)
     made.call(made.x.data_ptr(), found.data_ptr())
     torch.testing.assert_close(found, result, rtol=0, atol=0)
+
+
+def test_memory_is_shared():
+    """By what is not needed at the same time: a ResNet's tensors are far more than its run has alive."""
+    packed, x = packed_network("resnet20_bireal", CIFAR)
+    run = quantize.capture(packed, x)
+    _, tape = run._held
+    storages = {}
+    for tensor in (*tape._held, *(tensor for step in tape._steps for tensor in step.holds)):
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+    largest = 16 * 32 * 32 * 4  # bytes of an activation, of which the network has 40 and more
+    assert sum(storages.values()) < 8 * largest
+    assert_same(run, packed, x)

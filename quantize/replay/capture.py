@@ -34,7 +34,7 @@ class Captured:
         self._inputs, self._structure = inputs, structure
         self._is_of_one = structure == tree_flatten(((None,), {}))[1]  # tensor
         self._outputs, self._output_structure = tree_flatten(output)
-        self._program = tape.program()
+        self._program = tape.program(tensors_in(output))
         self._held = model, tape  # and with them the memory of weights and of what is computed
         self._turn = threading.Lock()
 

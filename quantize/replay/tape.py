@@ -4,7 +4,6 @@ Nothing of what a run allocates is given back while its tape lives: every step c
 whatever its input's memory holds then.
 """
 
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -14,8 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..calling import tensors_in
 from ..kernels import library
-from ..kernels.calls import Call, WrittenCalls, heard_by
+from ..kernels.calls import WrittenCalls, heard_by
 from . import pointwise
+from .memory import share_memory
+from .steps import NativeCall, Step, memory_of
 
 _ALLOCATE = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
 _REFUSED = {
@@ -26,20 +27,6 @@ _REFUSED = {
 
 class CannotCapture(ValueError):
     """A run that cannot be carried out again as it was."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Step:
-    """One computation.
-
-    Attributes:
-        compute: carries it out again; a call of the library with the addresses of its input and its result, or a
-            function without arguments.
-        makes: addresses of the memory that it fills; only of one that always makes the same.
-    """
-
-    compute: tuple[Call, int, int] | Callable[[], Any]
-    makes: frozenset[int] | None = None
 
 
 class Tape(TorchDispatchMode):
@@ -54,11 +41,12 @@ class Tape(TorchDispatchMode):
         self._steps: list[Step] = []
         self._held: list[Tensor] = []
         self._depending: set[int] = set()  # addresses of memory whose content depends on the inputs
-        for x in inputs:
+        self._inputs = [*inputs]
+        for x in self._inputs:
             self._depend(x)
 
     def __enter__(self):
-        self._hearing = heard_by(lambda *call: self._steps.append(Step(call)))
+        self._hearing = heard_by(lambda *call: self._steps.append(Step(NativeCall(*call))))
         self._hearing.__enter__()
         return super().__enter__()
 
@@ -69,15 +57,21 @@ class Tape(TorchDispatchMode):
     @property
     def has_layers(self) -> bool:
         """Whether a layer has called the library."""
-        calls = (step.compute[0] for step in self._steps if isinstance(step.compute, tuple))
+        calls = (step.compute.call for step in self._steps if isinstance(step.compute, NativeCall))
         return any(call.function != pointwise.FUNCTION for call in calls)
 
-    def program(self) -> list[Callable[[], Any]]:
-        """What is to be called in order: calls of the library that follow upon each other are one."""
+    def program(self, output: Iterable[Tensor]) -> list[Callable[[], Any]]:
+        """What is to be called in order, to compute ``output``; calls of the library side by side are one.
+
+        The memory of what the library alone touches is shared, and given up here.
+        """
+        steps, given_up = share_memory([*self._needed()], self._held, [*self._inputs, *output])
+        self._held = [tensor for tensor in self._held if memory_of(tensor) not in given_up]
+        self._steps = steps
         program: list[Callable[[], Any]] = []
-        together: list[tuple[Call, int, int]] = []
-        for step in self._needed():
-            if isinstance(step.compute, tuple):
+        together: list[NativeCall] = []
+        for step in steps:
+            if isinstance(step.compute, NativeCall):
                 together.append(step.compute)
                 continue
             if together:
@@ -112,27 +106,25 @@ class Tape(TorchDispatchMode):
     def _step(self, func: Any, args: tuple, kwargs: dict, result: Any, constant: bool) -> Step:
         """What makes ``result`` anew, in its place."""
         results = [*tensors_in(result)]
+        touches = frozenset(map(memory_of, (*tensors_in((args, kwargs)), *results)))
+        again = _again(func, args, kwargs, results)
         if constant:
-            return Step(_again(func, args, kwargs, results), frozenset(map(_memory, results)))
+            return Step(again, touches, frozenset(map(memory_of, results)))
         made = None
         if library.load() is not None:
             with heard_by(None):
                 made = pointwise.as_call(func, args, kwargs, result)
         if made is None:
-            return Step(_again(func, args, kwargs, results))
-        self._held.append(made.operand)
-        return Step((made.call, made.x.data_ptr(), made.result.data_ptr()))
+            return Step(again, touches)
+        call = NativeCall(made.call, made.x.data_ptr(), made.result.data_ptr())
+        return Step(call, holds=(made.operand,))
 
     def _depend(self, x: Tensor) -> None:
         self._held.append(x)
-        self._depending.add(_memory(x))
+        self._depending.add(memory_of(x))
 
     def _depends(self, x: Tensor) -> bool:
-        return _memory(x) in self._depending
-
-
-def _memory(x: Tensor) -> int:
-    return x.untyped_storage().data_ptr()
+        return memory_of(x) in self._depending
 
 
 def _refuse_what_differs(func: Any, follows: bool) -> None:
