@@ -108,9 +108,8 @@ def page() -> str:
     header += [f"{name}: ms, float ms" for name, _ in measured]
 
     def cells(entry: zoo.Pretrained) -> list[str]:
-        pairs = [(medians.get((entry.name, side)) for side in ("xnorkit_onnx", "ort_float")) for _, medians in measured]
-        shown = ((f"{us / 1000:.3f}" if us else "-" for us in pair) for pair in pairs)
-        return row(entry) + [", ".join(pair) for pair in shown]
+        pairs = [[medians.get((entry.name, side)) for side in ("xnorkit_onnx", "ort_float")] for _, medians in measured]
+        return row(entry) + [", ".join(f"{us / 1000:.3f}" if us else "-" for us in pair) for pair in pairs]
 
     commands = [f"* `{entry.command}`: {entry.name}, seed {entry.seed}, commit {entry.commit}" for entry in entries]
     curves = [f"![Top-1 by epoch, {d}](images/{curves_file(d)})" for d in sorted({e.dataset for e in entries})]
