@@ -17,7 +17,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map, t
 
 from ..calling import call_arguments, describe, evaluation_copy, float_inputs, keeps_random_state, run, tensors_in
 from ..kept_bits import is_transformed
-from ..packed.check import random_like
+from ..packed.check import random_like, relative_difference
 from ..packed.ops import refuse_gradient
 from .tape import CannotCapture, Tape
 
@@ -150,11 +150,7 @@ def _check_agrees(model: nn.Module, captured: Captured, example_input: Any) -> N
 
 
 def _are_equal(one: Any, other: Any) -> bool:
-    if not isinstance(one, Tensor):
-        return bool(one == other)
-    if not one.is_floating_point():
-        return torch.equal(one, other)
-    return one.shape == other.shape and bool(((one == other) | (one.isnan() & other.isnan())).all())
+    return relative_difference(one, other) == 0.0 if isinstance(one, Tensor) else bool(one == other)
 
 
 def _check_is_on_cpu(model: nn.Module, example_input: Any) -> None:

@@ -28,8 +28,6 @@ _BINARY = {
 }
 _RELU = (_aten.relu.default, _aten.relu_.default)
 _LIMITS = (_aten.hardtanh.default, _aten.hardtanh_.default, _aten.clamp.default, _aten.clamp_.default)
-
-
 _NORMS = (_aten.native_batch_norm.default, _aten._native_batch_norm_legit_no_training.default)
 
 

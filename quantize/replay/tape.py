@@ -105,22 +105,18 @@ class Tape(TorchDispatchMode):
 
     def _step(self, func: Any, args: tuple, kwargs: dict, result: Any, constant: bool) -> Step:
         """What makes ``result`` anew, in its place."""
-        results = [*tensors_in(result)]
-        touches = frozenset(map(memory_of, (*tensors_in((args, kwargs)), *results)))
-        again = _again(func, args, kwargs, results)
-        if constant:
-            return Step(again, touches, frozenset(map(memory_of, results)))
-        made = None
-        if library.load() is not None:
+        if not constant and library.load() is not None:
             with heard_by(None):
                 made = pointwise.as_call(func, args, kwargs, result)
-        if made is None:
-            return Step(again, touches)
-        call = NativeCall(made.call, made.x.data_ptr(), made.result.data_ptr())
-        return Step(call, holds=(made.operand,))
+            if made is not None:
+                call = NativeCall(made.call, made.x.data_ptr(), made.result.data_ptr())
+                return Step(call, holds=(made.operand,))
+        results = [*tensors_in(result)]
+        filled = frozenset(map(memory_of, results))
+        touches = filled.union(map(memory_of, tensors_in((args, kwargs))))
+        return Step(_again(func, args, kwargs, results), touches, filled if constant else None)
 
     def _depend(self, x: Tensor) -> None:
-        self._held.append(x)
         self._depending.add(memory_of(x))
 
     def _depends(self, x: Tensor) -> bool:
