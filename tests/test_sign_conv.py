@@ -33,6 +33,12 @@ LAYERS = {
     "pixels": (lambda: nn.Conv2d(512, 512, 1), (3, 512, 3, 5)),
     "without a batch": (lambda: nn.Conv2d(128, 64, 3), (128, 5, 6)),
     "1-D": (lambda: nn.Conv1d(128, 128, 5, stride=1, padding=3, dilation=2), (3, 128, 11)),
+    "3-D": (lambda: nn.Conv3d(64, 64, 3, padding=1), (2, 64, 4, 5, 6)),
+    "3-D, groups": (lambda: nn.Conv3d(132, 140, (2, 3, 3), padding=(2, 0, 1), bias=False, groups=2), (1, 132, 3, 5, 4)),
+    "3-D, strides": (lambda: nn.Conv3d(45, 256, (3, 3, 5), (2, 1, 3), (0, 3, 1), (2, 2, 1)), (2, 45, 10, 6, 9)),
+    "3-D, uneven": (lambda: nn.Conv3d(64, 64, (4, 3, 3), padding="same", dilation=(3, 1, 1)), (1, 64, 5, 4, 3)),
+    "3-D, slices in the padding": (lambda: nn.Conv3d(64, 64, 3, padding=(4, 0, 0)), (1, 64, 1, 3, 4)),
+    "3-D without a batch": (lambda: nn.Conv3d(128, 64, (1, 3, 3)), (128, 2, 5, 6)),
     "1-D without a batch": (lambda: nn.Conv1d(192, 256, 4, stride=2, groups=1), (192, 9)),
 }
 
@@ -82,7 +88,7 @@ def test_it_computes_the_formula(name, scheme, monkeypatch):
 
 @pytest.mark.parametrize("kernel", NATIVE)
 @pytest.mark.parametrize("scheme", ["bwn", "ternary"])
-@pytest.mark.parametrize("name", ["conv", "groups", "strides", "1-D"])
+@pytest.mark.parametrize("name", ["conv", "groups", "strides", "1-D", "3-D"])
 def test_every_kernel(name, scheme, kernel, monkeypatch):
     monkeypatch.setenv("XNORKIT_KERNEL", kernel)
     prepared, packed, x = converted(name, scheme)
@@ -166,7 +172,8 @@ def test_the_reference_expands(monkeypatch):
         (lambda: nn.Conv2d(128, 200, 3, padding=1, stride=2), "bwn"),  # 450
         (lambda: nn.Conv2d(508, 1024, 1), "bwn"),  # 508 products
         (lambda: nn.ConvTranspose2d(127, 128, 3), "bwn"),
-        (lambda: nn.Conv3d(128, 64, 3, padding=1), "bwn"),
+        (lambda: nn.Conv3d(42, 64, 3, padding=1), "bwn"),  # 126 channels of an image
+        (lambda: nn.Conv3d(64, 64, 3, padding=1, padding_mode="circular"), "bwn"),
     ],
 )
 def test_what_expands(layer, scheme):

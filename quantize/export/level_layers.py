@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .. import packing
 from ..binary.conv2d_form import conv2d_form, from_batch, to_batch
 from ..packed.codes.expanded import ExpandedLayer
-from ..packed.codes.lookup import convolves_signs
+from ..packed.codes.lookup import Stacked, convolves_signs
 from ..packed.codes.planes import has_planes, integer_weights
 from ..scheme import FLOAT_BITS
 from .functions import level_name
@@ -29,6 +29,8 @@ def with_level_call(layer: ExpandedLayer, **methods: Callable) -> nn.Module | No
     weights = integer_weights(layer) if has_planes(layer) or convolves_signs(layer) else None
     if weights is None:
         return None
+    if _is_of_stacked(layer):
+        weights = weights.flatten(1, 2)
     signs, largest = layer.scheme.signed_input, 2**layer.scheme.weight_bits - 1
     steps = largest * (1 if signs or _is_of_floats(layer) else _largest_input(layer))
     scale = weights.new_ones(()) if layer.weight_scale is None else layer.weight_scale
@@ -43,6 +45,10 @@ def with_level_call(layer: ExpandedLayer, **methods: Callable) -> nn.Module | No
 
 def _is_of_floats(layer: ExpandedLayer) -> bool:
     return layer.scheme.input_bits == FLOAT_BITS
+
+
+def _is_of_stacked(layer: ExpandedLayer) -> bool:
+    return _is_of_floats(layer) and len(layer.kernel_size) == 3
 
 
 def _largest_input(layer: ExpandedLayer) -> int:
@@ -67,23 +73,36 @@ def _compute(layer: ExpandedLayer, x: Tensor, output_scale: Tensor | None, *args
 
 
 def _called(layer: ExpandedLayer, x: Tensor, tensors: list[Tensor]) -> Tensor:
-    signs, floats = layer.scheme.signed_input, _is_of_floats(layer)
-    attributes: dict[str, Any] = {} if floats else {"bit_values": tuple(2**j for j in range(layer.scheme.weight_bits))}
-    if not signs and not floats:
+    if _is_of_floats(layer):
+        return from_batch(layer, _sign_conv(layer, to_batch(layer, layer.scheme.input(x, layer)), tensors), x)
+    signs = layer.scheme.signed_input
+    attributes: dict[str, Any] = {"bit_values": tuple(2**j for j in range(layer.scheme.weight_bits))}
+    if not signs:
         attributes["input_largest"] = _largest_input(layer)
     if not layer.kernel_size:
         attributes |= {"filter_shape": (layer.out_features, layer.in_features), "filter_bits": (layer.in_features,)}
         return call(level_name("Linear", signs), [x, *tensors], attributes, (*x.shape[:-1], layer.out_features))
-    batch = to_batch(layer, layer.scheme.input(x, layer) if floats else x)
+    batch = to_batch(layer, x)
     volume = len(layer.kernel_size) == 3
     windows = _transposed_window if layer.transposed else _volume_window if volume else _window
     operation, window, size = windows(layer, batch)
     out, channels, *kernel = layer.filter_shape
     kernel = [1] * (2 - len(kernel)) + kernel
     attributes |= {"filter_shape": (out, *kernel, channels), "filter_bits": (channels * math.prod(kernel),)}
-    name = "SignConv" if floats else level_name(operation, signs)
-    y = call(name, [batch, *tensors], attributes | window, (batch.shape[0], out, *size))
+    y = call(level_name(operation, signs), [batch, *tensors], attributes | window, (batch.shape[0], out, *size))
     return from_batch(layer, y, x)
+
+
+def _sign_conv(layer: ExpandedLayer, batch: Tensor, tensors: list[Tensor]) -> Tensor:
+    """A convolution of floats; of three dimensions it is one of stacked slices."""
+    stacked = Stacked(layer) if _is_of_stacked(layer) else None
+    image = stacked.images(batch) if stacked else batch
+    geometry = stacked.geometry if stacked else conv2d_form(layer)[0]
+    out, channels, *kernel = geometry.filters
+    filters = {"filter_shape": (out, *kernel, channels), "filter_bits": (channels * math.prod(kernel),)}
+    attributes = filters | conv_attributes(geometry) | size_hint(image)
+    y = call("SignConv", [image, *tensors], attributes, (image.shape[0], out, *geometry.output_size(*image.shape[2:])))
+    return stacked.volumes(y, batch.shape[2]) if stacked else y
 
 
 def _window(layer: ExpandedLayer, image: Tensor) -> tuple[str, dict[str, Any], tuple[int, ...]]:

@@ -7,7 +7,8 @@ to. It reads a bit a weight from memory, where an expanded weight is written and
 
 Convolutions whose weights are signs (:class:`SignConv`): the sums are those of four channels of a pixel, which all
 filters and all taps that meet the pixel look up. A weight of -1, 0 and 1 is the mean of two signs, and looks the same
-sums up twice; the phases of a transposed convolution are filters of one that is not (:class:`Interleaved`).
+sums up twice; the phases of a transposed convolution are filters of one that is not (:class:`Interleaved`);
+the slices that a window of three dimensions sees are channels of an image (:class:`Stacked`).
 """
 
 import math
@@ -15,6 +16,7 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ... import kernels, packing
 from ...binary.conv2d_form import conv2d_form, from_batch, to_batch
@@ -123,12 +125,10 @@ class SignConv:
 
     def __init__(self, layer: QuantizedLayer, codes: Tensor):
         self.codes = codes
-        self.places: Interleaved | None = None
-        if layer.transposed:
-            self.places = Interleaved(layer)
-            self.geometry = self.places.geometry
-        else:
-            self.geometry, _ = conv2d_form(layer)
+        self.places = Interleaved(layer) if layer.transposed else None
+        self.slices = Stacked(layer) if len(layer.kernel_size) == 3 else None
+        form = self.places or self.slices
+        self.geometry = form.geometry if form else conv2d_form(layer)[0]
         self.out_channels = layer.out_channels
         self.weights: Tensor | None = None
         self.most_pixels: int | None = None
@@ -141,8 +141,10 @@ class SignConv:
 
     def bind(self, layer: QuantizedLayer, x: Tensor, scale: Tensor | None) -> tuple[Call, Tensor] | None:
         """The layer on inputs like ``x`` as one call of the library, see :meth:`.planes.LayerPlanes.bind`."""
+        if self.weights is None or self.slices is not None:  # which are stacked first
+            return None
         batch = self._batch(layer, x)
-        if self.weights is None or batch is None:
+        if batch is None:
             return None
         if not all(t is None or t.is_contiguous() for t in (batch, scale, layer.bias)):
             return None
@@ -160,7 +162,9 @@ class SignConv:
         factor = None if scale is None else scale.reshape(-1).expand(self.out_channels).contiguous()
         call, y = self._call(image, factor, layer.bias)
         call(image.data_ptr(), y.data_ptr())
-        if layout_of(batch) == "nhwc":  # as torch's convolution does
+        if self.slices is not None:
+            y = self.slices.volumes(y, x.shape[-3]).contiguous()
+        elif layout_of(batch) == "nhwc":  # as torch's convolution does
             y = y.contiguous(memory_format=torch.channels_last)
         return from_batch(layer, y, x)
 
@@ -177,11 +181,55 @@ class SignConv:
     def _batch(self, layer: QuantizedLayer, x: Tensor) -> Tensor | None:
         """``x`` as images; None where it has more outputs, or not the shape of an input: torch says what is wrong."""
         dims = len(layer.kernel_size)
-        if x.dim() not in (dims + 1, dims + 2) or x.shape[-1 - dims] != self.geometry.channels:
+        if x.dim() not in (dims + 1, dims + 2) or x.shape[-1 - dims] != layer.in_channels:
             return None
         batch = to_batch(layer, x)
+        if self.slices is not None:
+            if self.slices.count(batch.shape[2]) < 1:
+                return None
+            batch = self.slices.images(batch)
         pixels = len(batch) * math.prod(self.geometry.output_size(*batch.shape[2:]))
         return batch if self.most_pixels is None or pixels <= self.most_pixels else None
+
+
+class Stacked:
+    """A convolution of three dimensions as one of two: the slices that a window sees are channels of an image.
+
+    An image for each output slice, whose channels are those of the input times the depth of the kernel, in the order of
+    a filter: groups stay side by side.
+
+    Attributes:
+        geometry: of the convolution of images.
+    """
+
+    def __init__(self, layer: QuantizedLayer):
+        left, right, top, bottom, self.front, self.back = layer._reversed_padding_repeated_twice
+        self.depth, self.stride, self.dilation = layer.kernel_size[0], layer.stride[0], layer.dilation[0]
+        self.geometry = ConvGeometry(
+            layer.in_channels * self.depth,
+            layer.out_channels,
+            cast(Pair, layer.kernel_size[1:]),
+            cast(Pair, layer.stride[1:]),
+            (top, left, bottom, right),
+            cast(Pair, layer.dilation[1:]),
+            layer.groups,
+        )
+
+    def count(self, depth: int) -> int:
+        """How many output slices an input of ``depth`` slices has."""
+        return (depth + self.front + self.back - self.dilation * (self.depth - 1) - 1) // self.stride + 1
+
+    def images(self, volumes: Tensor) -> Tensor:
+        """(N, C, D, H, W) as (N output slices, C depth, H, W)."""
+        span = self.stride * (self.count(volumes.shape[2]) - 1) + 1
+        padded = F.pad(volumes, (0, 0, 0, 0, self.front, self.back))
+        firsts = range(0, self.depth * self.dilation, self.dilation)
+        slices = torch.stack([padded[:, :, k : k + span : self.stride].transpose(1, 2) for k in firsts], 3)
+        return slices.flatten(2, 3).flatten(0, 1)
+
+    def volumes(self, images: Tensor, depth: int) -> Tensor:
+        """Results (N output slices, C', H', W') of an input of ``depth`` slices as (N, C', output slices, H', W')."""
+        return images.unflatten(0, (-1, self.count(depth))).transpose(1, 2)
 
 
 class Interleaved:
@@ -255,9 +303,15 @@ def has_sign_conv(layer: QuantizedLayer, levels: Tensor) -> bool:
 
 def _is_large(layer: QuantizedLayer) -> bool:
     """Whether a layer is a convolution of floats, and large enough that forming tables of sums is worth it."""
-    if layer.scheme.input_bits != FLOAT_BITS or len(layer.kernel_size) not in (1, 2) or not pads_with_zeros(layer):
+    if layer.scheme.input_bits != FLOAT_BITS or not layer.kernel_size or not pads_with_zeros(layer):
         return False
-    channels, taps, strides = layer.in_channels // layer.groups, math.prod(layer.kernel_size), math.prod(layer.stride)
+    channels, kernel, stride = layer.in_channels // layer.groups, [*layer.kernel_size], [*layer.stride]
+    if len(kernel) == 3:
+        if layer.transposed:
+            return False
+        (depth, *kernel), (_, *stride) = kernel, stride
+        channels *= depth
+    taps, strides = math.prod(kernel), math.prod(stride)
     filters = layer.out_channels // layer.groups
     if not layer.transposed:
         lookups, products = filters * taps / strides, channels * taps
