@@ -28,6 +28,8 @@ def blocks(page: Path, language: str) -> list[str]:
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=lambda p: p.name)
 def test_python_blocks_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "READMEs").mkdir()
+    (tmp_path / "READMEs" / "images").symlink_to(ROOT / "READMEs" / "images")
     registers_its_own(monkeypatch)
     namespace, left_out = {"__name__": page.stem}, set()
     for block in blocks(page, "python"):
@@ -37,6 +39,13 @@ def test_python_blocks_run(page, tmp_path, monkeypatch):
             exec(compile(block, page.name, "exec"), namespace)
     if left_out:  # after all others have run
         pytest.skip(f"blocks need {', '.join(sorted(left_out))}, of the extra dev, which is not installed")
+
+
+def test_the_first_prediction_is_what_the_picture_shows(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    (block,) = [block for block in blocks(ROOT / "README.md", "python") if "car.png" in block]
+    exec(compile(block, "README.md", "exec"), {})
+    assert capsys.readouterr().out == "automobile\n"
 
 
 def registers_its_own(monkeypatch) -> None:
