@@ -110,6 +110,15 @@ def test_sides_compute_the_network(lenet, name):
     assert lenet.macs(3) == 3 * lenet.macs(1) > 3 * 2_290_000  # 2.293 million, and what ptflops adds
 
 
+def test_a_deep_network_whose_signs_would_move_is_compared():
+    """Of 18 layers at 224 pixels some sign lies so near to its threshold that a folded batch norm moves it."""
+    problem = NetworkCase("resnet18_imagenet_bireal").problem(1)
+    side = NETWORK_SIDES["xnorkit_onnx"]
+    side.verify(problem, side.build(problem, 1).run())
+    with torch.inference_mode(), pytest.raises(WrongNumbers):
+        side.verify(problem, problem.binary_model(problem.x))
+
+
 def test_networks_without_a_scheme_are_refused():
     with pytest.raises(ValueError, match="network 'lenet5' is a float one; name it with a scheme: lenet5_xnornet"):
         NetworkCase("lenet5")

@@ -3,10 +3,12 @@
 import copy
 import dataclasses
 import functools
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -34,9 +36,15 @@ class NetworkProblem:
 
     @classmethod
     def of(cls, x: Tensor, networks: tuple[nn.Module, nn.Module]) -> "NetworkProblem":
-        """Of a batch, the float network and the binary one."""
-        with torch.inference_mode():
-            return cls(x, *networks, *(network(x) for network in networks))
+        """Of a batch, the float network and the binary one.
+
+        The binary one's answer is that of the converted network by the reference kernels, in PyTorch's operations:
+        batch norms that are folded into thresholds round otherwise than those of the network before, and a sign that
+        moves in an untrained deep network moves all that follow. `convert` compares the two part by part.
+        """
+        float_model, binary = networks
+        with torch.inference_mode(), mock.patch.dict(os.environ, XNORKIT_KERNEL="reference"):
+            return cls(x, *networks, float_model(x), quantize.convert(binary, x)(x))
 
 
 @dataclasses.dataclass(frozen=True)
