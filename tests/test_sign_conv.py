@@ -12,6 +12,7 @@ from torch.nn import functional as F
 import quantize
 from quantize import kernels, packing
 from quantize.kernels import ConvGeometry, cpu, cpu_layers
+from quantize.packed.codes import lookup
 from quantize.packed.codes.lookup import MOST_PIXELS_OF_TWO, SignConv
 
 pytestmark = [
@@ -269,6 +270,20 @@ def test_what_is_written_down_or_transformed_expands():
     torch.compiler.reset()
     assert_close(vmap(packed)(x.unsqueeze(1)).squeeze(1), expected)
     assert torch.equal(packed(x), expected)
+
+
+def test_large_volumes_are_stacked_in_parts(monkeypatch):
+    """Two slices at a time, of each of two volumes."""
+    prepared, packed, x = converted("3-D")
+    monkeypatch.setattr(lookup, "_STACKED_BYTES", 2 * 4 * 3 * x[0, :, 0].numel())
+    parts = []
+    images = lookup.Stacked.images
+    monkeypatch.setattr(lookup.Stacked, "images", lambda *args: parts.append(images(*args)) or parts[-1])
+    assert_close(packed(x), formula(prepared[0], x))
+    assert [len(part) for part in parts] == [2, 2, 2, 2]
+    monkeypatch.setattr(lookup, "_STACKED_BYTES", 0)
+    assert_close(packed(x[..., :-1]), formula(prepared[0], x[..., :-1]))
+    assert [len(part) for part in parts[4:]] == [1] * 8
 
 
 def test_threads_compute_the_same():

@@ -96,7 +96,7 @@ def _called(layer: ExpandedLayer, x: Tensor, tensors: list[Tensor]) -> Tensor:
 def _sign_conv(layer: ExpandedLayer, batch: Tensor, tensors: list[Tensor]) -> Tensor:
     """A convolution of floats; of three dimensions it is one of stacked slices."""
     stacked = Stacked(layer) if _is_of_stacked(layer) else None
-    image = stacked.images(batch) if stacked else batch
+    image = stacked.images(stacked.padded(batch), range(stacked.count(batch.shape[2]))) if stacked else batch
     geometry = stacked.geometry if stacked else conv2d_form(layer)[0]
     out, channels, *kernel = geometry.filters
     filters = {"filter_shape": (out, *kernel, channels), "filter_bits": (channels * math.prod(kernel),)}

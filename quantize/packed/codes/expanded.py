@@ -25,7 +25,7 @@ from .. import ops
 from ..layers import PackedLayer
 from ..ops import BoundCall, BoundModule
 from ..state import form_problems
-from .lookup import MOST_PIXELS_OF_TWO, LookedUp, SignConv, computes_here, has_lookup, has_sign_conv, most_rows
+from .lookup import LookedUp, SignConv, computes_here, has_lookup, has_sign_conv, most_outputs, most_rows
 from .planes import LayerPlanes, has_planes
 
 _EXPANDS = "expands its weight at each call"
@@ -252,8 +252,8 @@ def _computing(layer: ExpandedLayer) -> str:
     if has_lookup(layer):
         return f"looks sums up by its bits, of up to {most_rows(layer.code_bits)} rows"
     if has_sign_conv(layer, layer.weight_levels) and computes_here(layer.weight_codes):
-        limit = f", of up to {MOST_PIXELS_OF_TWO} outputs of a filter" if layer.code_bits > 1 else ""
-        return "looks sums up by its bits" + limit
+        most = most_outputs(layer)
+        return "looks sums up by its bits" + (f", of up to {most} outputs of a filter" if most else "")
     return "computes on bits, plane by plane" if has_planes(layer) else ""
 
 

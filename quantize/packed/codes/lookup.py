@@ -36,13 +36,23 @@ SLOW = {"scalar": 4, "neon": 4}  # the same of kernels that look up one by one
 # With fewer channels in a group, fewer look-ups of a sum of four of them, or fewer products in an output, a convolution
 # of floats is as fast.
 _LEAST_CHANNELS, _LEAST_LOOKUPS, _LEAST_PRODUCTS = 128, 512, 512
-# Two planes look up twice as often: with more outputs of a filter, expanding the weight is paid for.
-MOST_PIXELS_OF_TWO = 400
+# Two planes look up twice as often: with more outputs of a filter, expanding the weight is paid for. Of volumes torch's
+# own convolution is slower.
+MOST_PIXELS_OF_TWO, _MOST_VOXELS_OF_TWO = 400, 4000
+# Of the images that slices are stacked in, so that the second cache holds them until they are convolved.
+_STACKED_BYTES = 1 << 20
 
 
 def most_rows(bits: int, kernel: str = "") -> int:
     """Up to how many rows the sums of weights of ``bits`` are looked up; without a kernel, where one is fast."""
     return SLOW.get(kernel, MOST_ROWS) // bits
+
+
+def most_outputs(layer: QuantizedLayer) -> int | None:
+    """Up to how many outputs of a filter a convolution looks its sums up; None: any number."""
+    if layer.scheme.weight_bits == 1:
+        return None
+    return _MOST_VOXELS_OF_TWO if len(layer.kernel_size) == 3 else MOST_PIXELS_OF_TWO
 
 
 class EvenLevels(NamedTuple):
@@ -137,7 +147,7 @@ class SignConv:
             filters = self.places.filters if self.places else lambda plane: plane.reshape(self.geometry.filters)
             dense = [packing.pack_weights(plus_minus(filters(plane), torch.float32)) for plane in planes]
             self.weights = cpu_layers.prepare_sign_conv(dense, self.geometry)
-            self.most_pixels = MOST_PIXELS_OF_TWO if len(planes) > 1 else None
+            self.most_pixels = most_outputs(layer) if len(planes) > 1 else None
 
     def bind(self, layer: QuantizedLayer, x: Tensor, scale: Tensor | None) -> tuple[Call, Tensor] | None:
         """The layer on inputs like ``x`` as one call of the library, see :meth:`.planes.LayerPlanes.bind`."""
@@ -158,15 +168,28 @@ class SignConv:
         batch = self._batch(layer, x)
         if self.weights is None or batch is None:
             return None
-        image = batch.contiguous()
         factor = None if scale is None else scale.reshape(-1).expand(self.out_channels).contiguous()
-        call, y = self._call(image, factor, layer.bias)
-        call(image.data_ptr(), y.data_ptr())
         if self.slices is not None:
-            y = self.slices.volumes(y, x.shape[-3]).contiguous()
-        elif layout_of(batch) == "nhwc":  # as torch's convolution does
+            return from_batch(layer, self._of_volumes(self.slices, batch, factor, layer.bias), x)
+        y = self._of_images(batch.contiguous(), factor, layer.bias)
+        if layout_of(batch) == "nhwc":  # as torch's convolution does
             y = y.contiguous(memory_format=torch.channels_last)
         return from_batch(layer, y, x)
+
+    def _of_images(self, images: Tensor, scale: Tensor | None, bias: Tensor | None) -> Tensor:
+        call, y = self._call(images, scale, bias)
+        call(images.data_ptr(), y.data_ptr())
+        return y
+
+    def _of_volumes(self, slices: "Stacked", batch: Tensor, scale: Tensor | None, bias: Tensor | None) -> Tensor:
+        count, size = slices.count(batch.shape[2]), batch.shape[3:]
+        together = max(1, _STACKED_BYTES // (4 * self.geometry.channels * math.prod(size)))
+        y = batch.new_empty((len(batch), self.out_channels, count, *self.geometry.output_size(*size)))
+        for volume, result in zip(slices.padded(batch).split(1), y, strict=True):
+            for first in range(0, count, together):
+                images = slices.images(volume, range(first, min(first + together, count)))
+                result[:, first : first + len(images)] = self._of_images(images, scale, bias).transpose(0, 1)
+        return y
 
     def _call(self, batch: Tensor, scale: Tensor | None, bias: Tensor | None) -> tuple[Call, Tensor]:
         weights = cast(Tensor, self.weights)
@@ -184,11 +207,10 @@ class SignConv:
         if x.dim() not in (dims + 1, dims + 2) or x.shape[-1 - dims] != layer.in_channels:
             return None
         batch = to_batch(layer, x)
-        if self.slices is not None:
-            if self.slices.count(batch.shape[2]) < 1:
-                return None
-            batch = self.slices.images(batch)
-        pixels = len(batch) * math.prod(self.geometry.output_size(*batch.shape[2:]))
+        slices = 1 if self.slices is None else self.slices.count(batch.shape[2])
+        if slices < 1:
+            return None
+        pixels = len(batch) * slices * math.prod(self.geometry.output_size(*batch.shape[-2:]))
         return batch if self.most_pixels is None or pixels <= self.most_pixels else None
 
 
@@ -219,12 +241,15 @@ class Stacked:
         """How many output slices an input of ``depth`` slices has."""
         return (depth + self.front + self.back - self.dilation * (self.depth - 1) - 1) // self.stride + 1
 
-    def images(self, volumes: Tensor) -> Tensor:
-        """(N, C, D, H, W) as (N output slices, C depth, H, W)."""
-        span = self.stride * (self.count(volumes.shape[2]) - 1) + 1
-        padded = F.pad(volumes, (0, 0, 0, 0, self.front, self.back))
-        firsts = range(0, self.depth * self.dilation, self.dilation)
-        slices = torch.stack([padded[:, :, k : k + span : self.stride].transpose(1, 2) for k in firsts], 3)
+    def padded(self, volumes: Tensor) -> Tensor:
+        """(N, C, D, H, W) with zeros before the first and behind the last slice."""
+        return F.pad(volumes, (0, 0, 0, 0, self.front, self.back))
+
+    def images(self, padded: Tensor, outputs: range) -> Tensor:
+        """Of padded volumes (N, C, D, H, W) what some output slices see, (N slices, C depth, H, W)."""
+        first, span = outputs[0] * self.stride, self.stride * (len(outputs) - 1) + 1
+        starts = range(first, first + self.depth * self.dilation, self.dilation)
+        slices = torch.stack([padded[:, :, k : k + span : self.stride].transpose(1, 2) for k in starts], 3)
         return slices.flatten(2, 3).flatten(0, 1)
 
     def volumes(self, images: Tensor, depth: int) -> Tensor:
