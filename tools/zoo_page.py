@@ -63,8 +63,8 @@ averages over 10,000 images (`--norm-images`). The float twin of `nin_xnornet` h
 which is not its end either. `python tools/reproduce.py NAME --gpu 0` is the way to the rest.
 
 Three seeds of `lenet5_xnornet` reach [99.38](runs/lenet5_xnornet_a), [99.39](runs/lenet5_xnornet_b) and
-[99.38%](runs/lenet5_xnornet_c), 99.383% on the average: what ships is the first one. Whitened first filters and batch norm
-biases that learn eight times as fast make its 40 epochs more than [60 without](runs/lenet5_xnornet_0).
+[99.38%](runs/lenet5_xnornet_c), 99.383% on the average: what ships is the first one. Whitened first filters and batch
+norm biases that learn eight times as fast make its 40 epochs more than [60 without](runs/lenet5_xnornet_0).
 """
 
 
