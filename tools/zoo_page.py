@@ -52,16 +52,17 @@ the packed ONNX file with our kernels, and the float twin in onnxruntime.
 CURVES = """## How they were trained
 
 What is missing to the published figures is length: those took 200 to 320 epochs on a GPU, these a few hours of one
-core of a CPU. Test accuracy still rises when the learning rate comes to its end, and training accuracy is hardly higher
-than that: nothing is learned by heart yet. Those for CIFAR-10 went on from networks of shorter runs, which is what
-their `--pretrained` stands for: `nin_xnornet` from [one of 16 epochs](runs/nin_xnornet_16), [one of 14](runs/nin_xnornet_c)
-and [one of 9](runs/nin_xnornet_d), `resnet20_bireal` from one of [30](runs/resnet20_bireal_c), which was no worse than
-[50 without a teacher](runs/resnet20_bireal_50), `nin_gc_xnornet` from one of [7](runs/nin_gc_xnornet_7), of
-[4](runs/nin_gc_xnornet_c), of [14](runs/nin_gc_xnornet_d), whose SGD moved next to no bit, of
-[4](runs/nin_gc_xnornet_e) and of [18](runs/nin_gc_xnornet_f). The last two epochs of that one, at a rate next to 0,
-gave 81.3 and 80.2%: running averages of batch norm lag behind signs that still change. So one epoch more ended with
-averages over 10,000 images (`--norm-images`). The float twin of `nin_xnornet` has had [8 epochs](runs/nin_float_8),
-which is not its end either. `python tools/reproduce.py NAME --gpu 0` is the way to the rest.
+core of a CPU. Test accuracy still rises when the learning rate comes to its end, and training accuracy is hardly
+higher than that: nothing is learned by heart yet. Those for CIFAR-10 went on from networks of shorter runs, which is
+what their `--pretrained` stands for: `nin_xnornet` from [one of 16 epochs](runs/nin_xnornet_16), [one of
+14](runs/nin_xnornet_c) and [one of 9](runs/nin_xnornet_d), `resnet20_bireal` from one of
+[30](runs/resnet20_bireal_c), which was no worse than [50 without a teacher](runs/resnet20_bireal_50),
+`nin_gc_xnornet` from one of [7](runs/nin_gc_xnornet_7), of [4](runs/nin_gc_xnornet_c), of
+[14](runs/nin_gc_xnornet_d), whose SGD moved next to no bit, of [4](runs/nin_gc_xnornet_e) and of
+[18](runs/nin_gc_xnornet_f). The last two epochs of that one, at a rate next to 0, gave 81.3 and 80.2%: running
+averages of batch norm lag behind signs that still change. So one epoch more ended with averages over 10,000 images
+(`--norm-images`). The float twin of `nin_xnornet` has had [8 epochs](runs/nin_float_8), which is not its end either.
+`python tools/reproduce.py NAME --gpu 0` is the way to the rest.
 
 Three seeds of `lenet5_xnornet` reach [99.38](runs/lenet5_xnornet_a), [99.39](runs/lenet5_xnornet_b) and
 [99.38%](runs/lenet5_xnornet_c), 99.383% on the average: what ships is the first one. Whitened first filters and batch
