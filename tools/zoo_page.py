@@ -61,8 +61,8 @@ what their `--pretrained` stands for: `nin_xnornet` from [one of 16 epochs](runs
 [14](runs/nin_gc_xnornet_d), whose SGD moved next to no bit, of [4](runs/nin_gc_xnornet_e) and of
 [18](runs/nin_gc_xnornet_f). The last two epochs of that one, at a rate next to 0, gave 81.3 and 80.2%: running
 averages of batch norm lag behind signs that still change. So one epoch more ended with averages over 10,000 images
-(`--norm-images`). The float twin of `nin_xnornet` has had [8 epochs](runs/nin_float_8), which is not its end either.
-`python tools/reproduce.py NAME --gpu 0` is the way to the rest.
+(`--norm-images`). The float twins have had [8 epochs](runs/nin_float_8) and [4](runs/nin_gc_float_4), which is not
+their end either. `python tools/reproduce.py NAME --gpu 0` is the way to the rest.
 
 Three seeds of `lenet5_xnornet` reach [99.38](runs/lenet5_xnornet_a), [99.39](runs/lenet5_xnornet_b) and
 [99.38%](runs/lenet5_xnornet_c), 99.383% on the average: what ships is the first one. Whitened first filters and batch
