@@ -8,7 +8,7 @@ Large convolutions of floats with signs are calls too: the library looks their s
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -80,7 +80,7 @@ def _called(layer: ExpandedLayer, x: Tensor, tensors: list[Tensor]) -> Tensor:
     if not signs:
         attributes["input_largest"] = _largest_input(layer)
     if not layer.kernel_size:
-        attributes |= {"filter_shape": (layer.out_features, layer.in_features), "filter_bits": (layer.in_features,)}
+        attributes |= _filter_attributes(layer.out_features, layer.in_features, ())
         return call(level_name("Linear", signs), [x, *tensors], attributes, (*x.shape[:-1], layer.out_features))
     batch = to_batch(layer, x)
     volume = len(layer.kernel_size) == 3
@@ -88,19 +88,23 @@ def _called(layer: ExpandedLayer, x: Tensor, tensors: list[Tensor]) -> Tensor:
     operation, window, size = windows(layer, batch)
     out, channels, *kernel = layer.filter_shape
     kernel = [1] * (2 - len(kernel)) + kernel
-    attributes |= {"filter_shape": (out, *kernel, channels), "filter_bits": (channels * math.prod(kernel),)}
+    attributes |= _filter_attributes(out, channels, kernel)
     y = call(level_name(operation, signs), [batch, *tensors], attributes | window, (batch.shape[0], out, *size))
     return from_batch(layer, y, x)
+
+
+def _filter_attributes(out: int, channels: int, kernel: Sequence[int]) -> dict[str, Any]:
+    """What a call says of its filters, whose channels lie innermost."""
+    return {"filter_shape": (out, *kernel, channels), "filter_bits": (channels * math.prod(kernel),)}
 
 
 def _sign_conv(layer: ExpandedLayer, batch: Tensor, tensors: list[Tensor]) -> Tensor:
     """A convolution of floats; of three dimensions it is one of stacked slices."""
     stacked = Stacked(layer) if _is_of_stacked(layer) else None
-    image = stacked.images(stacked.padded(batch), range(stacked.count(batch.shape[2]))) if stacked else batch
+    image = stacked.images(stacked.padded(batch), range(stacked.depth.outputs(batch.shape[2]))) if stacked else batch
     geometry = stacked.geometry if stacked else conv2d_form(layer)[0]
     out, channels, *kernel = geometry.filters
-    filters = {"filter_shape": (out, *kernel, channels), "filter_bits": (channels * math.prod(kernel),)}
-    attributes = filters | conv_attributes(geometry) | size_hint(image)
+    attributes = _filter_attributes(out, channels, kernel) | conv_attributes(geometry) | size_hint(image)
     y = call("SignConv", [image, *tensors], attributes, (image.shape[0], out, *geometry.output_size(*image.shape[2:])))
     return stacked.volumes(y, batch.shape[2]) if stacked else y
 

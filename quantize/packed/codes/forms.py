@@ -119,36 +119,60 @@ class Flat:
         return F.conv2d(image, self.totals, None, g.stride, 0, g.dilation)
 
 
+class Depth(NamedTuple):
+    """The first of the three dimensions of a convolution; ``front`` and ``back`` are its zeros."""
+
+    kernel: int
+    stride: int
+    dilation: int
+    front: int
+    back: int
+
+    @classmethod
+    def of(cls, layer: QuantizedLayer) -> "Depth":
+        *_, front, back = layer._reversed_padding_repeated_twice
+        return cls(layer.kernel_size[0], layer.stride[0], layer.dilation[0], front, back)
+
+    def outputs(self, slices: int) -> int:
+        """How many output slices so many of the input have."""
+        return (slices + self.front + self.back - self.dilation * (self.kernel - 1) - 1) // self.stride + 1
+
+
+def slice_geometry(layer: QuantizedLayer, channels: int, filters: int) -> ConvGeometry:
+    """Of a layer of three dimensions the convolution in the last two, of so many channels and filters."""
+    left, right, top, bottom, *_ = layer._reversed_padding_repeated_twice
+    return ConvGeometry(
+        channels,
+        filters,
+        cast(Pair, layer.kernel_size[1:]),
+        cast(Pair, layer.stride[1:]),
+        (top, left, bottom, right),
+        cast(Pair, layer.dilation[1:]),
+        layer.groups,
+    )
+
+
 class Volume:
     """A convolution of three dimensions: ``y[d] = sum_k conv2d(x[d s + k dilation - padding], w[k])``."""
 
     def __init__(self, layer: QuantizedLayer, weights: Tensor):
-        left, right, top, bottom, front, back = layer._reversed_padding_repeated_twice
-        self.pads, self.stride, self.dilation = (left, right, top, bottom, front, back), layer.stride, layer.dilation
-        self.depth, self.groups = layer.kernel_size[0], layer.groups
+        self.pads, self.stride, self.dilation = layer._reversed_padding_repeated_twice, layer.stride, layer.dilation
+        self.depth, self.groups = Depth.of(layer), layer.groups
         # The filters of all depths, depth by depth inside a group.
         filters = weights.unflatten(0, (layer.groups, -1)).movedim(3, 1).flatten(0, 2)
-        geometry = ConvGeometry(
-            layer.in_channels,
-            len(filters),
-            cast(Pair, layer.kernel_size[1:]),
-            cast(Pair, layer.stride[1:]),
-            (top, left, bottom, right),
-            cast(Pair, layer.dilation[1:]),
-            layer.groups,
-        )
+        geometry = slice_geometry(layer, layer.in_channels, len(filters))
         self.planes = BitPlanes.of(filters, layer.scheme.weight_bits, geometry)
         self.totals = weights.sum(1, keepdim=True)
         self.backend = self.planes.weights.backend
 
     def weighted_sums(self, x: Tensor, bits: int, binarize: Binarize) -> Tensor:
-        depth, (stride, *_), (dilation, *_), (*_, front, back) = x.shape[2], self.stride, self.dilation, self.pads
+        depth, (kernel, stride, dilation, front, _) = x.shape[2], self.depth
         slices = self.planes.weighted_sums(x.transpose(1, 2).flatten(0, 1), bits, binarize)
-        slices = slices.unflatten(1, (self.groups, self.depth, -1)).unflatten(0, (-1, depth))
-        count = (depth + front + back - dilation * (self.depth - 1) - 1) // stride + 1
+        slices = slices.unflatten(1, (self.groups, kernel, -1)).unflatten(0, (-1, depth))
+        count = self.depth.outputs(depth)
         batch, _, groups, _, out, *size = slices.shape
         total = slices.new_zeros((batch, count, groups, out, *size))
-        for k in range(self.depth):
+        for k in range(kernel):
             shift = k * dilation - front
             first = max(0, -(shift // stride))  # the first and last output whose slice is there
             last = min(count - 1, (depth - 1 - shift) // stride)

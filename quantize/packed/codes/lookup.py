@@ -27,7 +27,7 @@ from ...kernels.geometry import Pair
 from ...scheme import FLOAT_BITS
 from ...ste import plus_minus
 from ..ops import layout_of
-from .forms import phases
+from .forms import Depth, phases, slice_geometry
 from .planes import pads_with_zeros
 
 MOST_ROWS = 64  # times bits of a weight: with more, a product of floats with the expanded weight is faster
@@ -182,7 +182,7 @@ class SignConv:
         return y
 
     def _of_volumes(self, slices: "Stacked", batch: Tensor, scale: Tensor | None, bias: Tensor | None) -> Tensor:
-        count, size = slices.count(batch.shape[2]), batch.shape[3:]
+        count, size = slices.depth.outputs(batch.shape[2]), batch.shape[3:]
         together = max(1, _STACKED_BYTES // (4 * self.geometry.channels * math.prod(size)))
         y = batch.new_empty((len(batch), self.out_channels, count, *self.geometry.output_size(*size)))
         for volume, result in zip(slices.padded(batch).split(1), y, strict=True):
@@ -207,7 +207,7 @@ class SignConv:
         if x.dim() not in (dims + 1, dims + 2) or x.shape[-1 - dims] != layer.in_channels:
             return None
         batch = to_batch(layer, x)
-        slices = 1 if self.slices is None else self.slices.count(batch.shape[2])
+        slices = 1 if self.slices is None else self.slices.depth.outputs(batch.shape[2])
         if slices < 1:
             return None
         pixels = len(batch) * slices * math.prod(self.geometry.output_size(*batch.shape[-2:]))
@@ -225,36 +225,24 @@ class Stacked:
     """
 
     def __init__(self, layer: QuantizedLayer):
-        left, right, top, bottom, self.front, self.back = layer._reversed_padding_repeated_twice
-        self.depth, self.stride, self.dilation = layer.kernel_size[0], layer.stride[0], layer.dilation[0]
-        self.geometry = ConvGeometry(
-            layer.in_channels * self.depth,
-            layer.out_channels,
-            cast(Pair, layer.kernel_size[1:]),
-            cast(Pair, layer.stride[1:]),
-            (top, left, bottom, right),
-            cast(Pair, layer.dilation[1:]),
-            layer.groups,
-        )
-
-    def count(self, depth: int) -> int:
-        """How many output slices an input of ``depth`` slices has."""
-        return (depth + self.front + self.back - self.dilation * (self.depth - 1) - 1) // self.stride + 1
+        self.depth = Depth.of(layer)
+        self.geometry = slice_geometry(layer, layer.in_channels * self.depth.kernel, layer.out_channels)
 
     def padded(self, volumes: Tensor) -> Tensor:
         """(N, C, D, H, W) with zeros before the first and behind the last slice."""
-        return F.pad(volumes, (0, 0, 0, 0, self.front, self.back))
+        return F.pad(volumes, (0, 0, 0, 0, self.depth.front, self.depth.back))
 
     def images(self, padded: Tensor, outputs: range) -> Tensor:
         """Of padded volumes (N, C, D, H, W) what some output slices see, (N slices, C depth, H, W)."""
-        first, span = outputs[0] * self.stride, self.stride * (len(outputs) - 1) + 1
-        starts = range(first, first + self.depth * self.dilation, self.dilation)
-        slices = torch.stack([padded[:, :, k : k + span : self.stride].transpose(1, 2) for k in starts], 3)
+        kernel, stride, dilation, *_ = self.depth
+        first, span = outputs[0] * stride, stride * (len(outputs) - 1) + 1
+        starts = range(first, first + kernel * dilation, dilation)
+        slices = torch.stack([padded[:, :, k : k + span : stride].transpose(1, 2) for k in starts], 3)
         return slices.flatten(2, 3).flatten(0, 1)
 
     def volumes(self, images: Tensor, depth: int) -> Tensor:
         """Results (N output slices, C', H', W') of an input of ``depth`` slices as (N, C', output slices, H', W')."""
-        return images.unflatten(0, (-1, self.count(depth))).transpose(1, 2)
+        return images.unflatten(0, (-1, self.depth.outputs(depth))).transpose(1, 2)
 
 
 class Interleaved:
